@@ -1,0 +1,24 @@
+"""The errors people see, and the exit codes they end with.
+
+Exit codes are part of the interface: 0 done, 1 failed, 2 usage (click's own), 3 refused or check failed.
+"""
+
+from __future__ import annotations
+
+
+class RebirthError(Exception):
+    """Something the user can act on; its text is one line that says what, where and what to do."""
+
+    exit_code: int = 1
+
+
+class RefusedError(RebirthError):
+    """What was explicitly asked for was refused, or a check did not hold."""
+
+    exit_code = 3
+
+
+class UsageError(RebirthError):
+    """The command line names something that is not there."""
+
+    exit_code = 2
