@@ -1,0 +1,148 @@
+"""BlobProto, the one message that holds arrays, as NumPy arrays that share the file's bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprebirth_caffe.formats import wire
+
+MAX_AXES = 32
+"""Caffe's own limit."""
+
+
+@dataclass(frozen=True, eq=False)
+class BlobView:
+    """One stored array.
+
+    Attributes:
+        array: float32 or float64, a read-only view of the buffer wherever the values stand together.
+        legacy: whether the shape was given by num, channels, height and width.
+    """
+
+    array: NDArray[Any]
+    legacy: bool
+
+
+def read_blob(data: wire.Buffer, begin: int, end: int) -> BlobView:
+    """Reads the BlobProto that fills ``[begin, end)``; gradients are passed over.
+
+    Raises:
+        WireError: the bytes are no message.
+        ValueError: shape and values do not fit each other.
+    """
+    old = [0, 0, 0, 0]
+    legacy = False
+    dims: list[int] = []
+    floats = _Values("<f4", 5, wire.FIXED32)
+    doubles = _Values("<f8", 8, wire.FIXED64)
+    resume = begin
+    while resume < end:
+        # A run of unpacked values is taken at once; the walk over the fields goes on behind it.
+        at, resume = resume, end
+        for number, kind, first, last in wire.fields(data, at, end):
+            if number in (5, 8):
+                values = floats if number == 5 else doubles
+                behind = values.take(data, kind, first, last, end)
+                if behind != last:
+                    resume = behind
+                    break
+            elif number == 7 and kind == wire.BYTES:
+                _read_dims(data, first, last, dims)
+            elif 1 <= number <= 4 and kind == wire.VARINT:
+                old[number - 1] = _signed(first, 32)
+                legacy = True
+    shape = old if legacy else dims
+    array = doubles.array() if doubles.count else floats.array()
+    if any(dim < 0 for dim in shape) or prod(shape) != array.size:
+        wanted = " x ".join(map(str, shape)) or "one value"
+        raise ValueError(f"its shape is {wanted}, but it holds {array.size} values")
+    return BlobView(array.reshape(shape), legacy)
+
+
+def _read_dims(data: wire.Buffer, begin: int, end: int, dims: list[int]) -> None:
+    for number, kind, first, last in wire.fields(data, begin, end):
+        if number != 1:
+            continue
+        if kind == wire.VARINT:
+            dims.append(_signed(first, 64))
+        elif kind == wire.BYTES:
+            while first < last and len(dims) <= MAX_AXES:
+                value, first = wire.read_varint(data, first, last)
+                dims.append(_signed(value, 64))
+        if len(dims) > MAX_AXES:
+            raise ValueError(f"its shape has more than {MAX_AXES} dimensions")
+
+
+def _signed(value: int, bits: int) -> int:
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+class _Values:
+    """The values of one repeated field, packed or not, in as many pieces as the file has."""
+
+    def __init__(self, dtype: str, number: int, single: int) -> None:
+        self._dtype = np.dtype(dtype)
+        self._tag = number << 3 | single
+        self._single = single
+        self._pieces: list[NDArray[Any]] = []
+        self.count = 0
+
+    def take(self, data: wire.Buffer, kind: int, first: int, last: int, end: int) -> int:
+        """Adds the values at ``[first, last)`` and, if unpacked, those that follow; where the rest begins."""
+        size = self._dtype.itemsize
+        if kind == wire.BYTES:
+            if (last - first) % size:
+                raise ValueError(f"its {last - first} bytes of values are not a multiple of {size}")
+            if last > first:
+                self._add(np.frombuffer(data, self._dtype, (last - first) // size, first))
+            return last
+        if kind != self._single:
+            return last
+        step = size + 1  # all tags here are one byte
+        begin = first - 1
+        most = (end - begin) // step
+        rows, look = 1, 64
+        while rows < most:
+            look = min(2 * look, most - rows)
+            tags = np.frombuffer(data, np.uint8, look * step, begin + rows * step)[::step]
+            others = np.flatnonzero(tags != self._tag)
+            if others.size:
+                rows += int(others[0])
+                break
+            rows += look
+        run = np.frombuffer(data, np.uint8, rows * step, begin).reshape(rows, step)
+        self._add(np.ascontiguousarray(run[:, 1:]).view(self._dtype).reshape(rows))
+        return begin + rows * step
+
+    def _add(self, piece: NDArray[Any]) -> None:
+        self._pieces.append(piece)
+        self.count += piece.size
+
+    def array(self) -> NDArray[Any]:
+        if len(self._pieces) == 1:
+            return self._pieces[0]
+        return np.concatenate(self._pieces) if self._pieces else np.zeros(0, self._dtype)
+
+
+def encode_blob(array: NDArray[Any]) -> tuple[int, list[Any]]:
+    """The BlobProto of an array, in pieces: bytes, and the array itself, to be written as float32.
+
+    Returns:
+        The size of the whole in bytes, and the pieces.
+    """
+    head = wire.encode_head(5, 4 * array.size)
+    tail = _encode_shape(array.shape)
+    return len(head) + 4 * array.size + len(tail), [head, array, tail]
+
+
+def _encode_shape(shape: Sequence[int]) -> bytes:
+    dims = b"".join(map(wire.encode_varint, shape))
+    inner = wire.encode_head(1, len(dims)) + dims if dims else b""
+    return wire.encode_head(7, len(inner)) + inner

@@ -1,0 +1,81 @@
+"""A text with positions: what every error and every node of the syntax tree refers to."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from pathlib import Path
+
+from deeprebirth_caffe.errors import RebirthError
+
+MAX_BYTES = 256 << 20
+"""A larger file is refused before it is read: no prototxt comes near, a caffemodel does."""
+
+_HTML = ("<!doctype", "<html", "<head", "<?xml")
+
+
+class PrototxtError(RebirthError):
+    """A text file that is not what it should be; the message starts with ``file:line:column``."""
+
+
+class Document:
+    """The text of one file, its name, and the way from offsets to lines.
+
+    Attributes:
+        text: the whole text. Bytes that are not UTF-8 stand in it as lone surrogates (``surrogateescape``),
+            so that encoding it the same way gives the file's own bytes.
+        name: what errors call the file.
+    """
+
+    __slots__ = ("_lines", "name", "text")
+
+    def __init__(self, text: str, name: str) -> None:
+        self.text = text
+        self.name = name
+        self._lines: list[int] | None = None
+
+    def where(self, offset: int) -> str:
+        """``file:line:column`` of a character, both counted from one."""
+        if self._lines is None:
+            lines = [0]
+            find = self.text.find
+            at = find("\n")
+            while at >= 0:
+                lines.append(at + 1)
+                at = find("\n", at + 1)
+            self._lines = lines
+        line = bisect_right(self._lines, offset)
+        column = offset - self._lines[line - 1] + 1
+        if line == 1 and self.text.startswith("\ufeff"):
+            column = max(1, column - 1)
+        return f"{self.name}:{line}:{column}"
+
+    def error(self, offset: int, message: str) -> PrototxtError:
+        """The error to raise about the character at `offset`."""
+        return PrototxtError(f"{self.where(offset)}: {message}")
+
+
+def read_document(path: str | os.PathLike[str]) -> Document:
+    """Reads a text file without changing a byte of it.
+
+    Raises:
+        PrototxtError: it cannot be read, or is plainly no prototxt (binary, UTF-16, a web page).
+    """
+    name = os.fspath(path)
+    try:
+        size = Path(name).stat().st_size
+        if size > MAX_BYTES:
+            raise PrototxtError(f"{name}: {size >> 20} MiB is too large for a prototxt; is it a caffemodel?")
+        data = Path(name).read_bytes()
+    except OSError as error:
+        raise PrototxtError(f"{name}: cannot read it: {error.strerror or error}") from error
+    except ValueError as error:  # a NUL in the path
+        raise PrototxtError(f"{name!r}: cannot read it: {error}") from error
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise PrototxtError(f"{name}: this text is UTF-16; save it as UTF-8")
+    if b"\0" in data:
+        raise PrototxtError(f"{name}: this is a binary file, not a prototxt; is it a caffemodel?")
+    text = data.decode("utf-8", "surrogateescape")
+    if text[:256].lstrip("\ufeff \t\r\n").lower().startswith(_HTML):
+        raise PrototxtError(f"{name}: this is a web page, not a prototxt; download the raw file")
+    return Document(text, name)

@@ -1,0 +1,173 @@
+"""Nets: the header, the layers, each with the text it came from, and the way back to one text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from deeprebirth_caffe.formats.prototxt.document import Document, PrototxtError, read_document
+from deeprebirth_caffe.formats.prototxt.edits import Edits
+from deeprebirth_caffe.formats.prototxt.fill import fill_message
+from deeprebirth_caffe.formats.prototxt.layout import home_of_each, slots_of, weave
+from deeprebirth_caffe.formats.prototxt.patch import patch_block, patch_top, same
+from deeprebirth_caffe.formats.prototxt.printer import message_lines
+from deeprebirth_caffe.formats.prototxt.source import add_at_top, newline_of, unit_of
+from deeprebirth_caffe.formats.prototxt.tree import BLOCK, LIST, Node, occurrences, parse_tree
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+
+
+class LayerSource:
+    """One layer of a file.
+
+    Attributes:
+        message: what its text says, as far as the schema knows it. Callers may change it; the text's own
+            meaning is remembered apart.
+        unknown: dotted names of fields the schema does not have (``pooling_param.ceil_mode``); they stay in
+            the text.
+    """
+
+    __slots__ = ("_bytes", "_doc", "_node", "_single", "message", "unknown")
+
+    def __init__(self, doc: Document, node: Node, single: bool) -> None:
+        if node.kind != BLOCK:
+            raise doc.error(node.vstart, "'layer' takes a block; write 'layer { ... }'")
+        self._doc = doc
+        self._node = node
+        self._single = single  # false for an item of ``layer: [{...}, {...}]``
+        self.message = pb.LayerParameter()
+        self.unknown = fill_message(doc, self.message, node.kids, node.vstart)
+        self._bytes = self.message.SerializePartialToString(deterministic=True)
+
+    @property
+    def where(self) -> str:
+        """``file:line:column`` where the layer begins."""
+        return self._doc.where(self._node.start)
+
+    def says(self, message: pb.LayerParameter) -> bool:
+        """Whether the text says exactly `message`."""
+        return message.SerializePartialToString(deterministic=True) == self._bytes
+
+    def render(self, message: pb.LayerParameter) -> str:
+        """The layer's text, changed as little as makes it say `message`; without what stands around it."""
+        node, text = self._node, self._doc.text
+        lead = "" if self._single else "layer "
+        if self.says(message):
+            return lead + text[node.start : node.stop]
+        edits = Edits(text, newline_of(text), unit_of(text, [node]))
+        patch_block(edits, node, pb.LayerParameter.FromString(self._bytes), message)
+        patched = lead + edits.apply(node.start, node.stop)
+        [written] = parse_net(patched, self._doc.name).layers
+        if not written.says(message):  # never let a changed meaning out, whatever the text looked like
+            raise PrototxtError(f"{self.where}: this layer's text cannot be edited; write it in a plainer form")
+        return patched
+
+
+class NetSource:
+    """A net and the text it was read from.
+
+    Attributes:
+        name: what errors call the file.
+        header: all but the layers.
+        layers: the layers, in the file's order.
+        unknown: names of top-level fields the schema does not have; they stay in the text.
+    """
+
+    def __init__(self, doc: Document) -> None:
+        self.name = doc.name
+        self._doc = doc
+        self._nodes = parse_tree(doc)
+        self.header = pb.NetParameter()
+        self.layers: list[LayerSource] = []
+        self._header_nodes: list[Node] = []
+        for node in self._nodes:
+            if node.name == "layer":
+                self.layers.extend(LayerSource(doc, item, item is node) for item in occurrences(node))
+            elif node.name == "layers":
+                raise doc.error(
+                    node.start,
+                    "'layers' is Caffe's format of 2013 and 2014; convert the file with Caffe's own"
+                    " 'upgrade_net_proto_text OLD NEW' and use NEW",
+                )
+            else:
+                self._header_nodes.append(node)
+        self.unknown = fill_message(doc, self.header, self._header_nodes, 0)
+        self._header = pb.NetParameter()
+        self._header.CopyFrom(self.header)
+
+    def text(self) -> str:
+        """The text, unchanged. Encode it with ``errors="surrogateescape"`` to get the file's own bytes."""
+        return self._doc.text
+
+    def render(self, header: pb.NetParameter, layers: Sequence[tuple[pb.LayerParameter, LayerSource | None]]) -> str:
+        """The text of a changed net: this one, changed where it must be.
+
+        Args:
+            header: all but the layers.
+            layers: the layers in their order, each with the layer its text is to follow. A source may serve
+                more than once, and may come from another file.
+
+        Returns:
+            A text that reads as exactly these messages. A layer that says what its source says keeps its
+            text; one that differs has its source's text patched; one without a source is written in the
+            file's own indentation. Layers of this file that are not asked for vanish with the comment
+            directly above them.
+        """
+        numbers = {id(layer): number for number, layer in enumerate(self.layers)}
+        wanted = [(numbers.get(id(source)) if source is not None else None) for _, source in layers]
+        exact = [source is not None and source.says(message) for message, source in layers]
+        if header.layer or header.layers:
+            header = pb.NetParameter.FromString(header.SerializePartialToString())
+            header.ClearField("layer")
+            header.ClearField("layers")
+        if wanted == list(range(len(self.layers))) and all(exact) and same(header, self._header):
+            return self._doc.text
+        if any(node.kind == LIST and node.name == "layer" for node in self._nodes):
+            plain = NetSource(Document(self._spread(), self.name))
+            return plain.render(
+                header,
+                [
+                    (message, source if number is None else plain.layers[number])
+                    for (message, source), number in zip(layers, wanted, strict=True)
+                ],
+            )
+        text = self._doc.text
+        slots = slots_of(text, self._nodes, [layer._node for layer in self.layers])
+        edits = Edits(text, newline_of(text), unit_of(text, self._nodes))
+        homeless = patch_top(edits, self._header_nodes, self._header, header)
+        add_at_top(edits, homeless, self._header_nodes, slots[0].start if slots else len(text))
+        homes = home_of_each(wanted, exact)
+        pieces: list[tuple[int | None, str]] = []
+        for at, (message, source) in enumerate(layers):
+            if source is None:
+                pieces.append((None, self._new_layer(message, edits)))
+            else:
+                pieces.append((wanted[at] if homes[at] else None, source.render(message)))
+        return weave(edits, slots, pieces)
+
+    def _new_layer(self, message: pb.LayerParameter, edits: Edits) -> str:
+        lines = ["layer {", *message_lines(message, edits.unit, edits.unit), "}"]
+        return edits.newline.join(lines)
+
+    def _spread(self) -> str:
+        """The text with every ``layer: [{...}, {...}]`` written as layers of their own."""
+        text = self._doc.text
+        edits = Edits(text, newline_of(text), "  ")
+        for node in self._nodes:
+            if node.name == "layer" and node.kind == LIST:
+                items = [f"layer {text[item.start : item.end]}" for item in node.kids]
+                edits.replace(node.start, node.stop, edits.newline.join(items))
+        return edits.apply(0, len(text))
+
+
+def read_net(path: str | os.PathLike[str]) -> NetSource:
+    """Reads a net's file.
+
+    Raises:
+        PrototxtError: with file, line and column; also for the V1 format (``layers``).
+    """
+    return NetSource(read_document(path))
+
+
+def parse_net(text: str, name: str = "<text>") -> NetSource:
+    """Reads a net from its text; see `read_net`."""
+    return NetSource(Document(text, name))

@@ -1,0 +1,5 @@
+"""Solver files: read with their text kept, written back with only the changed fields changed."""
+
+from deeprebirth_caffe.formats.prototxt.solver import SolverSource, parse_solver, read_solver
+
+__all__ = ["SolverSource", "parse_solver", "read_solver"]

@@ -1,0 +1,110 @@
+"""Protobuf's wire format, read from a buffer without copying it and without believing it.
+
+Every length is checked against the end of the message around it before anything is taken, so a file can claim
+what it
+likes: no more memory is used than it has bytes.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+
+VARINT, FIXED64, BYTES, _START_GROUP, _END_GROUP, FIXED32 = range(6)
+"""Wire types."""
+
+Buffer = bytes | mmap.mmap | memoryview
+
+
+class WireError(ValueError):
+    """Bytes that are not a message; `at` is the offset of the first that is wrong.
+
+    Attributes:
+        at: offset in the buffer.
+        reason: what is wrong, as the end of a sentence.
+        cut: whether the buffer ends too early.
+    """
+
+    def __init__(self, at: int, reason: str, cut: bool = False) -> None:
+        super().__init__(f"byte {at}: {reason}")
+        self.at = at
+        self.reason = reason
+        self.cut = cut
+
+
+def read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
+    """One number of at most ten bytes, and the offset behind it."""
+    value = shift = 0
+    for place in range(at, min(end, at + 10)):
+        byte = data[place]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, place + 1
+        shift += 7
+    if end - at < 10:
+        raise WireError(at, "a number is cut off", cut=True)
+    raise WireError(at, "a number has more than ten bytes")
+
+
+def fields(data: Buffer, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """The fields of a message that fills ``[at, end)``.
+
+    Yields:
+        number, wire type, and for VARINT the value and zero, for the others where the content begins and
+        ends.
+
+    Raises:
+        WireError: at the first byte that cannot be right.
+    """
+    while at < end:
+        begin = at
+        # Nearly every tag and length is one or two bytes: worth not calling a function for.
+        tag = data[at]
+        at += 1
+        if tag >= 0x80:
+            tag, at = read_varint(data, begin, end)
+        number, kind = tag >> 3, tag & 7
+        if not 0 < number < 1 << 29:
+            raise WireError(begin, f"there is no field {number}")
+        if kind == BYTES:
+            size, at = read_varint(data, at, end)
+            if size > end - at:
+                raise WireError(
+                    begin,
+                    f"field {number} claims {size} bytes where {end - at} are left",
+                    cut=end == len(data),
+                )
+            yield number, kind, at, at + size
+            at += size
+        elif kind == VARINT:
+            value, at = read_varint(data, at, end)
+            yield number, kind, value, 0
+        elif kind in (FIXED32, FIXED64):
+            size = 4 if kind == FIXED32 else 8
+            if size > end - at:
+                raise WireError(begin, f"field {number} is cut off", cut=end == len(data))
+            yield number, kind, at, at + size
+            at += size
+        else:
+            raise WireError(begin, f"field {number} has the unknown type {kind}")
+
+
+def encode_varint(value: int) -> bytes:
+    """A number, negative ones as 64-bit two's complement."""
+    value &= 0xFFFFFFFFFFFFFFFF
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def encode_tag(number: int, kind: int) -> bytes:
+    """What stands in front of a field's value."""
+    return encode_varint(number << 3 | kind)
+
+
+def encode_head(number: int, size: int) -> bytes:
+    """What stands in front of `size` bytes of content."""
+    return encode_tag(number, BYTES) + encode_varint(size)
