@@ -1,0 +1,73 @@
+"""Layers that work element by element: activations, Power, Dropout and their kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .base import Op, Shape, ShapesFn, by, fail, legacy, per_input, same_shape
+from .cost import BNLL, COPY, ELEMENT, EXP, LOG, POWER, PRELU, SIGMOID
+from .memory import count
+
+if TYPE_CHECKING:
+    from ..proto import caffe_pb2 as pb
+
+
+def _prelu_params(layer: pb.LayerParameter, bottoms: Sequence[Shape]) -> list[Shape]:
+    if len(bottoms[0]) < 2:
+        fail(layer, f"needs an input with a channel axis, got {by(bottoms[0])}")
+    channels = legacy(layer, bottoms[0])[1]
+    return [() if layer.prelu_param.channel_shared else (channels,)]
+
+
+def _prelu_shapes(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: object) -> list[Shape]:
+    _prelu_params(layer, bottoms)
+    return [bottoms[0]]
+
+
+def _neuron(type_name: str, weight: float, shapes: ShapesFn = same_shape) -> Op:
+    return Op(type_name, shapes, cost_fn=per_input(weight), pointwise=True, channelwise=True, in_place=True)
+
+
+def _power_cost(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> float:
+    return (ELEMENT if layer.power_param.power in (0.0, 1.0) else POWER) * count(bottoms[0])
+
+
+def _exp_shapes(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: object) -> list[Shape]:
+    base = layer.exp_param.base
+    if base != -1 and base <= 0:
+        fail(layer, f"base {base:g} must be positive, or -1 for e")
+    return [bottoms[0]]
+
+
+def _log_shapes(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: object) -> list[Shape]:
+    base = layer.log_param.base
+    if base != -1 and (base <= 0 or base == 1):
+        fail(layer, f"base {base:g} must be positive and not 1, or -1 for e")
+    return [bottoms[0]]
+
+
+OPS = [
+    _neuron("AbsVal", ELEMENT),
+    _neuron("BNLL", BNLL),
+    _neuron("Clip", ELEMENT),
+    _neuron("Dropout", COPY),
+    _neuron("ELU", LOG),
+    _neuron("Exp", EXP, _exp_shapes),
+    _neuron("Log", LOG, _log_shapes),
+    _neuron("ReLU", ELEMENT),
+    _neuron("Sigmoid", SIGMOID),
+    _neuron("Swish", SIGMOID),
+    _neuron("TanH", SIGMOID),
+    _neuron("Threshold", ELEMENT),
+    Op("Power", same_shape, cost_fn=_power_cost, pointwise=True, channelwise=True, in_place=True),
+    Op(
+        "PReLU",
+        _prelu_shapes,
+        _prelu_params,
+        cost_fn=per_input(PRELU),
+        pointwise=True,
+        channelwise=True,
+        in_place=True,
+    ),
+]

@@ -1,0 +1,139 @@
+"""Softmax, losses and Accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .base import Datum, Op, Shape, axis_of, by, fail, legacy, per_input
+from .cost import ELEMENT, SIGMOID, SOFTMAX
+from .memory import count
+
+if TYPE_CHECKING:
+    from ..proto import caffe_pb2 as pb
+
+
+def _softmax(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
+    axis_of(layer, layer.softmax_param.axis, bottoms[0])
+    return [bottoms[0]]
+
+
+def _softmax_channels(layer: pb.LayerParameter) -> bool:
+    return layer.softmax_param.axis not in (1, -1, -2, -3)
+
+
+def _batches(layer: pb.LayerParameter, bottoms: Sequence[Shape]) -> None:
+    if not bottoms[0] or not bottoms[1] or bottoms[0][0] != bottoms[1][0]:
+        fail(layer, f"prediction {by(bottoms[0])} and label {by(bottoms[1])} differ in their first axis")
+
+
+def _labels(layer: pb.LayerParameter, bottoms: Sequence[Shape], axis: int) -> None:
+    expected = count(bottoms[0], 0, axis) * count(bottoms[0], axis + 1)
+    if count(bottoms[1]) != expected:
+        fail(
+            layer,
+            f"needs {expected} labels for {by(bottoms[0])} along axis {axis}, got {by(bottoms[1])}",
+        )
+
+
+def _tops(layer: pb.LayerParameter, second: Shape = ()) -> list[Shape]:
+    return [(), second][: len(layer.top)]
+
+
+def _softmax_loss(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
+    _batches(layer, bottoms)
+    _labels(layer, bottoms, axis_of(layer, layer.softmax_param.axis, bottoms[0]))
+    return _tops(layer)
+
+
+def _infogain(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
+    _batches(layer, bottoms)
+    axis = axis_of(layer, layer.infogain_loss_param.axis, bottoms[0])
+    _labels(layer, bottoms, axis)
+    if len(bottoms) == 2 and not layer.infogain_loss_param.source:
+        fail(layer, "needs its infogain matrix as third input or as source")
+    if len(bottoms) == 3 and count(bottoms[2]) != bottoms[0][axis] ** 2:
+        fail(
+            layer,
+            f"its infogain matrix {by(bottoms[2])} does not have {bottoms[0][axis]} x {bottoms[0][axis]}",
+        )
+    return _tops(layer, bottoms[0])
+
+
+def _euclidean(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
+    _batches(layer, bottoms)
+    if count(bottoms[0], 1) != count(bottoms[1], 1):
+        fail(layer, f"its inputs differ in size: {by(bottoms[0])} and {by(bottoms[1])}")
+    return _tops(layer)
+
+
+def _hinge(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
+    _batches(layer, bottoms)
+    return _tops(layer)
+
+
+def _multinomial(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
+    _batches(layer, bottoms)
+    if legacy(layer, bottoms[1])[1:] != (1, 1, 1):
+        fail(layer, f"takes one label an item, got {by(bottoms[1])}")
+    return _tops(layer)
+
+
+def _contrastive(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
+    _batches(layer, bottoms)
+    one, two, label = (legacy(layer, bottom) for bottom in bottoms)
+    if one[1] != two[1] or one[2:] != (1, 1) or two[2:] != (1, 1):
+        fail(layer, f"takes two feature vectors of one length, got {by(bottoms[0])} and {by(bottoms[1])}")
+    if label[1:] != (1, 1, 1):
+        fail(layer, f"takes one label an item, got {by(bottoms[2])}")
+    return _tops(layer)
+
+
+def _accuracy(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
+    p = layer.accuracy_param
+    axis = axis_of(layer, p.axis, bottoms[0])
+    _labels(layer, bottoms, axis)
+    if p.top_k > count(bottoms[0]) // max(1, count(bottoms[1])):
+        fail(layer, f"top_k {p.top_k} is more than the {bottoms[0][axis]} classes")
+    return _tops(layer, (bottoms[0][axis],))
+
+
+OPS = [
+    Op("Softmax", _softmax, cost_fn=per_input(SOFTMAX), channels_fn=_softmax_channels, in_place=True),
+    Op(
+        "SoftmaxWithLoss",
+        _softmax_loss,
+        cost_fn=per_input(SOFTMAX),
+        min_bottoms=2,
+        max_bottoms=2,
+        loss=True,
+    ),
+    Op(
+        "InfogainLoss",
+        _infogain,
+        cost_fn=per_input(SOFTMAX),
+        min_bottoms=2,
+        max_bottoms=3,
+        max_tops=2,
+        loss=True,
+    ),
+    *(
+        Op(name, shapes, cost_fn=per_input(weight), min_bottoms=2, max_bottoms=2, loss=True)
+        for name, shapes, weight in (
+            ("EuclideanLoss", _euclidean, ELEMENT),
+            ("HingeLoss", _hinge, ELEMENT),
+            ("MultinomialLogisticLoss", _multinomial, ELEMENT),
+            ("SigmoidCrossEntropyLoss", _euclidean, SIGMOID),
+        )
+    ),
+    Op("ContrastiveLoss", _contrastive, cost_fn=per_input(ELEMENT), min_bottoms=3, max_bottoms=3, loss=True),
+    Op(
+        "Accuracy",
+        _accuracy,
+        cost_fn=per_input(ELEMENT),
+        min_bottoms=2,
+        max_bottoms=2,
+        max_tops=2,
+        metric=True,
+    ),
+]
