@@ -1,0 +1,1 @@
+"""Real Caffe 1.0: found on this machine, run in a process of its own."""

@@ -1,0 +1,147 @@
+"""Real Caffe as an Engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deeprebirth_caffe.engines.base import EngineError, NetTiming, TrainResult
+from deeprebirth_caffe.engines.caffe.locate import CaffeInstall, find_caffe
+
+if TYPE_CHECKING:
+    from deeprebirth_caffe.engines.base import Array, FloatArray
+    from deeprebirth_caffe.engines.caffe.client import CaffeWorker
+
+
+class CaffeEngine:
+    """Caffe 1.0 through pycaffe, in a process of its own.
+
+    Each call starts a process (half a second) unless a `session` is open, which they then use.
+    """
+
+    name = "caffe"
+
+    def __init__(
+        self,
+        caffe: CaffeInstall | str | Path | None = None,
+        *,
+        threads: int | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Finds Caffe; starts nothing.
+
+        Args:
+            caffe: What `--caffe` names, or an installation; None: whatever is found.
+            threads: Threads of the matrix library; None leaves it to the environment.
+            timeout: Seconds that one call may take.
+        """
+        self.install = caffe if isinstance(caffe, CaffeInstall) else find_caffe(caffe)
+        self.threads = threads
+        self.timeout = timeout
+        self._session: CaffeWorker | None = None
+
+    def _worker(self, threads: int | None = None) -> CaffeWorker:
+        from deeprebirth_caffe.engines.caffe.client import CaffeWorker
+
+        count = self.threads if threads is None else threads
+        return CaffeWorker(self.install, threads=count, timeout=self.timeout)
+
+    @contextmanager
+    def session(self, threads: int | None = None) -> Iterator[CaffeWorker]:
+        """Keeps one process for several calls and gives it; an inner session uses the outer one's."""
+        if self._session is not None:
+            yield self._session
+            return
+        with self._worker(threads) as worker:
+            self._session = worker
+            try:
+                yield worker
+            finally:
+                self._session = None
+
+    def describe(self) -> dict[str, object]:
+        """Versions, the matrix library, and where this Caffe was found."""
+        with self.session() as worker:
+            facts: dict[str, object] = dict(worker.info())
+        facts.pop("pid", None)
+        facts["where"] = self.install.where
+        facts["package"] = self.install.version
+        return facts
+
+    def forward(
+        self,
+        net: Path | str,
+        weights: Path | str | None,
+        inputs: Array | Mapping[str, Array],
+        blobs: Sequence[str] | None = None,
+    ) -> dict[str, FloatArray]:
+        """Runs a net forward in phase TEST.
+
+        Args:
+            net: A prototxt with Input layers; its input shapes follow the arrays given.
+            weights: A caffemodel, or None.
+            inputs: Arrays by blob name; a lone array goes to the first input.
+            blobs: Which to give back; None: all.
+        """
+        with self.session() as worker:
+            loaded = worker.load(net, weights=weights)
+            try:
+                if isinstance(inputs, Mapping):
+                    given = dict(inputs)
+                else:
+                    given = self._first(loaded.inputs, net, inputs)
+                shapes = {
+                    name: array.shape
+                    for name, array in given.items()
+                    if name in loaded.blobs and tuple(array.shape) != loaded.blobs[name]
+                }
+                if shapes:
+                    worker.reshape(loaded, shapes)
+                return worker.forward(loaded, given, blobs)
+            finally:
+                worker.close(loaded)
+
+    @staticmethod
+    def _first(names: Sequence[str], net: Path | str, array: Array) -> dict[str, Array]:
+        if not names:
+            raise EngineError(f"{net} has no input: give it an Input layer")
+        return {names[0]: array}
+
+    def train(self, solver: Path | str, iterations: int, weights: Path | str | None = None) -> TrainResult:
+        """Trains with Caffe's own solver; CaffeWorker.train can do more."""
+        with self.session() as worker:
+            return worker.train(solver, iterations, weights)
+
+    def time_nets(
+        self,
+        nets: Sequence[Path | str],
+        runs: int = 5,
+        iterations: int = 10,
+        threads: int | None = None,
+        weights: Sequence[Path | str | None] | None = None,
+    ) -> list[NetTiming]:
+        """Times nets on filled random input, each in a process of its own, taking turns run by run.
+
+        Whatever the machine does meanwhile then hits all of them alike.
+
+        Args:
+            nets: Prototxts with Input layers.
+            runs: Turns.
+            iterations: Forward passes in a turn, after two that do not count.
+            threads: Threads of the matrix library; None: the engine's.
+            weights: A caffemodel for each net; without one, weights that are all zero get random values.
+        """
+        given = weights if weights is not None else [None] * len(nets)
+        with ExitStack() as stack:
+            workers = [stack.enter_context(self._worker(threads)) for _ in nets]
+            loaded = [
+                worker.load(net, weights=model)
+                for worker, net, model in zip(workers, nets, given, strict=True)
+            ]
+            times: list[list[tuple[float, ...]]] = [[] for _ in nets]
+            for _ in range(runs):
+                for worker, net, found in zip(workers, loaded, times, strict=True):
+                    found.append(tuple(worker.time(net, iterations=iterations)))
+        return [NetTiming(Path(net), tuple(found)) for net, found in zip(nets, times, strict=True)]

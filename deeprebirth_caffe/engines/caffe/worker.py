@@ -1,0 +1,566 @@
+"""Runs inside the Python that has pycaffe, in a process of its own: a failed CHECK in Caffe ends the process.
+
+It is started by `client.py` as a plain script (Python 3.9 or newer) and imports nothing of this package. Both
+sides speak frames: four bytes of length (little-endian), a JSON header of that length, then the bytes of the
+arrays that the header lists, one after the other. Requests are {"op", "kw", "arrays": [{"name", "dtype",
+"shape"}]}, answers {"ok", "result" or "error", "arrays"}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# The directory of this file comes first on sys.path, where its neighbours would hide modules of their names.
+sys.path.pop(0)
+
+# Whatever a library prints goes to stderr; the protocol has descriptors that nobody else knows.
+_REQUESTS = os.fdopen(os.dup(0), "rb")
+_ANSWERS = os.fdopen(os.dup(1), "wb")
+_null = os.open(os.devnull, os.O_RDONLY)
+os.dup2(_null, 0)
+os.close(_null)
+os.dup2(2, 1)
+
+PROTOCOL = 1
+
+Arrays = list[tuple[Any, Any]]
+Answer = tuple[dict[str, Any], Arrays]
+
+# Imported at the end of the file, where their absence can be told to the client.
+np: Any = None
+caffe: Any = None
+
+
+class WorkerError(Exception):
+    """A mistake of the caller's; the process goes on."""
+
+
+# ---------------------------------------------------------------- frames
+
+
+def _read_exactly(size: int) -> bytearray:
+    data = bytearray(size)
+    view = memoryview(data)
+    done = 0
+    while done < size:
+        count = _REQUESTS.readinto(view[done:])
+        if not count:
+            raise EOFError
+        done += count
+    return data
+
+
+def _receive() -> tuple[str, dict[str, Any], Arrays]:
+    header = json.loads(_read_exactly(struct.unpack("<I", bytes(_read_exactly(4)))[0]).decode("utf-8"))
+    arrays = []
+    for spec in header.get("arrays", []):
+        dtype = np.dtype(spec["dtype"])
+        count = int(np.prod(spec["shape"], dtype=np.int64))
+        data = _read_exactly(count * dtype.itemsize)
+        arrays.append((spec["name"], np.frombuffer(data, dtype=dtype).reshape(spec["shape"])))
+    return header["op"], header.get("kw", {}), arrays
+
+
+def _send(header: dict[str, Any], arrays: Sequence[tuple[Any, Any]] = ()) -> None:
+    # ascontiguousarray makes a vector of a scalar, so shapes are taken before it.
+    header["arrays"] = [{"name": n, "dtype": a.dtype.str, "shape": list(a.shape)} for n, a in arrays]
+    text = json.dumps(header).encode("utf-8")
+    _ANSWERS.write(struct.pack("<I", len(text)))
+    _ANSWERS.write(text)
+    for _, array in arrays:
+        if array.size:
+            _ANSWERS.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    _ANSWERS.flush()
+
+
+# ---------------------------------------------------------------- nets
+
+_nets: dict[int, Held] = {}
+_next_handle = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+
+
+class Held:
+    """A loaded net and what pycaffe does not tell about it."""
+
+    def __init__(self, net: Any, weights: str | None) -> None:
+        self.net = net
+        self.weights = weights
+        self.names = list(net._layer_names)
+        self.blob_names = list(net._blob_names)
+        self.types = [layer.type for layer in net.layers]
+        self.bottoms = [[self.blob_names[i] for i in net._bottom_ids(n)] for n in range(len(self.names))]
+        self.tops = [[self.blob_names[i] for i in net._top_ids(n)] for n in range(len(self.names))]
+        # Caffe inserts a Split behind every blob with several readers; its tops are only copies.
+        self.copies: dict[str, str] = {}
+        for name, kind, bottoms, tops in zip(self.names, self.types, self.bottoms, self.tops):
+            inserted = [f"{name}_{n}" for n in range(len(tops))]
+            if kind == "Split" and name.endswith("_split") and tops == inserted:
+                self.copies.update((top, bottoms[0]) for top in tops)
+
+    def blob(self, name: str) -> Any:
+        if name not in self.net.blobs:
+            raise WorkerError(f"the net has no blob {name!r}; it has {_few(self.net.blobs)}")
+        return self.net.blobs[name]
+
+    def layer(self, name: str) -> int:
+        if name not in self.names:
+            raise WorkerError(f"the net has no layer {name!r}; it has {_few(self.names)}")
+        return self.names.index(name)
+
+    def params(self, name: str) -> list[Any]:
+        return list(self.net.layers[self.layer(name)].blobs)
+
+    def original(self, blob: str) -> str:
+        return self.copies.get(blob, blob)
+
+    def shown(self) -> list[str]:
+        return [name for name in self.blob_names if name not in self.copies]
+
+    def first_step(self) -> int:
+        """The first layer that computes: in front of it stand only the net's inputs."""
+        return next((n for n, bottoms in enumerate(self.bottoms) if bottoms), len(self.names))
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")
+
+
+def _shape_text(shape: Iterable[int]) -> str:
+    return "x".join(str(d) for d in shape) or "scalar"
+
+
+def _held(handle: int) -> Held:
+    if handle not in _nets:
+        raise WorkerError(f"no net with handle {handle}: it was closed, or the process has started anew")
+    return _nets[handle]
+
+
+def _owners(held: Held) -> dict[str, dict[str, list[Any]]]:
+    """For parameters that several layers share: whose memory they are, as [layer, index]."""
+    seen: dict[int, list[Any]] = {}
+    shared: dict[str, dict[str, list[Any]]] = {}
+    for name, layer in zip(held.names, held.net.layers):
+        for index, blob in enumerate(layer.blobs):
+            if not blob.count:
+                continue
+            owner = seen.setdefault(blob.data.ctypes.data, [name, index])
+            if owner != [name, index]:
+                shared.setdefault(name, {})[str(index)] = owner
+    return shared
+
+
+def _put(blob: Any, array: Any, what: str) -> None:
+    if tuple(blob.shape) != tuple(array.shape):
+        raise WorkerError(f"{what} is {_shape_text(blob.shape)}, got {_shape_text(array.shape)}")
+    blob.data[...] = array
+
+
+@contextmanager
+def _directory(cwd: str | None) -> Iterator[None]:
+    """The paths inside nets and solvers are relative to the directory Caffe is started in."""
+    before = Path.cwd()
+    if cwd:
+        os.chdir(cwd)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _log_position() -> int:
+    return os.fstat(2).st_size
+
+
+def _log_since(position: int) -> str:
+    """What went to stderr since then; the client makes that a file, which can be read back."""
+    try:
+        size = os.fstat(2).st_size
+        start = max(position, size - (1 << 22))
+        return os.pread(2, size - start, start).decode("utf-8", "replace")
+    except (OSError, TypeError, ValueError):
+        return ""
+
+
+def _need_file(path: str | None, what: str) -> None:
+    if path is not None and not Path(path).is_file():
+        raise WorkerError(f"the {what} {path} does not exist")
+
+
+# ---------------------------------------------------------------- operations
+
+
+def op_info(arrays: Arrays) -> Answer:
+    """Versions, the matrix library, the layer types."""
+    libraries = set()
+    with Path("/proc/self/maps").open() as maps:
+        for line in maps:
+            path = line.split(None, 5)[-1].strip() if "/" in line else ""
+            base = Path(path).name
+            if base.startswith("lib") and any(word in base for word in ("blas", "atlas", "mkl", "lapack")):
+                libraries.add(path)
+    blas: dict[str, Any] = {"libraries": sorted(libraries)}
+    for path in sorted(libraries):
+        if "openblas" in Path(path).name:
+            import ctypes
+
+            library = ctypes.CDLL(path)
+            for key, function in (("config", "openblas_get_config"), ("core", "openblas_get_corename")):
+                call = getattr(library, function)
+                call.restype = ctypes.c_char_p
+                blas[key] = call().decode("ascii", "replace").strip()
+            blas["threads"] = int(library.openblas_get_num_threads())
+            break
+    return {
+        "caffe": caffe.__version__,
+        "python": ".".join(str(n) for n in sys.version_info[:3]),
+        "numpy": np.__version__,
+        "machine": os.uname().machine,
+        "blas": blas,
+        "layer_types": sorted(caffe.layer_type_list()),
+        "pid": os.getpid(),
+    }, []
+
+
+def op_schema(arrays: Arrays) -> Answer:
+    """Gives the caffe.proto that pycaffe has compiled in."""
+    return {}, [("schema", np.frombuffer(caffe.proto.caffe_pb2.DESCRIPTOR.serialized_pb, dtype=np.uint8))]
+
+
+def op_load(
+    arrays: Arrays,
+    net: str,
+    phase: str,
+    weights: str | None,
+    level: int,
+    stages: list[str],
+    seed: int | None,
+    cwd: str | None,
+) -> Answer:
+    """Loads a net and describes it."""
+    global _next_handle
+    with _directory(cwd):
+        _need_file(net, "net")
+        _need_file(weights, "weights file")
+        if seed is not None:
+            caffe.set_random_seed(seed)
+        position = _log_position()
+        number = caffe.TRAIN if phase == "TRAIN" else caffe.TEST
+        loaded = caffe.Net(net, number, level=level, stages=stages)
+        log = _log_since(position)
+        if weights is not None:
+            loaded.copy_from(weights)
+    held = Held(loaded, weights)
+    handle, _next_handle = _next_handle, _next_handle + 1
+    _nets[handle] = held
+    memory = None
+    for line in log.splitlines():
+        if "Memory required for data: " in line:
+            memory = int(line.rsplit(" ", 1)[1])
+    return {
+        "handle": handle,
+        "layers": [list(pair) for pair in zip(held.names, held.types)],
+        "blobs": [[name, list(blob.shape)] for name, blob in zip(held.blob_names, loaded._blobs)],
+        "params": [
+            [name, [list(b.shape) for b in layer.blobs]]
+            for name, layer in zip(held.names, loaded.layers)
+            if len(layer.blobs)
+        ],
+        "inputs": list(loaded.inputs),
+        "outputs": list(loaded.outputs),
+        "bottoms": held.bottoms,
+        "tops": held.tops,
+        "copies": held.copies,
+        "shared": _owners(held),
+        "memory": memory,
+    }, []
+
+
+def op_close(arrays: Arrays, handle: int) -> Answer:
+    """Frees a net."""
+    _nets.pop(handle, None)
+    return {}, []
+
+
+def op_set_params(arrays: Arrays, handle: int) -> Answer:
+    """Sets all parameters of the layers that the arrays name."""
+    held = _held(handle)
+    # All is checked before anything is written.
+    given: dict[str, dict[int, Any]] = {}
+    for (name, index), array in arrays:
+        given.setdefault(name, {})[index] = array
+    for name, by_index in given.items():
+        blobs = held.params(name)
+        if len(by_index) != len(blobs):
+            raise WorkerError(f"layer {name!r} has {len(blobs)} parameters, got {len(by_index)}")
+        for index, array in by_index.items():
+            if tuple(array.shape) != tuple(blobs[index].shape):
+                want, got = _shape_text(blobs[index].shape), _shape_text(array.shape)
+                raise WorkerError(f"parameter {index} of layer {name!r} is {want}, got {got}")
+    for name, by_index in given.items():
+        for index, array in by_index.items():
+            held.params(name)[index].data[...] = array
+    held.weights = held.weights or "set"
+    return {}, []
+
+
+def op_get_params(arrays: Arrays, handle: int, layers: list[str] | None = None) -> Answer:
+    """Gives parameters."""
+    held = _held(handle)
+    names = layers if layers is not None else [n for n, x in zip(held.names, held.net.layers) if len(x.blobs)]
+    return {}, [((name, i), b.data) for name in names for i, b in enumerate(held.params(name))]
+
+
+def op_save(arrays: Arrays, handle: int, path: str) -> Answer:
+    """Writes a caffemodel."""
+    held = _held(handle)
+    directory = Path(path).parent
+    if not directory.is_dir():
+        raise WorkerError(f"cannot save to {path}: there is no directory {directory}")
+    held.net.save(path)
+    return {}, []
+
+
+def op_reshape(arrays: Arrays, handle: int, shapes: dict[str, list[int]]) -> Answer:
+    """Reshapes blobs and whatever follows from them."""
+    held = _held(handle)
+    for name, shape in shapes.items():
+        held.blob(name).reshape(*shape)
+    held.net.reshape()
+    return {"blobs": [[name, list(blob.shape)] for name, blob in zip(held.blob_names, held.net._blobs)]}, []
+
+
+def op_forward(
+    arrays: Arrays,
+    handle: int,
+    blobs: list[str] | None = None,
+    start: str | None = None,
+    end: str | None = None,
+) -> Answer:
+    """Sets blobs, runs layers, gives blobs."""
+    held = _held(handle)
+    wanted = held.shown() if blobs is None else blobs
+    for name in wanted:
+        held.blob(name)
+    first = 0 if start is None else held.layer(start)
+    last = len(held.names) - 1 if end is None else held.layer(end)
+    for name, array in arrays:
+        _put(held.blob(name), array, f"blob {name!r}")
+    loss = held.net._forward(first, last)
+    return {"loss": loss}, [(name, held.blob(name).data) for name in wanted]
+
+
+def op_backward(arrays: Arrays, handle: int, blobs: list[str] | None = None) -> Answer:
+    """Runs the whole net backward from given gradients."""
+    held = _held(handle)
+    wanted = held.shown() if blobs is None else blobs
+    given = dict(arrays)
+    for name in list(given) + list(wanted):
+        held.blob(name)
+    # Diffs of an earlier pass would be added to or handed on. Those of losses stay: Caffe sets them once.
+    losses = held.net.blob_loss_weights
+    for name, blob in held.net.blobs.items():
+        if not losses.get(name):
+            blob.diff[...] = 0
+    held.net.clear_param_diffs()
+    for name, array in given.items():
+        blob = held.blob(name)
+        if tuple(blob.shape) != tuple(array.shape):
+            want, got = _shape_text(blob.shape), _shape_text(array.shape)
+            raise WorkerError(f"the diff of blob {name!r} is {want}, got {got}")
+        blob.diff[...] = array
+    held.net._backward(len(held.names) - 1, 0)
+    answer = [(["blob", name, 0], held.blob(name).diff) for name in wanted]
+    for name, layer in zip(held.names, held.net.layers):
+        answer.extend((["param", name, i], b.diff) for i, b in enumerate(layer.blobs))
+    return {}, answer
+
+
+def _fill(held: Held, seed: int) -> tuple[int, list[str]]:
+    """Random values wherever a net that was only loaded has none, so that its layers work on real numbers.
+
+    Labels become zero, for losses take no other random value. Weights that are not zero throughout are kept.
+    """
+    random = np.random.RandomState(seed)
+    first = held.first_step()
+    labels: set[str] = set()
+    for kind, bottoms in zip(held.types, held.bottoms):
+        if kind.endswith("Loss") or kind == "Accuracy":
+            labels.update(held.original(name) for name in bottoms[1:])
+    for bottoms, tops in zip(held.bottoms, held.tops):
+        if not bottoms:
+            for name in tops:
+                data = held.blob(name).data
+                data[...] = 0 if name in labels else random.standard_normal(data.shape)
+    filled = []
+    for name, kind, layer in zip(held.names, held.types, held.net.layers):
+        blobs = list(layer.blobs)
+        if not blobs or any(b.data.any() for b in blobs):
+            continue
+        filled.append(name)
+        if kind == "BatchNorm":
+            # Zeros would divide by sqrt(eps): a few such layers in a row overflow.
+            blobs[1].data[...] = 1
+            blobs[2].data[...] = 1
+        else:
+            weight = blobs[0].data
+            fan_in = max(1, weight.size // max(1, weight.shape[0] if weight.ndim else 1))
+            weight[...] = random.standard_normal(weight.shape) * (2.0 / fan_in) ** 0.5
+    return first, filled
+
+
+def op_fill(arrays: Arrays, handle: int, seed: int = 0) -> Answer:
+    """Fills a net; see `_fill`."""
+    return {"filled": _fill(_held(handle), seed)[1]}, []
+
+
+def op_time(
+    arrays: Arrays, handle: int, iterations: int, warmup: int, seed: int, per_layer: bool = False
+) -> Answer:
+    """Times forward passes of a filled net."""
+    held = _held(handle)
+    first, _ = _fill(held, seed)
+    net, last = held.net, len(held.names) - 1
+    if first > last:
+        raise WorkerError("the net has no layer that computes anything")
+    clock = time.perf_counter
+    for _ in range(warmup):
+        net._forward(first, last)
+    if not per_layer:
+        times = []
+        for _ in range(iterations):
+            begin = clock()
+            net._forward(first, last)
+            times.append((clock() - begin) * 1000)
+        return {"ms": times}, []
+    steps = range(first, last + 1)
+    rows: dict[int, list[float]] = {n: [] for n in steps}
+    for _ in range(iterations):
+        for n in steps:
+            begin = clock()
+            net._forward(n, n)
+            rows[n].append((clock() - begin) * 1000)
+    return {"layers": [[held.names[n], rows[n]] for n in steps]}, []
+
+
+def _measured(before: Any, gradient: Any, after: Any, rate: float) -> tuple[float | None, float | None]:
+    """The least-squares a, b of step = rate * a * (gradient + b * weights): lr_mult and the decay."""
+    step = (before - after).astype(np.float64).ravel() / rate
+    g, w = gradient.astype(np.float64).ravel(), before.astype(np.float64).ravel()
+    if not step.any():
+        return 0.0, None
+    if not g.any():
+        return None, None
+    gg, gw, ww = g.dot(g), g.dot(w), w.dot(w)
+    determinant = gg * ww - gw * gw
+    if ww == 0 or determinant <= 1e-9 * gg * ww:
+        return float(g.dot(step) / gg), None
+    a = (ww * g.dot(step) - gw * w.dot(step)) / determinant
+    c = (gg * w.dot(step) - gw * g.dot(step)) / determinant
+    return float(a), (float(c / a) if a else None)
+
+
+def op_train(
+    arrays: Arrays,
+    solver: str,
+    iterations: int,
+    weights: str | None,
+    watch: list[str] | None,
+    seed: int | None,
+    rates: bool,
+    save: str | None,
+    cwd: str | None,
+) -> Answer:
+    """Trains with Caffe's own solver, iteration by iteration."""
+    with _directory(cwd):
+        _need_file(solver, "solver")
+        _need_file(weights, "weights file")
+        if seed is not None:
+            caffe.set_random_seed(seed)
+        running = caffe.get_solver(solver)
+        net = running.net
+        if weights is not None:
+            net.copy_from(weights)
+        names = list(net.outputs) if watch is None else watch
+        for name in names:
+            if name not in net.blobs:
+                raise WorkerError(f"the training net has no blob {name!r}; it has {_few(net.blobs)}")
+        gradients: dict[str, list[Any]] = {}
+        before: dict[str, list[Any]] = {}
+        layers = [(n, list(x.blobs)) for n, x in zip(net._layer_names, net.layers) if len(x.blobs)]
+
+        def keep_gradients() -> None:
+            # Between backward and update: a BatchNorm's statistics, which forward changes, move no more.
+            if not gradients:
+                gradients.update((n, [b.diff.copy() for b in blobs]) for n, blobs in layers)
+                before.update((n, [b.data.copy() for b in blobs]) for n, blobs in layers)
+
+        if rates:
+            running.add_callback(lambda: None, keep_gradients)
+        losses: list[float] = []
+        outputs: dict[str, list[float]] = {n: [] for n in names}
+        rate = None
+        found: dict[str, list[float | None]] = {}
+        decays: dict[str, list[float | None]] = {}
+        for iteration in range(iterations):
+            running.step(1)
+            weighted = [(b, w) for b, w in zip(net._blobs, net._blob_loss_weights) if w]
+            losses.append(float(sum(w * float(b.data.sum()) for b, w in weighted)))
+            for name in names:
+                outputs[name].append(float(net.blobs[name].data.mean()))
+            if iteration == 0:
+                rate = float(getattr(running, "lr", running.param.base_lr))
+                for name, blobs in layers if rates else []:
+                    pairs = [
+                        _measured(b, g, blob.data, rate)
+                        for b, g, blob in zip(before[name], gradients[name], blobs)
+                    ]
+                    found[name], decays[name] = [p[0] for p in pairs], [p[1] for p in pairs]
+                before.clear()
+        if save is not None:
+            net.save(save)
+    return {"losses": losses, "outputs": outputs, "rate": rate, "rates": found, "decays": decays}, []
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def main() -> None:
+    """Answers requests until there are no more."""
+    while True:
+        try:
+            op, kw, arrays = _receive()
+        except EOFError:
+            return
+        try:
+            function = globals().get("op_" + op)
+            if function is None:
+                raise WorkerError(f"no operation {op!r}")
+            result, answer = function([(tuple(n) if isinstance(n, list) else n, a) for n, a in arrays], **kw)
+        except Exception as error:  # pycaffe raises RuntimeError, Boost its own; the caller is told which
+            text = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
+            _send({"ok": False, "error": " ".join(text.split())})
+            continue
+        _send({"ok": True, "result": result}, answer)
+
+
+try:
+    import caffe  # type: ignore[import-not-found,no-redef]
+    import numpy as np
+
+    caffe.set_mode_cpu()
+except Exception as error:
+    _message = json.dumps({"ok": False, "error": f"{type(error).__name__}: {error}", "arrays": []}).encode()
+    _ANSWERS.write(struct.pack("<I", len(_message)) + _message)
+    _ANSWERS.flush()
+else:
+    _send({"ok": True, "result": {"protocol": PROTOCOL, "pid": os.getpid()}})
+    main()

@@ -1,0 +1,70 @@
+"""Fixtures that every test directory shares: real Caffe, where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from deeprebirth_caffe.engines.caffe.locate import CaffeInstall, CaffeNotFoundError, find_caffe
+
+if TYPE_CHECKING:
+    from deeprebirth_caffe.engines.caffe.client import CaffeWorker
+
+_skipped: list[str] = []
+_CAFFE_FIXTURES = {"caffe", "caffe_install"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers our marker."""
+    config.addinivalue_line("markers", "caffe: needs real Caffe (skipped where there is none)")
+
+
+def _why_no_caffe() -> str | None:
+    try:
+        find_caffe().need_python()
+    except CaffeNotFoundError as error:
+        return str(error)
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips what needs Caffe where there is none; using the fixture counts as needing it."""
+    needy = [
+        item
+        for item in items
+        if item.get_closest_marker("caffe") or _CAFFE_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+    ]
+    reason = _why_no_caffe() if needy else None
+    if reason is None:
+        return
+    for item in needy:
+        item.add_marker(pytest.mark.skip(reason=reason))
+    _skipped[:] = [reason] * len(needy)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says what a missing Caffe left untested, so that a green run does not pass for a whole one."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    # Asked anew: where pytest-xdist collects in other processes, this one has skipped nothing itself.
+    reason = (_why_no_caffe() or "") if skipped else ""
+    count = len(_skipped) or sum(1 for report in skipped if reason and reason in str(report.longrepr))
+    if count:
+        reason = _skipped[0] if _skipped else reason
+        terminalreporter.write_line(f"{count} tests need real Caffe and were skipped: {reason}", yellow=True)
+
+
+@pytest.fixture(scope="session")
+def caffe_install() -> CaffeInstall:
+    """The Caffe under test."""
+    return find_caffe()
+
+
+@pytest.fixture(scope="session")
+def caffe(caffe_install: CaffeInstall) -> Iterator[CaffeWorker]:
+    """A running pycaffe process that all tests share; it starts anew after a test made it abort."""
+    from deeprebirth_caffe.engines.caffe.client import CaffeWorker
+
+    with CaffeWorker(caffe_install, threads=1, timeout=300, respawn=True) as worker:
+        yield worker

@@ -1,0 +1,433 @@
+"""install_caffe.sh up to the network: its arguments, its refusals, and its phases against a made-up apt."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "install_caffe.sh"
+MIRROR = "http://mirror.invalid/debian"
+
+# What the script may use besides apt-get and dpkg-deb. A PATH with these alone hides the machine's own apt.
+TOOLS = (
+    *(
+        "awk",
+        "bash",
+        "cat",
+        "chmod",
+        "cut",
+        "dirname",
+        "df",
+        "du",
+        "env",
+        "find",
+        "flock",
+        "grep",
+        "head",
+        "id",
+    ),
+    *(
+        "ln",
+        "ls",
+        "mkdir",
+        "mktemp",
+        "mv",
+        "readlink",
+        "rm",
+        "sed",
+        "sh",
+        "sleep",
+        "sort",
+        "tail",
+        "tar",
+        "touch",
+    ),
+    *("tr", "uname", "wc", "xargs"),
+)
+
+# Behaves like apt-get as far as the script looks: `update --print-uris` lists what it would fetch, `update`
+# leaves an index, `install` leaves packages. FAKE_* variables make it fail as the real one does.
+FAKE_APT = r"""#!/bin/sh
+echo "$@" >>"$FAKE_LOG"
+config=
+[ "$1" = -q ] && shift
+if [ "$1" = -c ]; then config=$2; shift 2; fi
+state=$(sed -n 's/^Dir::State "\(.*\)";/\1/p' "$config" 2>/dev/null)
+for word in "$@"; do
+    case $word in
+    update)
+        case "$*" in *--print-uris*) cat "$FAKE_SOURCES"; exit 0 ;; esac
+        source_line=$(cat "$state/etc/sources.list")
+        echo "$source_line" >>"$FAKE_LOG"
+        case $source_line in *"${FAKE_BAD_MIRROR:-none}"*)
+            echo 'Err:1 x'; echo '  404  Not Found'; exit 100 ;; esac
+        if [ -n "$FAKE_UPDATE" ]; then printf '%b\n' "$FAKE_UPDATE" >&2; exit "${FAKE_UPDATE_RC:-100}"; fi
+        : >"$state/lists/x_main_binary-amd64_Packages"; exit 0 ;;
+    install)
+        if [ -n "$FAKE_INSTALL" ]; then printf '%b\n' "$FAKE_INSTALL" >&2; exit 100; fi
+        [ -n "$FAKE_SLOW" ] && exec sleep 60
+        for name in caffe_1.0.0+x_amd64 python3-caffe_1.0.0+x_amd64 libopenblas0-pthread_0.3_amd64 \
+            python3.9_3.9.2-1_amd64; do : >"$state/archives/$name.deb"; done
+        exit 0 ;;
+    esac
+done
+exit 100
+"""
+
+# "Unpacks" programs that answer what the script's check asks.
+FAKE_DPKG = r"""#!/bin/sh
+[ -n "$FAKE_FULL" ] && { echo 'dpkg-deb: error: cannot write: No space left on device' >&2; exit 2; }
+for triple in x86_64-linux-gnu aarch64-linux-gnu; do
+    mkdir -p "$3/lib/$triple"
+    printf '#!/bin/sh\n[ "$1" = --inhibit-cache ] && shift 3\nexec sh "$@"\n' >"$3/lib/$triple/ld-2.31.so"
+    chmod 755 "$3/lib/$triple/ld-2.31.so"
+done
+mkdir -p "$3/usr/bin" "$3/usr/lib/python3.9" "$3/bin"
+echo 'for a in "$@"; do echo "caffe got <$a>"; done' >"$3/usr/bin/caffe"
+echo 'for a in "$@"; do echo "python got <$a>"; done' >"$3/usr/bin/python3.9"
+: >"$3/bin/stray-shell"
+"""
+
+
+class Machine:
+    """A machine whose apt is made up."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.bin = root / "bin"
+        self.bin.mkdir()
+        for tool in TOOLS:
+            found = shutil.which(tool)
+            if found:
+                (self.bin / tool).symlink_to(found)
+        self.keyring = root / "keyring.gpg"
+        self.keyring.write_bytes(b"\x99key")
+        self.sources = root / "sources"
+        self.repositories(f"{MIRROR} bookworm main")
+        self.calls = root / "calls"
+        self.calls.write_text("")
+        self.env = {
+            "PATH": str(self.bin),
+            "HOME": str(root / "home"),
+            "FAKE_LOG": str(self.calls),
+            "FAKE_SOURCES": str(self.sources),
+        }
+
+    def repositories(self, *each: str) -> None:
+        """What the machine's sources name: address, suite and component."""
+        lines = []
+        for uri, suite, component in (line.rsplit(" ", 2) for line in each):
+            for name in ("InRelease", f"{component}/binary-amd64/Packages.xz"):
+                lines.append(f"'{uri}/dists/{suite}/{name}' some_name 0 \n")
+        self.sources.write_text("".join(lines))
+
+    def program(self, name: str, text: str) -> None:
+        path = self.bin / name
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def with_apt(self) -> Machine:
+        self.program("apt-get", FAKE_APT)
+        self.program("dpkg-deb", FAKE_DPKG)
+        return self
+
+    def run(self, *arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", str(SCRIPT), *map(str, arguments)],
+            env={**self.env, **env},
+            cwd=self.root,
+            text=True,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Machine:
+    """A machine without apt."""
+    if shutil.which("flock") is None or shutil.which("bash") is None:
+        pytest.skip("needs bash and flock")
+    return Machine(tmp_path)
+
+
+@pytest.fixture
+def debian(bare: Machine) -> Machine:
+    """A machine with a made-up apt."""
+    return bare.with_apt()
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("install_caffe.sh: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--frob"], "unknown option --frob"),
+        (["-x"], "unknown option -x"),
+        (["--arch"], "--arch needs a value"),
+        (["--arch", ""], "--arch needs a value"),
+        (["--mirror="], "--mirror needs a value"),
+        (["--arch", "mips"], "unknown architecture 'mips'"),
+        (["a", "b"], "one PREFIX at most"),
+        (["a", "--", "b"], "one PREFIX at most"),
+        ([""], "PREFIX is empty"),
+        (["--mirror", "somewhere"], "--mirror wants a URL"),
+        (["--mirror", "http://a b"], "must not hold spaces"),
+        (["with:colon"], "must not hold"),
+        (["with$dollar"], "must not hold"),
+    ],
+)
+def test_wrong_usage(bare: Machine, arguments: list[str], words: str) -> None:
+    done = bare.run(*arguments)
+    assert done.returncode == 2
+    assert words in one_line(done)
+    assert done.stdout == ""
+
+
+def test_help(bare: Machine) -> None:
+    done = bare.run("--help")
+    assert done.returncode == 0
+    for word in ("PREFIX", "--arch", "--mirror", "--keyring", "Exit status"):
+        assert word in done.stdout
+
+
+def test_without_apt(bare: Machine) -> None:
+    done = bare.run("p")
+    assert done.returncode == 1
+    assert "apt-get not found" in one_line(done)
+    assert not (bare.root / "p").exists()
+    bare.program("apt-get", "#!/bin/sh\n")
+    assert "dpkg-deb not found" in one_line(bare.run("p"))
+
+
+def test_a_finished_directory_needs_no_apt(bare: Machine) -> None:
+    prefix = bare.root / "p"
+    prefix.mkdir()
+    (prefix / ".rebirth-caffe").write_text("format=1\narch=amd64\ncaffe=1.0.0-8\n")
+    done = bare.run(prefix, "--arch", "amd64")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "already" in done.stdout
+    other = bare.run(prefix, "--arch", "arm64")
+    assert other.returncode == 1
+    assert "holds a Caffe for amd64" in one_line(other)
+
+
+def test_somebody_elses_directory_is_left_alone(debian: Machine) -> None:
+    (debian.root / "p").mkdir()
+    (debian.root / "p" / "thesis.tex").write_text("")
+    done = debian.run("p")
+    assert done.returncode == 1
+    assert "is not empty" in one_line(done)
+    assert [p.name for p in (debian.root / "p").iterdir()] == ["thesis.tex"]
+    assert "not a directory" in one_line(debian.run("keyring.gpg"))
+
+
+def test_no_mirror(debian: Machine) -> None:
+    # Suites and components that are not Debian's release, and a disc.
+    debian.repositories(
+        "http://u.invalid/ubuntu noble main",
+        "http://d.invalid/debian-security bookworm-security main",
+        "http://d.invalid/debian bookworm contrib",
+        "cdrom://[Debian GNU/Linux 12] bookworm main",
+    )
+    done = debian.run("p", "--keyring", debian.keyring)
+    assert done.returncode == 1
+    assert "--mirror URL --keyring FILE" in one_line(done)
+
+
+def test_debians_own_mirror_goes_first(debian: Machine) -> None:
+    debian.repositories(
+        "http://vendor.invalid/apt bookworm main",
+        "http://first.invalid/debian stable main",
+        "http://second.invalid/pub/debian trixie main",
+    )
+    done = debian.run("p", "--keyring", debian.keyring, FAKE_BAD_MIRROR="first.invalid")
+    assert done.returncode == 0, done.stderr
+    tried = [line.split()[-3] for line in debian.calls.read_text().splitlines() if line.startswith("deb ")]
+    assert tried == ["http://first.invalid/debian", "http://second.invalid/pub/debian"]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("Err:1 m\\n  Could not resolve 'mirror.invalid'", "cannot reach the mirror"),
+        (
+            "W: GPG error: m: NO_PUBKEY 0E98404D386FA1D9\\nE: The repository 'm' is not signed.",
+            "signature check",
+        ),
+        (
+            "E: The repository 'm bullseye Release' does not have a Release file.",
+            "does not carry Debian bullseye",
+        ),
+        ("E: Write error - write (28: No space left on device)", "disk is full"),
+    ],
+)
+def test_index_failures(debian: Machine, said: str, words: str) -> None:
+    done = debian.run("p", "--keyring", debian.keyring, FAKE_UPDATE=said)
+    assert done.returncode == 1
+    assert words in one_line(done)
+    assert not (debian.root / "p" / ".rebirth-caffe").exists()
+
+
+def test_apt_that_exits_0_without_an_index(debian: Machine) -> None:
+    done = debian.run(
+        "p", "--keyring", debian.keyring, FAKE_UPDATE="Err:1 Could not connect", FAKE_UPDATE_RC="0"
+    )
+    assert done.returncode == 1
+    assert "cannot reach the mirror" in one_line(done)
+
+
+def test_keyring_errors(debian: Machine) -> None:
+    assert "cannot read the keyring" in one_line(debian.run("p", "--keyring", "nowhere"))
+    (debian.root / "empty").write_text("")
+    assert "is empty" in one_line(debian.run("p", "--keyring", "empty"))
+
+
+def test_signatures_are_checked(debian: Machine) -> None:
+    done = debian.run("my prefix", "--keyring", debian.keyring, FAKE_UPDATE="E: stop here")
+    assert done.returncode == 1
+    work = debian.root / "my prefix" / ".work"
+    source = (work / "etc" / "sources.list").read_text()
+    config = (work / "etc" / "apt.conf").read_text()
+    assert "signed-by=" in source
+    assert "trusted=yes" not in source
+    assert 'APT::Get::AllowUnauthenticated "false"' in config
+    assert 'AllowInsecureRepositories "false"' in config
+    # Where the path holds spaces, apt is given a plain link to it.
+    assert "my prefix" not in source
+
+
+@pytest.mark.parametrize("name", ["p", "with a \"space\" and 'quotes'"])
+def test_the_whole_way(debian: Machine, name: str) -> None:
+    prefix = debian.root / name
+    first = debian.run(name, "--keyring", debian.keyring)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == ""
+    assert "1.0.0+x" in first.stdout
+    stamp = (prefix / ".rebirth-caffe").read_text().splitlines()
+    assert "caffe=1.0.0+x" in stamp
+    assert "python=3.9.2-1" in stamp
+    assert not (prefix / ".work").exists()
+    assert {p.name for p in (prefix / "bin").iterdir()} == {"caffe", "python"}  # nobody's shell comes along
+    calls = debian.calls.read_text()
+    again = debian.run(name)
+    assert again.returncode == 0
+    assert debian.calls.read_text() == calls
+    # The wrappers hand every argument on as it is, from wherever they are reached.
+    link = debian.root / "link"
+    link.symlink_to(prefix / "bin" / "caffe")
+    for path in (prefix / "bin" / "caffe", link):
+        done = subprocess.run([path, "a b", "$c", ""], text=True, capture_output=True, check=True)
+        assert done.stdout == "caffe got <a b>\ncaffe got <$c>\ncaffe got <>\n"
+    done = subprocess.run([prefix / "bin/python", "-c", "x"], text=True, capture_output=True, check=True)
+    assert done.stdout.split("\n")[:4] == [f"python got <{a}>" for a in ("-E", "-s", "-c", "x")]
+
+
+def test_a_full_disk_while_unpacking_then_room(debian: Machine) -> None:
+    full = debian.run("p", "--keyring", debian.keyring, FAKE_FULL="1")
+    assert full.returncode == 1
+    assert "disk is full" in one_line(full)
+    assert not (debian.root / "p" / "bin").exists()
+    # The second run does not download again.
+    debian.calls.write_text("")
+    done = debian.run("p", "--keyring", debian.keyring)
+    assert done.returncode == 0, done.stderr
+    assert debian.calls.read_text() == ""
+
+
+def test_a_failed_download_can_go_on(debian: Machine) -> None:
+    failed = debian.run(
+        "p", "--keyring", debian.keyring, FAKE_INSTALL="E: Failed to fetch x  Connection timed out"
+    )
+    assert failed.returncode == 1
+    assert "it goes on from here" in one_line(failed)
+    assert debian.run("p", "--keyring", debian.keyring).returncode == 0
+
+
+def test_interrupted(debian: Machine) -> None:
+    command = ["bash", str(SCRIPT), "p", "--keyring", str(debian.keyring)]
+    process = subprocess.Popen(
+        command,
+        env={**debian.env, "FAKE_SLOW": "1"},
+        cwd=debian.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 20
+    while "install" not in debian.calls.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert time.monotonic() - begin < 10  # it does not wait for the download
+    assert process.returncode == 143
+    assert "run it again" in errors
+    assert debian.run("p", "--keyring", debian.keyring).returncode == 0
+
+
+def test_the_other_architecture(debian: Machine) -> None:
+    other = "arm64" if os.uname().machine == "x86_64" else "amd64"
+    done = debian.run("--keyring", debian.keyring, "--arch", other)
+    assert done.returncode == 0, done.stderr
+    assert "not tried out" in done.stdout
+    prefix = debian.root / f"home/.local/share/rebirth/caffe-{other}"
+    assert f"arch={other}" in (prefix / ".rebirth-caffe").read_text()
+    failed = subprocess.run(
+        [prefix / "bin/caffe"], env=debian.env, text=True, capture_output=True, check=False
+    )
+    assert failed.returncode == 126
+    assert "install qemu-user" in failed.stderr
+    # With an emulator on PATH, the wrapper starts it.
+    processor = {"arm64": "aarch64", "amd64": "x86_64"}[other]
+    debian.program(f"qemu-{processor}-static", '#!/bin/sh\nexec "$@"\n')
+    done = subprocess.run(
+        [prefix / "bin/caffe", "hello"], env=debian.env, text=True, capture_output=True, check=True
+    )
+    assert done.stdout == "caffe got <hello>\n"
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="needs the real apt-get")
+@pytest.mark.parametrize("style", ["one-line", "deb822"])
+def test_the_real_apt_reads_both_kinds_of_sources(bare: Machine, style: str) -> None:
+    etc = bare.root / "etc"
+    (etc / "sources.list.d").mkdir(parents=True)
+    (etc / "parts").mkdir()
+    if style == "one-line":
+        (etc / "sources.list").write_text(
+            "deb [arch=amd64] http://vendor.invalid/apt nodistro main\n"
+            "deb http://mirror.invalid/debian bookworm main contrib\n"
+        )
+    else:
+        (etc / "sources.list.d" / "debian.sources").write_text(
+            "Types: deb\nURIs: http://mirror.invalid/debian/\nSuites: bookworm bookworm-updates\n"
+            "Components: main\n"
+        )
+    (bare.root / "apt.conf").write_text(
+        f'Dir::Etc "{etc}";\nDir::Etc::parts "{etc}/parts";\nDir::State "{bare.root}/state";\n'
+        f'Dir::Cache "{bare.root}/cache";\n'
+    )
+    (bare.root / "state/lists/partial").mkdir(parents=True)  # no update was ever run here
+    (bare.root / "cache").mkdir()
+    real = shutil.which("apt-get")
+    # The real one reads the sources; nothing is fetched.
+    bare.with_apt().program(
+        "apt-get",
+        "#!/bin/sh\ncase $* in *--print-uris*)"
+        f' APT_CONFIG="{bare.root}/apt.conf" exec "{real}" "$@" ;; esac\n'
+        "echo 'E: stop here' >&2; exit 100\n",
+    )
+    done = bare.run("p", "--keyring", bare.keyring)
+    assert f"from {MIRROR}\n" in done.stdout
+    assert "vendor" not in done.stdout + done.stderr
