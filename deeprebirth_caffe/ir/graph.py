@@ -1,0 +1,245 @@
+"""Layers and values: the def-use graph of one net in one NetState."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from deeprebirth_caffe.formats.prototxt import LayerSource
+from deeprebirth_caffe.ir.errors import NetError
+from deeprebirth_caffe.ir.state import NetState, included
+from deeprebirth_caffe.ops import Op, Shape, ShapeError, UnknownShape, op
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+
+
+class Layer:
+    """One layer of a file. Compared by identity: two layers may have one name (the data layers of a train_val).
+
+    Attributes:
+        param: the layer's message; the one home of its name, type, bottoms and tops.
+        source: its text in the file, or None for a layer that a pass made from nothing.
+        stage: what the paper's tables would call the part of the net it is in (see `ir.stages`).
+    """
+
+    __slots__ = ("param", "source", "stage", "unknown")
+
+    def __init__(self, param: pb.LayerParameter, source: LayerSource | None = None, stage: str = "") -> None:
+        self.param = param
+        self.source = source
+        self.stage = stage
+        self.unknown: tuple[str, ...] = tuple(source.unknown) if source else ()
+
+    @property
+    def name(self) -> str:
+        return self.param.name
+
+    @property
+    def type(self) -> str:
+        return self.param.type
+
+    @property
+    def bottoms(self) -> Sequence[str]:
+        return self.param.bottom
+
+    @property
+    def tops(self) -> Sequence[str]:
+        return self.param.top
+
+    @property
+    def where(self) -> str:
+        """file:line:column of the layer in its file, or its name."""
+        return self.source.where if self.source else f'layer "{self.name}"'
+
+    @property
+    def op(self) -> Op | None:
+        """The facts of its type; None for a type that Caffe 1.0 does not have."""
+        return op(self.type)
+
+    def in_place(self, index: int) -> bool:
+        """Whether the index-th top overwrites the index-th bottom."""
+        return index < len(self.bottoms) and index < len(self.tops) and self.tops[index] == self.bottoms[index]
+
+    def __repr__(self) -> str:
+        return f"<{self.type} {self.name!r}>"
+
+
+@dataclass(eq=False)
+class Value:
+    """What one layer puts out, before any in-place layer overwrites it.
+
+    Attributes:
+        name: the blob's name in the file; several values of one blob have the same.
+        producer: the layer, or None for a net-level `input`.
+        index: which top of the producer.
+        uses: (layer, bottom index) in the order of the file.
+        shape: N x C x H x W or whatever it has; None where it is not known.
+        unknown: why the shape is not known.
+    """
+
+    name: str
+    producer: Layer | None
+    index: int = 0
+    uses: list[tuple[Layer, int]] = field(default_factory=list)
+    shape: Shape | None = None
+    unknown: str = ""
+
+    @property
+    def copies(self) -> int:
+        """How many tops the Split has that Caffe inserts behind it; 0 where it needs none.
+
+        A blob that is a loss and is read as well counts as read once more.
+        """
+        weighted = self.producer is not None and _has_loss(self.producer, self.index)
+        readers = len(self.uses) + (weighted and bool(self.uses))
+        return readers if readers > 1 else 0
+
+
+class View:
+    """A net in one NetState: its live layers in order, with SSA values and shapes.
+
+    Raises:
+        NetError: the layers break one of Caffe's rules (an unknown bottom, a blob with two producers, …).
+    """
+
+    def __init__(
+        self,
+        state: NetState,
+        header: pb.NetParameter,
+        layers: Sequence[Layer],
+        data: Mapping[Layer, Shape],
+    ) -> None:
+        self.state = state
+        self.layers = [layer for layer in layers if included(state, layer.param)]
+        self.inputs: list[Value] = []
+        self.ins: dict[Layer, list[Value]] = {}
+        self.outs: dict[Layer, list[Value]] = {}
+        self._data = data
+        self._latest: dict[str, Value] = {}
+        self._read_inputs(header)
+        for layer in self.layers:
+            self._add(layer)
+
+    @property
+    def values(self) -> list[Value]:
+        """Every value, net inputs first, then in the order of the layers."""
+        return self.inputs + [value for layer in self.layers for value in self.outs[layer]]
+
+    @property
+    def outputs(self) -> list[Value]:
+        """The blobs that nobody reads: what Caffe reports as the net's outputs."""
+        return [value for value in self.values if not value.uses]
+
+    def blob(self, name: str) -> Value | None:
+        """The last value of a blob: what it holds after a forward pass."""
+        return self._latest.get(name)
+
+    @property
+    def blobs(self) -> dict[str, Value]:
+        """The last value of every blob."""
+        return self._latest
+
+    def _read_inputs(self, header: pb.NetParameter) -> None:
+        for index, name in enumerate(header.input):
+            shape: Shape | None = None
+            if index < len(header.input_shape):
+                shape = tuple(header.input_shape[index].dim)
+            elif len(header.input_dim) >= 4 * (index + 1):
+                shape = tuple(header.input_dim[4 * index : 4 * index + 4])
+            value = Value(name, None, index, shape=shape)
+            if shape is None:
+                value.unknown = f'the net input "{name}" has no shape'
+            if name in self._latest:
+                raise NetError(f'the net input "{name}" is declared twice; remove one')
+            self._latest[name] = value
+            self.inputs.append(value)
+
+    def _add(self, layer: Layer) -> None:
+        for name in layer.bottoms:
+            if name not in self._latest:
+                raise NetError(self._dangling(layer, name))
+        ins = [self._latest[name] for name in layer.bottoms]
+        for index, value in enumerate(ins):
+            value.uses.append((layer, index))
+        outs = []
+        for index, name in enumerate(layer.tops):
+            before = self._latest.get(name)
+            if before is not None and not layer.in_place(index):
+                first = before.producer
+                by = f'layer "{first.name}" ({first.where})' if first else "the net's inputs"
+                raise NetError(
+                    f'{layer.where}: layer "{layer.name}" produces blob "{name}", which {by} produces already '
+                    f"in {self.state}; give one of them another top"
+                )
+            if before is not None and ins[index].copies:
+                raise NetError(self._overwritten(layer, ins[index]))
+            value = Value(name, layer, index)
+            self._latest[name] = value
+            outs.append(value)
+        self.ins[layer] = ins
+        self.outs[layer] = outs
+        self._infer(layer, ins, outs)
+
+    def _overwritten(self, layer: Layer, value: Value) -> str:
+        """Caffe puts a Split behind a blob with several readers, and then nobody can overwrite it."""
+        start = f'{layer.where}: layer "{layer.name}" overwrites blob "{value.name}" in place, which'
+        other = next((reader.name for reader, _ in value.uses if reader is not layer), "")
+        if other:
+            return f'{start} layer "{other}" reads before that in {self.state}; give it a top of its own'
+        return f"{start} is read more than once in {self.state}; give it a top of its own"
+
+    def _dangling(self, layer: Layer, name: str) -> str:
+        later = [other for other in self.layers if name in other.tops and other is not layer]
+        start = f'{layer.where}: layer "{layer.name}" reads blob "{name}"'
+        if name in layer.tops:
+            return f"{start}, which only it produces: a cycle; give it another bottom"
+        if later and self._reaches(layer, later[0]):
+            return f'{start}, which layer "{later[0].name}" makes from what "{layer.name}" puts out: a cycle'
+        if later:
+            return f'{start} before layer "{later[0].name}" ({later[0].where}) produces it; put the layers in order'
+        return f"{start}, which no layer produces in {self.state}; check the spelling and the include rules"
+
+    def _reaches(self, start: Layer, goal: Layer) -> bool:
+        """Whether `goal` depends on `start` by blob names alone (the values are not there yet)."""
+        known = set(start.tops)
+        live = self.layers[self.layers.index(start) + 1 :]
+        grew = True
+        while grew:
+            grew = False
+            for layer in live:
+                if known.intersection(layer.bottoms) and not known.issuperset(layer.tops):
+                    known.update(layer.tops)
+                    grew = True
+        return bool(known.intersection(goal.bottoms))
+
+    def _infer(self, layer: Layer, ins: list[Value], outs: list[Value]) -> None:
+        reason = ""
+        kind = layer.op
+        if kind is None:
+            reason = f'layer "{layer.name}" has type {layer.type}, which Caffe 1.0 does not have'
+        elif layer.unknown:
+            reason = f'layer "{layer.name}" has fields that Caffe 1.0 does not have: {", ".join(layer.unknown)}'
+        else:
+            reason = next((value.unknown or "its shape is not known" for value in ins if value.shape is None), "")
+        if kind is not None and not reason:
+            try:
+                shapes = kind.shapes(
+                    layer.param, [value.shape for value in ins if value.shape is not None], datum=self._data.get(layer)
+                )
+            except UnknownShape as error:
+                reason = str(error)
+            except ShapeError as error:
+                raise NetError(f"{layer.where}: {error}") from error
+            else:
+                for value, shape in zip(outs, shapes):
+                    value.shape = tuple(shape)
+        for value in outs:
+            if value.shape is None:
+                value.unknown = reason or "its shape is not known"
+
+
+def _has_loss(layer: Layer, index: int) -> bool:
+    """Whether a top is a loss, so that Caffe itself reads it too."""
+    weights = layer.param.loss_weight
+    if index < len(weights):
+        return bool(weights[index])
+    return layer.op is not None and layer.op.loss and index == 0

@@ -1,0 +1,237 @@
+"""Net: a whole file, all its phases and stages at once.
+
+The file's layers are kept once; a `View` is the def-use graph of those alive in one NetState. A rewrite changes the
+layers (through `rewrite.Rewriter`, which alone may) and the views are built again when next asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from deeprebirth_caffe.formats.prototxt import NetSource, format_message, parse_net, read_net
+from deeprebirth_caffe.ir.errors import NetError
+from deeprebirth_caffe.ir.graph import Layer, Value, View
+from deeprebirth_caffe.ir.stages import assign_stages
+from deeprebirth_caffe.ir.state import NetState, states_of
+from deeprebirth_caffe.ir.weights import Weights
+from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+
+
+class Net:
+    """Ordered layers, views by NetState, and (maybe) weights.
+
+    Attributes:
+        header: the net's own fields (name, input, …), without layers.
+        layers: all layers of the file, in its order, whatever phase they are for.
+        weights: the learned arrays, or None where only the structure is at hand.
+        data: (C, H, W) of one record of each data layer, where it is known.
+    """
+
+    def __init__(
+        self,
+        header: pb.NetParameter,
+        layers: Iterable[Layer],
+        source: NetSource | None = None,
+        weights: Weights | None = None,
+    ) -> None:
+        self.header = header
+        self.layers = list(layers)
+        self.source = source
+        self.weights = weights
+        self.data: dict[Layer, Shape] = {}
+        self._views: tuple[View, ...] | None = None
+
+    @classmethod
+    def read(cls, path: str | Path, weights: Weights | None = None) -> Net:
+        """Reads a prototxt.
+
+        Raises:
+            PrototxtError: the text cannot be parsed.
+            NetError: a layer breaks a rule that holds whatever the phase.
+        """
+        return cls.from_source(read_net(path), weights)
+
+    @classmethod
+    def parse(cls, text: str, name: str = "<text>", weights: Weights | None = None) -> Net:
+        """Like `read`, from text."""
+        return cls.from_source(parse_net(text, name), weights)
+
+    @classmethod
+    def from_source(cls, source: NetSource, weights: Weights | None = None) -> Net:
+        """A net whose layers remember their text."""
+        layers = [Layer(_copy(layer.message), layer) for layer in source.layers]
+        if not layers:
+            raise NetError(f"{source.name}: there is no layer in this file; is it a net?")
+        for layer in layers:
+            _check_layer(layer)
+        header = pb.NetParameter()
+        header.CopyFrom(source.header)
+        net = cls(header, layers, source, weights)
+        assign_stages(net.layers)
+        return net
+
+    def copy(self) -> Net:
+        """A deep copy of the structure; arrays and texts are shared."""
+        header = pb.NetParameter()
+        header.CopyFrom(self.header)
+        twins = {layer: _twin(layer) for layer in self.layers}
+        net = Net(header, twins.values(), self.source, self.weights.copy() if self.weights else None)
+        net.data = {twins[layer]: shape for layer, shape in self.data.items() if layer in twins}
+        return net
+
+    @property
+    def trains(self) -> bool:
+        """Whether this is a net that learns: it has a loss, or a layer for one phase alone."""
+        return any(
+            layer.param.include
+            or layer.param.exclude
+            or any(layer.param.loss_weight)
+            or (layer.op is not None and layer.op.loss)
+            for layer in self.layers
+        )
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """One view for each state that the file tells apart; a net that does not learn only has TEST.
+
+        Raises:
+            NetError: no state gives a sound net, or a state that needs no stage does not.
+        """
+        if self._views is None:
+            self._views = tuple(self._build_views())
+        return self._views
+
+    def view(self, phase: str = "TEST", stages: Iterable[str] = (), level: int = 0) -> View:
+        """The view of one phase; without stages, the first sound one of that phase.
+
+        Raises:
+            NetError: the net is not sound in that state.
+        """
+        wanted = frozenset(stages)
+        if not wanted and not level:
+            for view in self.views:
+                if view.state.phase == phase:
+                    return view
+        return View(NetState(phase, level, wanted), self.header, self.layers, self.data)
+
+    def changed(self) -> None:
+        """Forgets the views; the Rewriter calls it after it changed layers."""
+        self._views = None
+
+    def _build_views(self) -> Iterable[View]:
+        phases = ("TRAIN", "TEST") if self.trains else ("TEST",)
+        errors: list[NetError] = []
+        sound: list[View] = []
+        for state in states_of([layer.param for layer in self.layers], phases):
+            try:
+                view = View(state, self.header, self.layers, self.data)
+            except NetError as error:
+                errors.append(error)
+            else:
+                if view.layers:
+                    sound.append(view)
+        # An all-in-one file is not sound in each combination of its stages, only in those it was written for.
+        if errors and (not sound or not self._has_stages()):
+            raise errors[0]
+        if not sound:
+            raise NetError("no layer of this net is alive in any phase; check its include and exclude rules")
+        return sound
+
+    def _has_stages(self) -> bool:
+        rules = (rule for layer in self.layers for rule in (*layer.param.include, *layer.param.exclude))
+        return any(
+            rule.stage or rule.not_stage or rule.HasField("min_level") or rule.HasField("max_level") for rule in rules
+        )
+
+    # What passes ask; the answers hold in every state.
+
+    def alive_in(self, layer: Layer) -> frozenset[NetState]:
+        """The states in which the layer is alive."""
+        return frozenset(view.state for view in self.views if layer in view.ins)
+
+    def readers(self, layer: Layer, index: int = 0) -> list[tuple[Layer, int]]:
+        """Who reads a layer's top in any state, in the order of the file."""
+        uses: dict[tuple[Layer, int], None] = {}
+        for view in self.views:
+            if layer in view.outs:
+                uses.update(dict.fromkeys(view.outs[layer][index].uses))
+        return list(uses)
+
+    def producers(self, layer: Layer, index: int = 0) -> list[tuple[Layer | None, int]]:
+        """Who makes what a layer reads, in any state; None stands for a net input."""
+        found: dict[tuple[Layer | None, int], None] = {}
+        for view in self.views:
+            if layer in view.ins:
+                value = view.ins[layer][index]
+                found.setdefault((value.producer, value.index))
+        return list(found)
+
+    def values_in(self, layer: Layer, index: int = 0) -> list[Value]:
+        """What a layer reads, once for each state it is alive in."""
+        return [view.ins[layer][index] for view in self.views if layer in view.ins]
+
+    def values_out(self, layer: Layer, index: int = 0) -> list[Value]:
+        """What a layer puts out, once for each state it is alive in."""
+        return [view.outs[layer][index] for view in self.views if layer in view.outs]
+
+    def names(self) -> set[str]:
+        """Every name of a layer or a blob."""
+        names = set(self.header.input)
+        for layer in self.layers:
+            names.add(layer.name)
+            names.update(layer.tops)
+        return names
+
+    def layer_named(self, name: str) -> list[Layer]:
+        """The layers of that name (a train_val may have one for each phase)."""
+        return [layer for layer in self.layers if layer.name == name]
+
+    def blob_shapes(self) -> Mapping[str, frozenset[Shape]]:
+        """Each blob's known final shapes over all states."""
+        shapes: dict[str, set[Shape]] = {}
+        for view in self.views:
+            for name, value in view.blobs.items():
+                if value.shape is not None:
+                    shapes.setdefault(name, set()).add(value.shape)
+        return {name: frozenset(found) for name, found in shapes.items()}
+
+    def text(self) -> str:
+        """The prototxt: a layer that no pass touched keeps its own text."""
+        if self.source is not None:
+            return self.source.render(self.header, [(layer.param, layer.source) for layer in self.layers])
+        return format_message(self.message())
+
+    def message(self) -> pb.NetParameter:
+        """The whole net as one message."""
+        net = pb.NetParameter()
+        net.CopyFrom(self.header)
+        net.layer.extend(layer.param for layer in self.layers)
+        return net
+
+
+def _copy(message: pb.LayerParameter) -> pb.LayerParameter:
+    twin = pb.LayerParameter()
+    twin.CopyFrom(message)
+    return twin
+
+
+def _twin(layer: Layer) -> Layer:
+    return Layer(_copy(layer.param), layer.source, layer.stage)
+
+
+def _check_layer(layer: Layer) -> None:
+    """The rules that hold whatever the phase."""
+    name = layer.name
+    if not layer.type:
+        raise NetError(f'{layer.where}: layer "{name}" has no type; add one, for example type: "Convolution"')
+    if layer.param.include and layer.param.exclude:
+        raise NetError(
+            f'{layer.where}: layer "{name}" has both include and exclude rules, which Caffe refuses; keep one kind'
+        )
+    for kind, text in [("layer", name), *(("blob", top) for top in layer.tops)]:
+        if any(ord(letter) < 32 for letter in text):
+            raise NetError(f"{layer.where}: {kind} name {text!r} holds a control character; rename it")
+        if ".." in text.replace("\\", "/").split("/"):
+            raise NetError(f'{layer.where}: {kind} name "{text}" climbs out of a folder with ".."; rename it')

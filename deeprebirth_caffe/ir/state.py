@@ -1,0 +1,77 @@
+"""Which layers of a file are alive in which NetState (Caffe's include and exclude rules).
+
+One train_val file describes several nets: one for each phase and, in all-in-one files, for each stage and level.
+`states_of` finds the states that a file tells apart, so that a rewrite can be made once and hold in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+
+PHASES = ("TRAIN", "TEST")
+
+
+@dataclass(frozen=True)
+class NetState:
+    """Caffe's NetState: a phase, a level and a set of stages."""
+
+    phase: str = "TEST"
+    level: int = 0
+    stages: frozenset[str] = field(default_factory=frozenset)
+
+    def __str__(self) -> str:
+        words = [self.phase]
+        if self.level:
+            words.append(f"level {self.level}")
+        words += sorted(self.stages)
+        return " ".join(words)
+
+
+def meets(state: NetState, rule: pb.NetStateRule) -> bool:
+    """Caffe's Net::StateMeetsRule."""
+    if rule.HasField("phase") and pb.Phase.Name(rule.phase) != state.phase:
+        return False
+    if rule.HasField("min_level") and state.level < rule.min_level:
+        return False
+    if rule.HasField("max_level") and state.level > rule.max_level:
+        return False
+    return state.stages.issuperset(rule.stage) and not state.stages.intersection(rule.not_stage)
+
+
+def included(state: NetState, layer: pb.LayerParameter) -> bool:
+    """Whether Caffe's Net::FilterNet keeps the layer in this state."""
+    if layer.include:
+        return any(meets(state, rule) for rule in layer.include)
+    return not any(meets(state, rule) for rule in layer.exclude)
+
+
+def states_of(layers: Sequence[pb.LayerParameter], phases: Iterable[str] = PHASES) -> list[NetState]:
+    """The states worth telling apart: each phase with no stage, each stage and each rule's own stages, at each level.
+
+    States that keep the same layers as an earlier state of the same phase are left out.
+    """
+    rules = [rule for layer in layers for rule in (*layer.include, *layer.exclude)]
+    if not rules:
+        return [NetState(phase) for phase in phases]
+    stage_sets: dict[frozenset[str], None] = {frozenset(): None}
+    levels: dict[int, None] = {0: None}
+    for rule in rules:
+        stage_sets.setdefault(frozenset(rule.stage))
+        for stage in (*rule.stage, *rule.not_stage):
+            stage_sets.setdefault(frozenset([stage]))
+        for name in ("min_level", "max_level"):
+            if rule.HasField(name):
+                levels.setdefault(getattr(rule, name))
+    found: dict[tuple[object, ...], NetState] = {}
+    # Only layers with rules can differ between states.
+    ruled = [layer for layer in layers if layer.include or layer.exclude]
+    for phase in phases:
+        for level in levels:
+            for stages in stage_sets:
+                state = NetState(phase, level, stages)
+                key = (phase, *(included(state, layer) for layer in ruled))
+                found.setdefault(key, state)
+    return list(found.values())

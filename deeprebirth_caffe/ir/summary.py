@@ -1,0 +1,124 @@
+"""What a net costs: parameters, multiply-adds and memory of one view, layer by layer and in all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deeprebirth_caffe.ir.graph import Layer, View
+from deeprebirth_caffe.ops import FLOAT_BYTES, Shape, ShapeError, count
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer's shapes and costs; None where a shape is not known.
+
+    Attributes:
+        top_shapes: of each top, batch included.
+        param_shapes: of each learned blob.
+        params: how many numbers those hold.
+        macs: multiply-adds for the whole batch.
+        cost: predicted time in MAC-equivalents (`ops.cost`).
+    """
+
+    layer: Layer
+    top_shapes: tuple[Shape | None, ...]
+    param_shapes: tuple[Shape, ...] | None
+    params: int | None
+    macs: int | None
+    cost: float | None
+
+
+@dataclass(frozen=True)
+class NetCost:
+    """A view's costs in all; None where some shape is not known.
+
+    Attributes:
+        params: learned numbers, shared ones once.
+        macs: multiply-adds of a forward pass of the whole batch.
+        blob_bytes: of all blobs as pycaffe lists them: one that is overwritten in place counts once, and each top of
+            the Split layers that Caffe inserts counts too.
+        memory_required_for_data: as Caffe logs it: each top of each layer, those that overwrite their bottom and
+            those of the Split layers that Caffe inserts included.
+    """
+
+    layers: tuple[LayerCost, ...]
+    params: int | None
+    macs: int | None
+    blob_bytes: int | None
+    memory_required_for_data: int | None
+
+
+def summarize(view: View) -> NetCost:
+    """The costs of a view."""
+    rows = tuple(_layer_cost(view, layer) for layer in view.layers)
+    return NetCost(
+        rows,
+        _params(rows),
+        _total([row.macs for row in rows]),
+        _blob_bytes(view),
+        _memory(view),
+    )
+
+
+def _layer_cost(view: View, layer: Layer) -> LayerCost:
+    tops = tuple(value.shape for value in view.outs[layer])
+    kind = layer.op
+    bottoms = [value.shape for value in view.ins[layer] if value.shape is not None]
+    if kind is None or len(bottoms) != len(layer.bottoms) or None in tops or layer.unknown:
+        return LayerCost(layer, tops, None, None, None, None)
+    shapes = [shape for shape in tops if shape is not None]
+    try:
+        blobs = tuple(tuple(shape) for shape in kind.params(layer.param, bottoms))
+    except ShapeError:
+        return LayerCost(layer, tops, None, None, None, None)
+    return LayerCost(
+        layer,
+        tops,
+        blobs,
+        sum(map(count, blobs)),
+        kind.macs(layer.param, bottoms, shapes),
+        kind.cost(layer.param, bottoms, shapes),
+    )
+
+
+def _total(parts: list[int | None]) -> int | None:
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _params(rows: tuple[LayerCost, ...]) -> int | None:
+    shared: set[str] = set()
+    total = 0
+    for row in rows:
+        if row.param_shapes is None:
+            return None
+        for index, shape in enumerate(row.param_shapes):
+            specs = row.layer.param.param
+            name = specs[index].name if index < len(specs) else ""
+            if name and name in shared:
+                continue
+            shared.add(name)
+            total += count(shape)
+    return total
+
+
+def _blob_bytes(view: View) -> int | None:
+    total = 0
+    for value in view.values:
+        if value.shape is None:
+            return None
+        own = view.blobs[value.name] is value
+        total += count(value.shape) * (own + value.copies)
+    return FLOAT_BYTES * total
+
+
+def _memory(view: View) -> int | None:
+    total = 0
+    for value in view.values:
+        if value.shape is None:
+            return None
+        total += count(value.shape) * (1 + value.copies)
+    for layer in view.layers:
+        if layer.op is not None:
+            total += layer.op.auto_tops(layer.param)
+    return FLOAT_BYTES * total
