@@ -1,0 +1,81 @@
+"""What a pass is: it finds matches in a net, or says why not, and rewrites one match at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from deeprebirth_caffe.ir import Layer, Net
+
+if TYPE_CHECKING:
+    from deeprebirth_caffe.rewrite.rewriter import Rewriter
+
+
+class Kind(str, Enum):
+    """Whether a rewrite keeps the function of the net."""
+
+    EXACT = "exact"
+    RELEARN = "relearn"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a pass left a place alone that it looked at."""
+
+    layer: Layer
+    reason: str
+
+
+@dataclass(frozen=True)
+class Match:
+    """One place that a pass can rewrite.
+
+    Attributes:
+        layer: the layer that names the place, for messages.
+        touches: every layer that the rewrite reads or changes; two matches that share one are not applied together.
+        data: whatever the pass needs again in `apply`.
+    """
+
+    layer: Layer
+    touches: frozenset[Layer]
+    data: Any = None
+
+    @property
+    def stage(self) -> str:
+        return self.layer.stage
+
+
+@dataclass
+class Applied:
+    """What one rewrite did, as the manifest tells it.
+
+    Attributes:
+        removed: the layers that are gone.
+        rebirth: the layers that were made and must be learned again (RELEARN), or that hold folded weights (EXACT).
+        macs_before, macs_after: multiply-adds of the layers involved; None where a shape is not known.
+        notes: what a person should know, such as the shift of the sampling grid.
+    """
+
+    removed: list[str] = field(default_factory=list)
+    rebirth: list[str] = field(default_factory=list)
+    macs_before: int | None = None
+    macs_after: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Pass(ABC):
+    """A rewrite of one kind. Concrete passes are frozen dataclasses whose fields are their options."""
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind]
+
+    @abstractmethod
+    def match(self, net: Net) -> Iterator[Match | Refusal]:
+        """Finds every place, in the order of the file; changes nothing."""
+
+    @abstractmethod
+    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
+        """Rewrites one place, through the rewriter alone."""

@@ -1,0 +1,110 @@
+"""Running passes over a net, one after another, each until it finds nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from deeprebirth_caffe.ir import Layer, Net
+from deeprebirth_caffe.rewrite.base import Applied, Kind, Pass, Refusal
+from deeprebirth_caffe.rewrite.rewriter import RewriteError, Rewriter
+
+Selected = Callable[[str], bool]
+"""Whether a stage, by its name, is to be rewritten."""
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One rewrite that was made: `Applied`, and by whom and where."""
+
+    pass_name: str
+    kind: Kind
+    stage: str
+    applied: Applied
+
+
+@dataclass(frozen=True)
+class Refused:
+    """One place that stayed as it was, and why."""
+
+    pass_name: str
+    layer: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ExactRun:
+    """The net before and after a maximal run of EXACT passes: what a check compares."""
+
+    passes: tuple[str, ...]
+    before: Net
+    after: Net
+
+
+@dataclass
+class Outcome:
+    """What a pipeline did.
+
+    Attributes:
+        rewrites: in the order they were made.
+        refusals: what still stands refused at the end.
+        exact_runs: only filled when they are asked for, since each keeps two copies of the net.
+    """
+
+    rewrites: list[Rewrite] = field(default_factory=list)
+    refusals: list[Refused] = field(default_factory=list)
+    exact_runs: list[ExactRun] = field(default_factory=list)
+
+
+def run(
+    rewriter: Rewriter, passes: Sequence[Pass], selected: Selected = lambda stage: True, *, keep_exact: bool = False
+) -> Outcome:
+    """Runs passes in order over the rewriter's net; the net is verified after each sweep.
+
+    Args:
+        rewriter: of the conversion.
+        passes: in the order they run.
+        selected: which stages may change; places in others are neither rewritten nor reported.
+        keep_exact: whether to keep the net before and after each run of EXACT passes.
+    """
+    outcome = Outcome()
+    before: Net | None = None
+    names: list[str] = []
+    for position, one in enumerate(passes):
+        if one.kind is Kind.EXACT and keep_exact and before is None:
+            before = rewriter.net.copy()
+        done = _exhaust(rewriter, one, selected, outcome)
+        if one.kind is Kind.EXACT and done:
+            names.append(one.name)
+        following = passes[position + 1] if position + 1 < len(passes) else None
+        if before is not None and (following is None or following.kind is not Kind.EXACT):
+            if names:
+                outcome.exact_runs.append(ExactRun(tuple(names), before, rewriter.net.copy()))
+            before, names = None, []
+    return outcome
+
+
+def _exhaust(rewriter: Rewriter, one: Pass, selected: Selected, outcome: Outcome) -> bool:
+    """Sweeps with one pass until nothing matches; returns whether it changed the net."""
+    changed = False
+    # Each sweep takes at least one layer away or in; a pass that goes on for longer does not converge.
+    for _ in range(len(rewriter.net.layers) + 2):
+        refusals: list[Refusal] = []
+        touched: set[Layer] = set()
+        for found in list(one.match(rewriter.net)):
+            if not selected(found.layer.stage):
+                continue
+            if isinstance(found, Refusal):
+                refusals.append(found)
+            elif touched.isdisjoint(found.touches):
+                touched |= found.touches
+                outcome.rewrites.append(Rewrite(one.name, one.kind, found.stage, one.apply(found, rewriter)))
+        if not touched:
+            outcome.refusals += [
+                Refused(one.name, refusal.layer.name, refusal.layer.stage, refusal.reason) for refusal in refusals
+            ]
+            return changed
+        rewriter.commit()
+        changed = True
+    raise RewriteError(f"pass {one.name} does not come to an end")

@@ -1,0 +1,212 @@
+"""Rewriter: the only way to change a Net.
+
+It keeps blob names consistent (a blob name is one web of values in each state, so it is renamed everywhere at once),
+refuses to leave a dangling use, gives each new layer a name that neither net has used, moves weights along, and
+remembers which layer came from which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deeprebirth_caffe.ir import Layer, Net
+from deeprebirth_caffe.ir.stages import MADE_SUFFIX
+from deeprebirth_caffe.ir.weights import Array
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+from deeprebirth_caffe.rewrite.base import Kind
+
+SUFFIX = {Kind.RELEARN: "_merge", Kind.EXACT: "_fold"}
+
+
+class RewriteError(Exception):
+    """A pass tried to break the net: a fault of the pass, never of the input."""
+
+
+class Rewriter:
+    """Changes one net; one rewriter lives as long as the whole conversion.
+
+    Attributes:
+        net: the net that is changed.
+        made: the layers made so far, each with the kind of its last rewrite.
+        origins: for each layer made, the names of the original layers it stands for.
+    """
+
+    def __init__(self, net: Net) -> None:
+        self.net = net
+        self.made: dict[Layer, Kind] = {}
+        self.origins: dict[Layer, list[str]] = {}
+        self._taken = net.names()
+        self._erased: set[Layer] = set()
+        self._replaced: dict[Layer, list[Layer]] = {}
+        self._users: dict[str, dict[Layer, None]] = {}
+        for layer in net.layers:
+            self._index(layer)
+
+    # Names.
+
+    def fresh(self, name: str, kind: Kind) -> str:
+        """A name for what a rewrite makes out of `name`: its base, "_merge" or "_fold", a number if that is taken."""
+        return self.free(MADE_SUFFIX.sub("", name) + SUFFIX[kind])
+
+    def free(self, name: str) -> str:
+        """The name itself if neither net has it, else with a number."""
+        found, number = name, 2
+        while found in self._taken:
+            found, number = f"{name}{number}", number + 1
+        self._taken.add(found)
+        return found
+
+    # Layers.
+
+    def derive(self, layer: Layer, kind: Kind, origins: Sequence[Layer] = ()) -> Layer:
+        """Replaces a layer by a copy under a new name, for the caller to change.
+
+        A layer that this conversion already made keeps its name, which no file has seen yet; only a folded layer that
+        becomes a rebirth layer gets the other suffix. The weights move to the new name.
+
+        Args:
+            layer: the layer that is replaced, in place.
+            kind: of the rewrite.
+            origins: other layers whose work the new one takes over.
+
+        Returns:
+            The layer to change; the same object where the layer had been made before.
+        """
+        stands_for = [name for one in (layer, *origins) for name in self.origins.get(one, [one.name])]
+        before = layer.name
+        if layer in self.made:
+            twin = layer
+            if self.made[layer] is Kind.EXACT and kind is Kind.RELEARN:
+                twin.param.name = self.fresh(before, kind)
+                self.made[twin] = kind
+        else:
+            param = pb.LayerParameter()
+            param.CopyFrom(layer.param)
+            twin = Layer(param, layer.source, layer.stage)
+            twin.unknown = layer.unknown
+            param.name = self.fresh(before, kind)
+            self.made[twin] = kind
+            self._swap(layer, twin)
+        self.origins[twin] = list(dict.fromkeys(stands_for))
+        weights = self.net.weights
+        if weights is not None and before in weights and before != twin.name:
+            weights.set(twin.name, weights[before])
+            weights.drop(before)
+        return twin
+
+    def set_weights(self, layer: Layer, arrays: Sequence[Array]) -> None:
+        """Gives a layer that this rewriter made its arrays.
+
+        Raises:
+            RewriteError: the layer still has its old name, under which old weights would load.
+        """
+        if layer not in self.made:
+            raise RewriteError(f'layer "{layer.name}" would change its weights under its old name')
+        if self.net.weights is not None:
+            self.net.weights.set(layer.name, arrays)
+
+    def remove(self, layer: Layer) -> None:
+        """Takes a layer out whose outputs nobody reads any more (checked when the sweep is committed)."""
+        self._erased.add(layer)
+        self.made.pop(layer, None)
+        for name in {*layer.bottoms, *layer.tops}:
+            self._users.get(name, {}).pop(layer, None)
+        # A train_val may have a layer of the same name for the other phase, which has the same weights.
+        namesakes = (one for one in self.net.layers if one.name == layer.name and one not in self._erased)
+        if self.net.weights is not None and next(namesakes, None) is None:
+            self.net.weights.drop(layer.name)
+
+    def erase(self, layer: Layer, *, sole: bool = True) -> None:
+        """Takes out a layer with one bottom and one top; what read its top gets what it read.
+
+        Args:
+            layer: the layer.
+            sole: whether it is the only reader of its bottom. Then the blob it read takes the name of the one it
+                wrote, so that the text of later layers stays as it is; else its readers are rewired.
+
+        Raises:
+            RewriteError: the layer has more than one bottom or top.
+        """
+        if len(layer.bottoms) != 1 or len(layer.tops) != 1:
+            raise RewriteError(f'layer "{layer.name}" has {len(layer.bottoms)} bottoms and {len(layer.tops)} tops')
+        bottom, top = layer.bottoms[0], layer.tops[0]
+        self.remove(layer)
+        if bottom != top:
+            if sole:
+                self.rename_blob(bottom, top)
+            else:
+                self.rename_blob(top, bottom)
+
+    def set_bottoms(self, layer: Layer, names: Sequence[str]) -> None:
+        """Gives a layer other bottoms."""
+        del layer.param.bottom[:]
+        layer.param.bottom.extend(names)
+        self._index(layer)
+
+    def set_tops(self, layer: Layer, names: Sequence[str]) -> None:
+        """Gives a layer other tops."""
+        del layer.param.top[:]
+        layer.param.top.extend(names)
+        self._index(layer)
+        self._taken.update(names)
+
+    def clear_rules(self, layer: Layer) -> None:
+        """Makes a layer alive in every state."""
+        layer.param.ClearField("include")
+        layer.param.ClearField("exclude")
+
+    def set_batch(self, layer: Layer, batch: int) -> None:
+        """Sets the batch size of a data layer that reads a source; other layers are left alone."""
+        for field in ("data_param", "image_data_param", "hdf5_data_param", "window_data_param", "memory_data_param"):
+            if layer.param.HasField(field):
+                getattr(layer.param, field).batch_size = batch
+
+    def insert_before(self, anchor: Layer, layer: Layer) -> None:
+        """Puts a new layer in front of another."""
+        self._replaced[anchor] = [layer, *self._replaced.get(anchor, [anchor])]
+        self._taken.update((layer.name, *layer.tops))
+        self._index(layer)
+
+    def rename_blob(self, old: str, new: str) -> None:
+        """Renames a blob wherever it is written or read."""
+        self._taken.add(new)
+        for layer in list(self._users.pop(old, {})):
+            for names in (layer.param.bottom, layer.param.top):
+                for index, name in enumerate(names):
+                    if name == old:
+                        names[index] = new
+            self._index(layer)
+
+    def commit(self) -> None:
+        """Ends a sweep: the layers take their places, and the net is verified in every state.
+
+        Raises:
+            NetError: the net is not sound any more.
+        """
+        if self._erased or self._replaced:
+            kept: list[Layer] = []
+            for layer in self.net.layers:
+                kept += [new for new in self._places(layer) if new not in self._erased]
+            self.net.layers = kept
+            self._erased.clear()
+            self._replaced.clear()
+        self.net.changed()
+        _ = self.net.views
+
+    def _places(self, layer: Layer) -> list[Layer]:
+        """What stands in a layer's place now; a replacement may have been replaced itself."""
+        if layer not in self._replaced:
+            return [layer]
+        return [end for new in self._replaced[layer] for end in ([new] if new is layer else self._places(new))]
+
+    def _swap(self, old: Layer, new: Layer) -> None:
+        self._replaced[old] = [new if one is old else one for one in self._replaced.get(old, [old])]
+        for name in {*old.bottoms, *old.tops}:
+            self._users.get(name, {}).pop(old, None)
+        self._index(new)
+        if old in self.net.data:
+            self.net.data[new] = self.net.data.pop(old)
+
+    def _index(self, layer: Layer) -> None:
+        for name in (*layer.bottoms, *layer.tops):
+            self._users.setdefault(name, {})[layer] = None
