@@ -1,0 +1,1 @@
+"""Pure NumPy: the algebra of folding and inheriting weights. Knows nothing of nets."""
