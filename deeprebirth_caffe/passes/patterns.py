@@ -1,0 +1,236 @@
+"""What passes look for: chains of layers with one reader, and the convolutions that could take a layer in.
+
+Every answer is either the layers found or a `str`, the reason in words why there are none.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from deeprebirth_caffe.ir import Layer, Net, NetState, Value
+from deeprebirth_caffe.ops import Shape, conv_geometry
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+
+CONV = frozenset({"Convolution"})
+LINEAR = frozenset({"Convolution", "Deconvolution", "InnerProduct"})
+# Besides the pointwise layers: these see one position (or its channels) at a time, so a stride can move across them.
+PER_POSITION = frozenset({"BatchNorm", "Scale", "Bias", "LRN"})
+
+
+class Facts:
+    """Answers about one net between two rewrites, each worked out once."""
+
+    def __init__(self, net: Net) -> None:
+        self.net = net
+        self._alive: dict[Layer, frozenset[NetState]] = {}
+        for view in net.views:
+            for layer in view.layers:
+                self._alive[layer] = self._alive.get(layer, frozenset()) | {view.state}
+        # The view that shapes and costs are told in: TEST is what is deployed.
+        self._views = sorted(net.views, key=lambda view: view.state.phase != "TEST")
+        self._names = Counter(layer.name for layer in net.layers)
+        self._shared = Counter(spec.name for layer in net.layers for spec in layer.param.param if spec.name)
+
+    def alive(self, layer: Layer) -> frozenset[NetState]:
+        """The states the layer is alive in."""
+        return self._alive.get(layer, frozenset())
+
+    def value_in(self, layer: Layer, index: int = 0) -> Value:
+        """What a layer reads, in the TEST view where it is alive there."""
+        return next(view.ins[layer][index] for view in self._views if layer in view.ins)
+
+    def value_out(self, layer: Layer, index: int = 0) -> Value:
+        """What a layer puts out, likewise."""
+        return next(view.outs[layer][index] for view in self._views if layer in view.outs)
+
+    def shapes_in(self, layer: Layer) -> list[Shape] | str:
+        """The shapes of all bottoms, or why they are not known."""
+        values = [self.value_in(layer, index) for index in range(len(layer.bottoms))]
+        for value in values:
+            if value.shape is None:
+                return unknown_shape(value)
+        return [value.shape for value in values if value.shape is not None]
+
+    def macs(self, layer: Layer, param: pb.LayerParameter | None = None, bottom: Shape | None = None) -> int | None:
+        """Multiply-adds of a layer in the TEST view, or of another version of it; None where shapes are not known."""
+        kind = layer.op
+        bottoms: list[Shape] | str = [bottom] if bottom is not None else self.shapes_in(layer)
+        if kind is None or isinstance(bottoms, str):
+            return None
+        message = param if param is not None else layer.param
+        return kind.macs(message, bottoms, kind.shapes(message, bottoms))
+
+    def fixed(self, layer: Layer) -> str:
+        """Why a layer with weights must not be rewritten, whatever its neighbours; empty when it may."""
+        if reason := strange(layer):
+            return reason
+        if len(layer.tops) != 1:
+            return f"{layer.name} has {len(layer.tops)} tops"
+        if self._names[layer.name] > 1:
+            return f"another layer is also named {layer.name}, so they share weights"
+        shared = [spec.name for spec in layer.param.param if spec.name and self._shared[spec.name] > 1]
+        if shared:
+            return f'{layer.name} shares its weights "{shared[0]}" with another layer'
+        return ""
+
+    def before(self, layer: Layer, index: int = 0) -> Layer | str:
+        """The one layer whose output this one reads, if this one alone reads it, in every state."""
+        found = self.net.producers(layer, index)
+        name = layer.bottoms[index]
+        if len(found) != 1:
+            return f"{layer.name} reads {name} from different layers in different phases"
+        producer, top = found[0]
+        if producer is None:
+            return f"{layer.name} reads the net's input {name}"
+        if producer.op is not None and producer.op.data:
+            return f"{layer.name} reads the data layer's {name}"
+        others = [reader for reader, _ in self.net.readers(producer, top) if reader is not layer]
+        if others:
+            return f"another layer ({others[0].name}) reads {name}"
+        if self.alive(producer) != self.alive(layer):
+            return f"{producer.name} and {layer.name} are alive in different phases"
+        return producer
+
+    def after(self, layer: Layer) -> Layer | str:
+        """The one layer that reads this one's only output, in every state."""
+        if len(layer.tops) != 1:
+            return f"{layer.name} has {len(layer.tops)} tops"
+        readers = self.net.readers(layer)
+        if not readers:
+            return f"nobody reads {layer.tops[0]}"
+        if len(readers) > 1:
+            return f"{len(readers)} layers read {layer.tops[0]}"
+        reader = readers[0][0]
+        if self.alive(reader) != self.alive(layer):
+            return f"{layer.name} and {reader.name} are alive in different phases"
+        return reader
+
+
+def strange(layer: Layer) -> str:
+    """What about a layer is not Caffe 1.0's, so that nobody can say what it does; empty when all is known."""
+    if layer.unknown:
+        return f"{layer.name} has fields that Caffe 1.0 does not have ({', '.join(layer.unknown)})"
+    if layer.op is None:
+        return f"{layer.name} has type {layer.type}, which Caffe 1.0 does not have"
+    return ""
+
+
+def unknown_shape(value: Value) -> str:
+    """The reason of a pass that needs geometry and has none, with the flag that helps."""
+    if "--input-shape" in value.unknown:
+        return f"shape unknown: {value.unknown}"
+    return f"shape unknown: {value.unknown}; give --input-shape BLOB=C,H,W (for example data=3,224,224)"
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The linear layers in front of a layer, and all layers on the way."""
+
+    convs: tuple[Layer, ...]
+    between: tuple[Layer, ...]
+
+    @property
+    def joined(self) -> bool:
+        """Whether the way leads through a Concat or an Eltwise."""
+        return any(layer.type in ("Concat", "Eltwise") for layer in self.between)
+
+    @property
+    def all(self) -> frozenset[Layer]:
+        return frozenset((*self.convs, *self.between))
+
+
+def find_hosts(
+    facts: Facts,
+    layer: Layer,
+    types: Collection[str] = CONV,
+    *,
+    through_joins: bool = True,
+    through_pools: bool = False,
+) -> Hosts | str:
+    """Walks up from a layer to the linear layers that could take it in.
+
+    Args:
+        facts: of the net.
+        layer: where to start; its first bottom is followed.
+        types: the layer types that can be hosts.
+        through_joins: whether a Concat or Eltwise may be passed, into each of its branches.
+        through_pools: whether a Pooling may be passed.
+
+    Returns:
+        The hosts, or the reason why there are none.
+    """
+    convs: list[Layer] = []
+    between: list[Layer] = []
+    waiting: list[tuple[Layer, int]] = [(layer, 0)]
+    while waiting:
+        reader, index = waiting.pop()
+        found = facts.before(reader, index)
+        if isinstance(found, str):
+            return found
+        if found.type in types:
+            reason = facts.fixed(found)
+            if reason:
+                return reason
+            convs.append(found)
+            continue
+        reason = _in_the_way(found, through_joins=through_joins, through_pools=through_pools)
+        if reason:
+            return reason
+        between.append(found)
+        waiting += [(found, branch) for branch in reversed(range(len(found.bottoms)))]
+    return Hosts(tuple(convs), tuple(between))
+
+
+def _in_the_way(layer: Layer, *, through_joins: bool, through_pools: bool) -> str:
+    """Why the way up to a host ends at a layer; empty when it goes on."""
+    if reason := strange(layer):
+        return reason
+    if len(layer.tops) != 1:
+        return f"{layer.name} has {len(layer.tops)} tops"
+    if layer.type in ("Concat", "Eltwise"):
+        if not through_joins:
+            return (
+                f"no convolution directly in front: {layer.name} ({layer.type}) stands between (left alone by --paper)"
+            )
+        axis = layer.param.concat_param
+        if layer.type == "Concat" and (axis.axis if not axis.HasField("concat_dim") else axis.concat_dim) not in (
+            1,
+            -3,
+        ):
+            return f"{layer.name} does not join channels"
+        return ""
+    if layer.type == "Pooling" and through_pools:
+        return ""
+    if len(layer.bottoms) == 1 and (is_pointwise(layer) or layer.type in PER_POSITION):
+        return other_axes(layer)
+    return f"no convolution in front: {layer.name} ({layer.type}) stands between"
+
+
+def is_pointwise(layer: Layer) -> bool:
+    """Whether each number that a layer puts out depends on one number that it reads."""
+    return layer.op is not None and layer.op.pointwise and not layer.unknown
+
+
+def other_axes(layer: Layer, axes: int = 4) -> str:
+    """What makes a Scale or Bias differ within a channel; empty where it has one number for each channel.
+
+    Args:
+        layer: any layer.
+        axes: how many its bottom has.
+    """
+    if layer.type not in ("Scale", "Bias"):
+        return ""
+    param = layer.param.scale_param if layer.type == "Scale" else layer.param.bias_param
+    if param.axis in (1, 1 - axes) and param.num_axes == 1:
+        return ""
+    return f"{layer.name} does not work by channel (axis {param.axis}, num_axes {param.num_axes})"
+
+
+def is_square_conv(layer: Layer, size: int) -> bool:
+    """Whether a layer is a plain two-dimensional convolution of that kernel, ungrouped, undilated."""
+    if layer.type != "Convolution":
+        return False
+    geometry = conv_geometry(layer.param)
+    return tuple(geometry.kernel) == (size, size) and geometry.group == 1 and set(geometry.dilation) == {1}

@@ -1,0 +1,256 @@
+"""Branch merging (paper, horizontal): a module's cheap branches into its larger convolutions.
+
+In a module found by structure (`inception.py`):
+
+- a pool branch (pool, stride 1 -> 1x1 projection) goes to the cheapest convolution branch whose kernel is at least as
+  large as the pool's;
+- a branch of one small convolution goes to the branch with the next larger kernel (the cheaper one of two);
+- the host's last convolution takes over their output channels, and so do a BatchNorm, Scale or PReLU behind it;
+- the 1x1 reducer in front of the convolution that grew most is scaled by `reduce`, others only where a pattern says so.
+
+The Concat then joins fewer blobs. Its channels keep their order: a host's channels are laid out in the order that its
+parts had; where that cannot restore the order, the readers' weights are permuted with it (`channels.py`), or the merge
+is refused.
+
+Cost gate: all merges of a module together must not raise its multiply-adds, or else the small branches alone, or else
+the pool branches alone; what would raise them is refused.
+
+Start (`numerics.inherit`): the host's old rows over the reducer channels that stay; for the new channels, the guest's
+kernel brought to the reduced input by least squares, on the centre tap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+import numpy as np
+
+from deeprebirth_caffe.ir import Layer, Net
+from deeprebirth_caffe.ops import conv_geometry, pool_geometry
+from deeprebirth_caffe.passes.channels import readers_to_permute
+from deeprebirth_caffe.passes.patterns import Facts, is_pointwise
+from deeprebirth_caffe.passes.relearn.graft import Graft, Grown, Shrunk, apply_graft
+from deeprebirth_caffe.passes.relearn.inception import (
+    Branch,
+    Module,
+    find_modules,
+    guest_reason,
+    host_reason,
+    same_suffix,
+)
+from deeprebirth_caffe.passes.relearn.start import Start
+from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+
+DEFAULT_REDUCE = 0.5
+"""The paper's: inception_3a/3x3_reduce goes from 96 to 48."""
+
+
+@dataclass(frozen=True)
+class MergeBranches(Pass):
+    """Merges the branches of inception-like modules.
+
+    Attributes:
+        reduce: what the reducer in front of the convolution that grew most is scaled by.
+        patterns: (pattern, ratio) for reducers by name, before `reduce`; they may also name a squeeze layer in front of
+            the fork.
+        force: merge even where the predicted cost rises.
+        start: how the rebirth layers start.
+    """
+
+    name: ClassVar[str] = "merge-branches"
+    kind: ClassVar[Kind] = Kind.RELEARN
+
+    reduce: float = DEFAULT_REDUCE
+    patterns: tuple[tuple[str, float], ...] = ()
+    force: bool = False
+    start: Start = Start()
+
+    def match(self, net: Net) -> Iterator[Match | Refusal]:
+        facts = Facts(net)
+        for found in find_modules(facts):
+            if isinstance(found, Module):
+                yield from self._judge(facts, found)
+            else:
+                yield Refusal(*found)
+
+    def _judge(self, facts: Facts, module: Module) -> Iterator[Match | Refusal]:
+        """The best affordable graft of one module, and why the other branches stay."""
+        hosts = [branch for branch in module.branches if not host_reason(facts, branch)]
+        pairs: list[tuple[Branch, Branch]] = []
+        for branch in module.branches:
+            host = self._host_for(facts, branch, hosts)
+            if isinstance(host, Branch):
+                pairs.append((branch, host))
+            elif host:
+                yield Refusal(branch.layers[0], host)
+        # A branch that is taken in cannot take others in: its guests move on to where it goes.
+        going = dict(pairs)
+        pairs = [(guest, _last(going, host)) for guest, host in pairs]
+        small = [pair for pair in pairs if pair[0].pool is None]
+        pools = [pair for pair in pairs if pair[0].pool is not None]
+        options = [option for option in (pairs, small, pools) if option]
+        costs: list[tuple[int, int]] = []
+        for option in [options[0]] if self.force and options else options:
+            graft = self._plan(facts, module, option)
+            if isinstance(graft, str):
+                yield Refusal(module.concat, graft)
+                return
+            costs.append((graft.macs_before, graft.macs_after))
+            if graft.macs_after <= graft.macs_before or self.force:
+                taken = {guest.position for guest, _ in option}
+                for guest, _ in pairs:
+                    if guest.position not in taken:
+                        yield Refusal(guest.layers[0], _rises(*costs[0]))
+                yield Match(module.concat, module.all | graft.touches, graft)
+                return
+        for guest, _ in pairs:
+            yield Refusal(guest.layers[0], _rises(*costs[0]))
+
+    def _host_for(self, facts: Facts, guest: Branch, hosts: Sequence[Branch]) -> Branch | str:
+        """The branch that takes a guest in; a reason; or "" for a branch that is no guest by kind (a host itself)."""
+        if not guest.layers:
+            return ""
+        reason = guest_reason(facts, guest)
+        if guest.pool is not None:
+            if not reason:
+                reason = _pool_reason(facts, guest.pool)
+            if reason:
+                return reason
+            window = _window(facts, guest.pool)
+            able = [host for host in hosts if _at_least(host.geometry.kernel, window)]
+            need = f"a kernel of at least {window[0]}x{window[1]}"
+        else:
+            if reason:
+                return "" if len(guest.convs) > 1 else reason
+            able = [
+                host for host in hosts if host is not guest and _larger(host.geometry.kernel, guest.geometry.kernel)
+            ]
+            if not able:
+                return "" if len(hosts) > 1 else f"no branch has a larger kernel than {guest.tail.name}"
+            need = "a larger kernel"
+            smallest = min(np.prod(host.geometry.kernel) for host in able)
+            able = [host for host in able if np.prod(host.geometry.kernel) == smallest]
+        fitting = [host for host in able if same_suffix(guest, host)]
+        if not fitting:
+            if able:
+                return f"what stands behind {guest.tail.name} is not what stands behind {able[0].tail.name}"
+            return f"no convolution branch with {need} reads the same blob"
+        return min(fitting, key=lambda host: _macs_per_channel(facts, host))
+
+    def _plan(self, facts: Facts, module: Module, pairs: Sequence[tuple[Branch, Branch]]) -> Graft | str:
+        hosts = list(dict.fromkeys(host for _, host in pairs))
+        grown = []
+        for host in hosts:
+            parts = sorted([host, *(guest for guest, into in pairs if into is host)], key=lambda part: part.position)
+            grown.append(Grown(host, tuple(parts)))
+        order = _order(module, grown)
+        readers: list[Layer] = []
+        if not np.array_equal(order, np.arange(len(order))):
+            found = readers_to_permute(facts, module.concat)
+            if isinstance(found, str):
+                return found
+            readers = found
+        shrunk = self._shrink(facts, module, grown, {guest.position for guest, _ in pairs})
+        return Graft.plan(facts, module, tuple(grown), tuple(shrunk), order, tuple(readers))
+
+    def _shrink(self, facts: Facts, module: Module, grown: Sequence[Grown], gone: set[int]) -> list[Shrunk]:
+        """Which reducers lose how many channels."""
+        most = max(grown, key=lambda one: (one.added, _macs_per_channel(facts, one.host)))
+        found = []
+        for branch in module.branches:
+            if branch.position in gone or not branch.convs:
+                continue
+            reducer = branch.reducer()
+            by_pattern_only = branch is not most.host
+            if reducer is None:
+                reducer, by_pattern_only = _squeeze(facts, module, branch, gone), True
+            if reducer is None or facts.fixed(reducer[0]) or host_reason(facts, branch):
+                continue
+            ratio = next((value for pattern, value in self.patterns if fnmatchcase(reducer[0].name, pattern)), None)
+            if ratio is None:
+                ratio = 1.0 if by_pattern_only else self.reduce
+            channels = conv_geometry(reducer[0].param).num_output
+            keep = max(1, min(channels, round(channels * ratio)))
+            if keep < channels:
+                found.append(Shrunk(reducer[0], reducer[1], branch, keep))
+        return found
+
+    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
+        graft: Graft = match.data
+        return apply_graft(graft, rewriter, self.start)
+
+
+def _last(going: dict[Branch, Branch], host: Branch) -> Branch:
+    while host in going:
+        host = going[host]
+    return host
+
+
+def _rises(before: int, after: int) -> str:
+    return (
+        f"merging it raises the predicted cost {after / max(before, 1):.1f}x ({before:,} to {after:,} multiply-adds); "
+        "--force-merge merges it all the same"
+    )
+
+
+def _pool_reason(facts: Facts, pool: Layer) -> str:
+    into, out = facts.value_in(pool).shape, facts.value_out(pool).shape
+    if into is None or out is None or into[2:] != out[2:]:
+        return f"{pool.name} changes the size of the image"
+    return ""
+
+
+def _window(facts: Facts, pool: Layer) -> tuple[int, ...]:
+    shape = facts.value_in(pool).shape
+    assert shape is not None
+    return tuple(pool_geometry(pool.param, shape).kernel)
+
+
+def _at_least(kernel: Sequence[int], other: Sequence[int]) -> bool:
+    return all(mine >= its for mine, its in zip(kernel, other, strict=True))
+
+
+def _larger(kernel: Sequence[int], other: Sequence[int]) -> bool:
+    return _at_least(kernel, other) and tuple(kernel) != tuple(other)
+
+
+def _macs_per_channel(facts: Facts, host: Branch) -> int:
+    return (facts.macs(host.tail) or 0) // host.geometry.num_output
+
+
+def _order(module: Module, grown: Sequence[Grown]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Which old channel each channel of the Concat will be."""
+    starts = np.concatenate([[0], np.cumsum(module.channels)])
+    parts_of = {one.host.position: [part.position for part in one.parts] for one in grown}
+    gone = {part.position for one in grown for part in one.parts if part is not one.host}
+    order = [
+        np.arange(starts[part], starts[part + 1])
+        for position in range(len(module.channels))
+        if position not in gone
+        for part in parts_of.get(position, [position])
+    ]
+    return np.concatenate(order)
+
+
+def _squeeze(facts: Facts, module: Module, branch: Branch, gone: set[int]) -> tuple[Layer, tuple[Layer, ...]] | None:
+    """The 1x1 convolution in front of the fork, where the branch's only convolution will be the fork's only reader."""
+    maker, top = module.fork
+    rest = {b.position for b in module.branches} - gone
+    inside = {b.layers[0] for b in module.branches if b.layers}
+    if len(branch.convs) != 1 or branch.layers[0] is not branch.tail or rest != {branch.position} or maker is None:
+        return None
+    if {reader for reader, _ in facts.net.readers(maker, top)} != inside:
+        return None
+    between: list[Layer] = []
+    while is_pointwise(maker) and len(maker.bottoms) == 1:
+        between.append(maker)
+        found = facts.before(maker)
+        if isinstance(found, str):
+            return None
+        maker = found
+    if maker.type != "Convolution" or set(conv_geometry(maker.param).kernel) != {1}:
+        return None
+    return (maker, tuple(reversed(between))) if conv_geometry(maker.param).group == 1 else None
