@@ -1,0 +1,242 @@
+"""`rebirth convert`: a net and maybe its weights in, the merged net, its start, its solver and a manifest out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deeprebirth_caffe.engines.base import Engine
+from deeprebirth_caffe.errors import RebirthError, RefusedError
+from deeprebirth_caffe.formats.files import check_directory, publish_directory
+from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
+from deeprebirth_caffe.passes.relearn.merge_branches import DEFAULT_REDUCE, MergeBranches
+from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
+from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
+from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
+from deeprebirth_caffe.passes.relearn.start import Start
+from deeprebirth_caffe.rewrite import Kind, Pass, Rewriter
+from deeprebirth_caffe.rewrite.learning import learn_faster, restore
+from deeprebirth_caffe.rewrite.names import rename_changed_blobs
+from deeprebirth_caffe.rewrite.pipeline import Outcome, run
+from deeprebirth_caffe.workflows.check import check_runs
+from deeprebirth_caffe.workflows.deploy import DEPLOY, raise_failures, strip
+from deeprebirth_caffe.workflows.ledger import make_ledger
+from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.workflows.manifest import MANIFEST, earlier_lr_mults, make_manifest, totals
+from deeprebirth_caffe.workflows.probe import save_weights
+from deeprebirth_caffe.workflows.publish import json_bytes
+from deeprebirth_caffe.workflows.random_weights import random_weights
+from deeprebirth_caffe.workflows.selection import Selection, names_stage
+from deeprebirth_caffe.workflows.solver import SolverOptions, make_solver
+
+SOLVER = "solver.prototxt"
+INIT = "init.caffemodel"
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What `rebirth convert` is told; see its help.
+
+    `paper` sets what the paper does: no pool behind a Concat or Eltwise is folded, BatchNorm is pruned, and rebirth
+    layers start from Xavier noise, unless `bn` or `init` say otherwise.
+    """
+
+    net: Path
+    weights: Path | None = None
+    solver: Path | None = None
+    out: Path | None = None
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    paper: bool = False
+    exact: bool = False
+    streamline: bool = True
+    branch: bool = True
+    skip_passes: tuple[str, ...] = ()
+    bn: str | None = None
+    kernel: str | int = "keep"
+    reduce: float = DEFAULT_REDUCE
+    reduce_patterns: tuple[tuple[str, float], ...] = ()
+    force_merge: bool = False
+    init: str | None = None
+    seed: int = 0
+    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    batch: int | None = None
+    solver_options: SolverOptions = SolverOptions()
+    dry_run: bool = False
+    force: bool = False
+
+    @property
+    def directory(self) -> Path:
+        """Where the results go: -o, or <stem>-rebirth beside the net."""
+        return self.out if self.out is not None else self.net.with_name(f"{self.net.stem}-rebirth")
+
+    def passes(self) -> list[Pass]:
+        """The passes in the order they run: exact ones first, then branches, then what streamlines."""
+        start = Start(self.init or ("xavier" if self.paper else "inherit"), self.seed)
+        bn = self.bn or ("prune" if self.paper else "fold")
+        found: list[Pass] = []
+        if bn == "fold" or self.exact:
+            found.append(FoldBatchNorm())
+        if not self.exact:
+            if bn == "prune" and self.streamline:
+                found.append(PruneBatchNorm(start=start))
+            if self.branch:
+                found.append(
+                    MergeBranches(
+                        reduce=self.reduce, patterns=self.reduce_patterns, force=self.force_merge, start=start
+                    )
+                )
+            if self.streamline:
+                joins = not self.paper
+                found.append(RemoveLrn(joins=joins, start=start))
+                found.append(PoolToStride(kernel=self.kernel, joins=joins, force=self.force_merge, start=start))
+        return [one for one in found if one.name not in self.skip_passes]
+
+
+PASS_NAMES = tuple(one.name for one in (FoldBatchNorm, PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride))
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The result, in memory: what was (or, in a dry run, would be) written."""
+
+    original: Net
+    net: Net
+    deploy: Net | None
+    outcome: Outcome
+    manifest: dict[str, Any]
+
+
+def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
+    """Converts a net.
+
+    Args:
+        options: what to do.
+        engine: real Caffe, to check the exact rewrites with; None does not check.
+
+    Raises:
+        RebirthError: bad input, or the output directory is not empty; nothing is written.
+        RefusedError: a stage that `only` names was refused, or the check does not hold; nothing is written.
+    """
+    if not options.dry_run:
+        check_directory(options.directory, options.force)
+    net = load_net(options.net, options.weights, options.input_shapes)
+    selection = Selection(options.only, options.skip)
+    selection.check(net)
+    restore(net, earlier_lr_mults(options.net))
+    original = net.copy()
+    if engine is not None and net.weights is None:
+        # A check needs some weights; these are never written.
+        net.weights = random_weights(net)
+    rewriter = Rewriter(net)
+    outcome = run(rewriter, options.passes(), selection, keep_exact=engine is not None)
+    _refuse_named_stages(options, original, outcome)
+    renamed = rename_changed_blobs(original, rewriter)
+    relearn = [layer for layer in net.layers if rewriter.made.get(layer) is Kind.RELEARN]
+    notes: list[str] = []
+    lr_mult = {}
+    if net.trains:
+        lr_mult = learn_faster(relearn, options.solver_options.lr_factor)
+        frozen = [name for name, values in lr_mult.items() if not any(values)]
+        if frozen:
+            notes.append(f"frozen in the original (lr_mult 0), and so they will not relearn: {', '.join(frozen)}")
+    if options.batch is not None:
+        _set_batch(rewriter, options.batch)
+    deploy_net, runs = _deploy_net(options, net, engine, notes)
+    checks = None
+    if engine is not None:
+        checks = check_runs([*outcome.exact_runs, *runs], engine)
+        raise_failures(checks)
+    if options.weights is None and net.weights is not None:
+        net.weights = None
+        notes.append("checked on random weights; convert with -w to get the weights that belong to these files")
+    outputs = _outputs(options, net, deploy_net)
+    manifest = make_manifest(
+        source={
+            "net": str(options.net),
+            "weights": str(options.weights) if options.weights else None,
+            "solver": str(options.solver) if options.solver else None,
+        },
+        outputs={"directory": str(options.directory), **outputs},
+        options={"passes": [one.name for one in options.passes()], "paper": options.paper, "seed": options.seed},
+        outcome=outcome,
+        renamed=renamed,
+        ledger=make_ledger(original, rewriter),
+        lr_mult=lr_mult,
+        before=totals(original),
+        after=totals(net),
+        checks=checks,
+        notes=notes,
+    )
+    if not options.dry_run:
+        _write(options, net, deploy_net, outputs, manifest)
+    return Converted(original, net, deploy_net, outcome, manifest)
+
+
+def _refuse_named_stages(options: ConvertOptions, original: Net, outcome: Outcome) -> None:
+    """Raises RefusedError for a stage that `--only` names and that nothing could be done about."""
+    done = {rewrite.stage for rewrite in outcome.rewrites}
+    for pattern in options.only:
+        stages = {layer.stage for layer in original.layers if names_stage(pattern, layer.stage)}
+        if stages & done:
+            continue
+        reasons = [f"{one.layer}: {one.reason}" for one in outcome.refusals if one.stage in stages]
+        if reasons:
+            raise RefusedError(f"stage {pattern} is refused: {'; '.join(dict.fromkeys(reasons))}; nothing was written")
+
+
+def _set_batch(rewriter: Rewriter, batch: int) -> None:
+    """Sets batch_size of the data layers that training reads."""
+    for view in rewriter.net.views:
+        if view.state.phase == "TRAIN":
+            for layer in view.layers:
+                rewriter.set_batch(layer, batch)
+
+
+def _deploy_net(
+    options: ConvertOptions, net: Net, engine: Engine | None, notes: list[str]
+) -> tuple[Net | None, list[Any]]:
+    """The deploy net beside a converted training net, or a note why there is none."""
+    try:
+        # BatchNorm stays: the weights are not learned yet, and `rebirth deploy` folds them when they are.
+        made = strip(net, fold=False, keep_exact=engine is not None)
+    except RebirthError as error:
+        notes.append(str(error))
+        return None, []
+    return made.net, made.outcome.exact_runs
+
+
+def _outputs(options: ConvertOptions, net: Net, deploy_net: Net | None) -> dict[str, str]:
+    found = {"net": options.net.name}
+    if deploy_net is not None:
+        found["deploy"] = DEPLOY
+    if net.trains:
+        found["solver"] = SOLVER
+    if net.weights is not None:
+        found["weights"] = INIT
+    found["manifest"] = MANIFEST
+    return found
+
+
+def _write(
+    options: ConvertOptions, net: Net, deploy_net: Net | None, outputs: Mapping[str, str], manifest: dict[str, Any]
+) -> None:
+    directory = options.directory
+    files: dict[str, Any] = {}
+    if deploy_net is not None and options.net.name != DEPLOY:
+        files[DEPLOY] = deploy_net.text()
+    files[options.net.name] = net.text()
+    if "solver" in outputs:
+        path = os.path.join(directory, options.net.name)
+        prefix = os.path.join(directory, "rebirth")
+        files[SOLVER] = make_solver(options.solver_options, path, prefix, options.solver)
+    weights = net.weights
+    if weights is not None:
+        files[INIT] = lambda file: save_weights(file, net, weights)
+    files[MANIFEST] = json_bytes(manifest)
+    publish_directory(files, directory, force=options.force)

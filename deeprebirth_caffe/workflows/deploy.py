@@ -1,0 +1,129 @@
+"""`rebirth deploy`: learned weights to the phone. Training layers and auxiliary heads out, BatchNorm folded: exact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deeprebirth_caffe.engines.base import Engine
+from deeprebirth_caffe.errors import RebirthError, RefusedError
+from deeprebirth_caffe.formats.files import check_directory, publish_directory
+from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
+from deeprebirth_caffe.passes.exact.strip_training import StripTraining
+from deeprebirth_caffe.rewrite import Pass, Rewriter
+from deeprebirth_caffe.rewrite.pipeline import Outcome, run
+from deeprebirth_caffe.workflows.check import CheckResult, check_runs
+from deeprebirth_caffe.workflows.ledger import make_ledger
+from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.workflows.manifest import MANIFEST, make_manifest, totals
+from deeprebirth_caffe.workflows.probe import save_weights
+from deeprebirth_caffe.workflows.publish import json_bytes
+
+DEPLOY = "deploy.prototxt"
+DEPLOY_WEIGHTS = "deploy.caffemodel"
+
+
+@dataclass(frozen=True)
+class Stripped:
+    """A deploy net and how it came about."""
+
+    net: Net
+    rewriter: Rewriter
+    outcome: Outcome
+
+
+def strip(net: Net, *, batch: int = 1, fold: bool = True, keep_exact: bool = False) -> Stripped:
+    """A copy of the net with what only training needs taken out, and BatchNorm folded where there are weights.
+
+    Args:
+        net: left as it is.
+        batch: of the Input layers.
+        fold: whether to fold BatchNorm too.
+        keep_exact: whether to keep the nets before and after, for a check.
+
+    Raises:
+        RebirthError: the shape of the input is not known.
+    """
+    rewriter = Rewriter(net.copy())
+    passes: list[Pass] = [StripTraining(batch=batch)]
+    if fold and net.weights is not None:
+        passes.append(FoldBatchNorm())
+    outcome = run(rewriter, passes, keep_exact=keep_exact)
+    for refused in outcome.refusals:
+        if refused.pass_name == StripTraining.name:
+            raise RebirthError(f"no deploy net can be made: {refused.reason}")
+    return Stripped(rewriter.net, rewriter, outcome)
+
+
+@dataclass(frozen=True)
+class DeployOptions:
+    """What `rebirth deploy` is told; see its help."""
+
+    net: Path
+    weights: Path
+    out: Path
+    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    batch: int = 1
+    force: bool = False
+
+
+def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, Any]:
+    """Writes deploy.prototxt, deploy.caffemodel and manifest.json.
+
+    Args:
+        options: what to do.
+        engine: real Caffe, to check the result with; None does not check.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        RefusedError: the check does not hold; nothing is written.
+    """
+    check_directory(options.out, options.force)
+    net = load_net(options.net, options.weights, options.input_shapes)
+    original = net.copy()
+    made = strip(net, batch=options.batch, keep_exact=engine is not None)
+    checks = check_runs(made.outcome.exact_runs, engine) if engine is not None else None
+    raise_failures(checks)
+    manifest = make_manifest(
+        source={"net": str(options.net), "weights": str(options.weights)},
+        outputs={
+            "directory": str(options.out),
+            "deploy": DEPLOY,
+            "weights": DEPLOY_WEIGHTS,
+            "manifest": MANIFEST,
+        },
+        options={"batch": options.batch},
+        outcome=made.outcome,
+        renamed=[],
+        ledger=make_ledger(original, made.rewriter),
+        lr_mult={},
+        before=totals(original),
+        after=totals(made.net),
+        checks=checks,
+        notes=[],
+    )
+    weights = made.net.weights
+    assert weights is not None
+    publish_directory(
+        {
+            DEPLOY: made.net.text(),
+            DEPLOY_WEIGHTS: lambda file: save_weights(file, made.net, weights),
+            MANIFEST: json_bytes(manifest),
+        },
+        options.out,
+        force=options.force,
+    )
+    return manifest
+
+
+def raise_failures(checks: list[CheckResult] | None) -> None:
+    """Raises RefusedError with the first failure, if there is one."""
+    for check in checks or []:
+        if check.failure:
+            raise RefusedError(f"check failed after {', '.join(check.passes)}: {check.failure}; nothing was written")

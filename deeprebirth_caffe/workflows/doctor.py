@@ -1,0 +1,88 @@
+"""`rebirth doctor`: which engines and tools are here, their versions, and what to type for those that are not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from deeprebirth_caffe import __version__
+from deeprebirth_caffe.engines import EngineError, engine
+
+PACKAGES = (
+    ("lmdb", "reading the shape of the data from an LMDB", "pip install 'deeprebirth-caffe[data]'"),
+    ("Pillow", "reading the shape of encoded pictures", "pip install 'deeprebirth-caffe[data]'"),
+)
+PROGRAMS = (
+    ("apt-get", "installing real Caffe with scripts/install_caffe.sh", "only on Debian, Ubuntu and their like"),
+    ("dpkg-deb", "installing real Caffe with scripts/install_caffe.sh", "apt install dpkg"),
+    ("qemu-aarch64-static", "running an arm64 Caffe on this machine", "apt install qemu-user-static"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One engine or tool.
+
+    Attributes:
+        name: what it is called.
+        found: whether it is here and works.
+        version: where it says.
+        where: its place.
+        purpose: what it is needed for.
+        fix: what to type, or what is wrong, where it was not found.
+    """
+
+    name: str
+    found: bool
+    version: str
+    where: str
+    purpose: str
+    fix: str = ""
+
+
+def doctor(caffe: str | None = None) -> dict[str, Any]:
+    """Looks for everything that rebirth can use; `docs/json.md` describes the result.
+
+    Args:
+        caffe: what `--caffe` names.
+    """
+    findings = [*_core(), _caffe(caffe), *_packages(), *_programs()]
+    return {"version": 1, "rebirth": __version__, "findings": [asdict(one) for one in findings]}
+
+
+def _core() -> Iterator[Finding]:
+    yield Finding("python", True, platform.python_version(), platform.platform(), "everything")
+    for name in ("protobuf", "numpy", "click", "rich"):
+        yield Finding(name, True, importlib.metadata.version(name), "", "everything")
+
+
+def _caffe(path: str | None) -> Finding:
+    purpose = "the reference engine: --check, make demo"
+    try:
+        facts = engine("caffe", caffe=path).describe()
+    except EngineError as error:
+        return Finding("caffe", False, "", "", purpose, str(error))
+    version = str(facts.get("package") or facts.get("caffe") or "")
+    details = [f"found by {facts['where']}", f"pycaffe on Python {facts['python']}"]
+    blas = facts.get("blas")
+    if isinstance(blas, dict) and "core" in blas:
+        details.append(f"OpenBLAS kernels {blas['core']}, {blas['threads']} threads")
+    return Finding("caffe", True, version, ", ".join(details), purpose)
+
+
+def _packages() -> Iterator[Finding]:
+    for name, purpose, fix in PACKAGES:
+        try:
+            yield Finding(name, True, importlib.metadata.version(name), "", purpose)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, False, "", "", purpose, fix)
+
+
+def _programs() -> Iterator[Finding]:
+    for name, purpose, fix in PROGRAMS:
+        place = shutil.which(name)
+        yield Finding(name, place is not None, "", place or "", purpose, "" if place else fix)

@@ -1,0 +1,83 @@
+"""`rebirth inspect`: what is in a net, what it costs, and what could merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deeprebirth_caffe.ir import NetCost, summarize
+from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.rewrite import Rewriter
+from deeprebirth_caffe.rewrite.pipeline import Outcome, run
+from deeprebirth_caffe.workflows.convert import ConvertOptions
+from deeprebirth_caffe.workflows.load import load_net
+
+
+def inspect(
+    path: Path,
+    weights: Path | None = None,
+    *,
+    phase: str = "TEST",
+    stages: Sequence[str] = (),
+    shapes: Mapping[str, Shape] | None = None,
+) -> dict[str, Any]:
+    """Describes one view of a net as plain data; `docs/json.md` describes it.
+
+    Raises:
+        RebirthError: the net cannot be read, or is not sound in that state.
+    """
+    net = load_net(path, weights, shapes)
+    view = net.view(phase, stages)
+    cost = summarize(view)
+    outcome = run(Rewriter(net.copy()), ConvertOptions(path).passes())
+    return {
+        "version": 1,
+        "net": str(path),
+        "name": net.header.name,
+        "state": {"phase": view.state.phase, "level": view.state.level, "stages": sorted(view.state.stages)},
+        "states": [str(one.state) for one in net.views],
+        "layers": layer_rows(cost),
+        "params": cost.params,
+        "macs": cost.macs,
+        "blob_bytes": cost.blob_bytes,
+        "memory_required_for_data": cost.memory_required_for_data,
+        "unknown": sorted({value.unknown for value in view.values if value.shape is None}),
+        "merges": merges(outcome),
+        "refusals": [
+            {"pass": one.pass_name, "layer": one.layer, "stage": one.stage, "reason": one.reason}
+            for one in outcome.refusals
+        ],
+    }
+
+
+def layer_rows(cost: NetCost) -> list[dict[str, Any]]:
+    """One object a layer."""
+    return [
+        {
+            "name": row.layer.name,
+            "type": row.layer.type,
+            "stage": row.layer.stage,
+            "bottoms": list(row.layer.bottoms),
+            "tops": list(row.layer.tops),
+            "top_shapes": [list(shape) if shape is not None else None for shape in row.top_shapes],
+            "param_shapes": [list(shape) for shape in row.param_shapes] if row.param_shapes is not None else None,
+            "params": row.params,
+            "macs": row.macs,
+        }
+        for row in cost.layers
+    ]
+
+
+def merges(outcome: Outcome) -> list[dict[str, Any]]:
+    """What convert would do."""
+    return [
+        {
+            "pass": one.pass_name,
+            "kind": one.kind.value,
+            "stage": one.stage,
+            "removed": one.applied.removed,
+            "rebirth": one.applied.rebirth,
+        }
+        for one in outcome.rewrites
+    ]

@@ -1,0 +1,181 @@
+"""Reading a net with its weights and the shapes of its data, checked before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.caffemodel import matches_shape
+from deeprebirth_caffe.formats.records import datum_shape
+from deeprebirth_caffe.ir import Layer, Net, Weights, WeightsError
+from deeprebirth_caffe.ops import Shape, ShapeError
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+
+MAX_NAMED = 3
+"""How many layers an error names before it only counts them."""
+
+
+def load_net(path: str | Path, weights: str | Path | None = None, shapes: Mapping[str, Shape] | None = None) -> Net:
+    """Reads a prototxt and, where given, the weights for it.
+
+    Args:
+        path: of the prototxt.
+        weights: of a .caffemodel.
+        shapes: (C, H, W) by blob, for data layers that do not say it themselves (`--input-shape`).
+
+    Raises:
+        RebirthError: a file cannot be read, the net is not sound, or the weights are another net's.
+    """
+    net = Net.read(path)
+    if weights is not None:
+        net.weights = Weights.read(weights)
+    _find_data_shapes(net, Path(path).parent, dict(shapes or {}))
+    _ = net.views
+    if net.weights is not None:
+        check_weights(net, net.weights)
+    return net
+
+
+def _find_data_shapes(net: Net, folder: Path, shapes: dict[str, Shape]) -> None:
+    """Fills `net.data`: what the user says, else the first record of the source, else crop_size and channels."""
+    known = {top for layer in net.layers for top in layer.tops} | set(net.header.input)
+    for name in shapes:
+        if name not in known:
+            raise RebirthError(f'--input-shape names blob "{name}", which no layer of this net puts out')
+    if net.header.input and any(name in shapes for name in net.header.input):
+        _set_header_shapes(net, shapes)
+    for layer in net.layers:
+        if layer.op is None or not layer.op.data:
+            continue
+        said = next((shapes[top] for top in layer.tops if top in shapes), None)
+        if layer.type == "Input":
+            if said is not None:
+                _set_input_shape(layer, shapes)
+            continue
+        found = said or _from_source(layer, folder) or _from_transform(net, layer)
+        if found is not None:
+            net.data[layer] = found
+
+
+def _set_header_shapes(net: Net, shapes: Mapping[str, Shape]) -> None:
+    header = net.header
+    for index, name in enumerate(header.input):
+        if name in shapes:
+            if index < len(header.input_shape):
+                header.input_shape[index].dim[1:] = shapes[name]
+            elif len(header.input_dim) >= 4 * (index + 1):
+                header.input_dim[4 * index + 1 : 4 * index + 4] = shapes[name]
+            elif len(header.input_shape) == index:
+                header.input_shape.add().dim.extend((1, *shapes[name]))
+
+
+def _set_input_shape(layer: Layer, shapes: Mapping[str, Shape]) -> None:
+    param = layer.param.input_param
+    for index, top in enumerate(layer.tops):
+        if top in shapes:
+            while len(param.shape) <= index:
+                param.shape.add().dim.append(1)
+            batch = param.shape[index].dim[0] if param.shape[index].dim else 1
+            del param.shape[index].dim[:]
+            param.shape[index].dim.extend((batch, *shapes[top]))
+
+
+def _from_source(layer: Layer, folder: Path) -> Shape | None:
+    """(C, H, W) of the first record of a data layer's source, where it is there and can be read."""
+    param = layer.param
+    if layer.type == "Data":
+        return datum_shape(param.data_param.source, pb.DataParameter.DB.Name(param.data_param.backend), folder)
+    if layer.type == "ImageData":
+        return datum_shape(param.image_data_param.source, "IMAGES", folder)
+    return None
+
+
+def _from_transform(net: Net, layer: Layer) -> Shape | None:
+    """crop_size for height and width; channels from the weights or fillers that follow, or the mean values."""
+    transform = layer.param.transform_param
+    size = (transform.crop_size, transform.crop_size)
+    if layer.type == "ImageData" and layer.param.image_data_param.new_height:
+        size = (layer.param.image_data_param.new_height, layer.param.image_data_param.new_width)
+    if layer.type == "WindowData":
+        size = (layer.param.window_data_param.crop_size,) * 2
+    if not size[0]:
+        return None
+    channels = _channels(net, layer)
+    return (channels, *size) if channels else None
+
+
+def _channels(net: Net, layer: Layer) -> int:
+    transform = layer.param.transform_param
+    if len(transform.mean_value) > 1:
+        return len(transform.mean_value)
+    if transform.force_gray:
+        return 1
+    if transform.force_color or layer.type == "WindowData":
+        return 3
+    if layer.type == "ImageData":
+        return 3 if layer.param.image_data_param.is_color else 1
+    for other in net.layers:
+        if other.type == "Convolution" and layer.tops[0] in other.bottoms and net.weights and other.name in net.weights:
+            group = other.param.convolution_param.group
+            return int(net.weights[other.name][0].shape[1]) * group
+    return 0
+
+
+def check_weights(net: Net, weights: Weights) -> None:
+    """Refuses weights that Caffe would not load into the net, and those of another net.
+
+    Raises:
+        WeightsError: a blob has another shape than the net wants, no layer is found by its name, or a number is not
+            finite.
+    """
+    wrong: list[str] = []
+    found = wanted = 0
+    for layer in {layer.name: layer for layer in net.layers}.values():
+        shapes = _param_shapes(net, layer)
+        if layer.name in weights:
+            found += 1
+            have = [tuple(blob.shape) for blob in weights[layer.name]]
+            if shapes is not None and not _loads(have, shapes, weights.legacy(layer.name)):
+                wrong.append(f"{layer.name} wants {_spell(shapes)} and the file has {_spell(have)}")
+        wanted += bool(shapes) or (shapes is None and layer.op is not None and layer.op.tensor)
+    if wanted and not found:
+        raise WeightsError(
+            f"{weights.path}: none of its {len(weights)} layers has a name of this net; another net's weights?"
+        )
+    if wrong:
+        more = f" (and {len(wrong) - MAX_NAMED} more)" if len(wrong) > MAX_NAMED else ""
+        raise WeightsError(
+            f"{weights.path}: the shapes of {len(wrong)} layers differ: {'; '.join(wrong[:MAX_NAMED])}{more}; "
+            "are these the weights of another net?"
+        )
+    for name in weights:
+        if not weights.finite(name):
+            raise WeightsError(
+                f"{weights.path}: layer {name} holds NaN or infinite numbers; these weights have diverged"
+            )
+
+
+def _param_shapes(net: Net, layer: Layer) -> list[Shape] | None:
+    """What Caffe would allocate for a layer, or None where shapes are not known."""
+    for view in net.views:
+        if layer in view.ins:
+            bottoms = [value.shape for value in view.ins[layer] if value.shape is not None]
+            if layer.op is None or layer.unknown or len(bottoms) != len(layer.bottoms):
+                return None
+            try:
+                return [tuple(shape) for shape in layer.op.params(layer.param, bottoms)]
+            except ShapeError:
+                return None
+    return None
+
+
+def _loads(have: list[Shape], want: list[Shape], legacy: Sequence[bool]) -> bool:
+    """Caffe's rule: as many blobs, each of the shape that the layer wants."""
+    return len(have) == len(want) and all(
+        matches_shape(mine, its, old) for mine, its, old in zip(have, want, legacy, strict=True)
+    )
+
+
+def _spell(shapes: list[Shape]) -> str:
+    return " + ".join("x".join(map(str, shape)) for shape in shapes) or "nothing"

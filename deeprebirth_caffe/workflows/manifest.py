@@ -1,0 +1,113 @@
+"""manifest.json: what a conversion did, for people, for `--json`, and for the conversion that comes after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deeprebirth_caffe import __version__
+from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.ir import Net, summarize
+from deeprebirth_caffe.rewrite.learning import LrMults
+from deeprebirth_caffe.rewrite.pipeline import Outcome
+from deeprebirth_caffe.workflows.check import CheckResult
+from deeprebirth_caffe.workflows.ledger import Ledger
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+"""The version of the JSON; it goes up when a field changes its meaning or goes away."""
+
+
+def totals(net: Net) -> dict[str, int | None]:
+    """The figures of a net in TEST, for before and after."""
+    view = next((view for view in net.views if view.state.phase == "TEST"), net.views[0])
+    cost = summarize(view)
+    return {
+        "layers": len(view.layers),
+        "params": cost.params,
+        "macs": cost.macs,
+        "blob_bytes": cost.blob_bytes,
+        "memory_required_for_data": cost.memory_required_for_data,
+    }
+
+
+def make_manifest(
+    *,
+    source: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    options: Mapping[str, Any],
+    outcome: Outcome,
+    renamed: Sequence[tuple[str, str]],
+    ledger: Ledger,
+    lr_mult: LrMults,
+    before: Mapping[str, int | None],
+    after: Mapping[str, int | None],
+    checks: Sequence[CheckResult] | None,
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """The manifest as plain data; `docs/json.md` describes it."""
+    return {
+        "version": SCHEMA,
+        "rebirth": __version__,
+        "source": dict(source),
+        "options": dict(options),
+        "outputs": dict(outputs),
+        "rewrites": [
+            {
+                "pass": one.pass_name,
+                "kind": one.kind.value,
+                "stage": one.stage,
+                "removed": one.applied.removed,
+                "rebirth": one.applied.rebirth,
+                "macs_before": one.applied.macs_before,
+                "macs_after": one.applied.macs_after,
+                "notes": one.applied.notes,
+            }
+            for one in outcome.rewrites
+        ],
+        "refusals": [
+            {"pass": one.pass_name, "layer": one.layer, "stage": one.stage, "reason": one.reason}
+            for one in outcome.refusals
+        ],
+        "renamed_blobs": dict(renamed),
+        "ledger": ledger.json(),
+        "lr_mult": lr_mult,
+        "before": dict(before),
+        "after": dict(after),
+        "check": None
+        if checks is None
+        else [
+            {
+                "passes": list(one.passes),
+                "blobs": one.blobs,
+                "worst": one.worst,
+                "worst_blob": one.worst_blob,
+                "failure": one.failure or None,
+            }
+            for one in checks
+        ],
+        "notes": list(notes),
+    }
+
+
+def earlier_lr_mults(net_path: Path) -> LrMults:
+    """The original lr_mult of the rebirth layers, from the manifest beside a net that an earlier conversion made.
+
+    Raises:
+        RebirthError: there is a manifest, but it cannot be read.
+    """
+    path = net_path.parent / MANIFEST
+    if not path.is_file():
+        return {}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if net_path.name not in manifest["outputs"].values():
+            return {}
+        return {str(name): [float(value) for value in values] for name, values in manifest["lr_mult"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RebirthError(
+            f"{path}: cannot be read as a manifest of rebirth ({error}), and it holds the original learning rates of "
+            f"{net_path.name}; repair it or move it away"
+        ) from error

@@ -1,0 +1,11 @@
+"""Small things that every command that writes files needs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def json_bytes(data: Any) -> bytes:
+    """JSON as people and tools like it: indented, in the order given, a newline at the end."""
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
