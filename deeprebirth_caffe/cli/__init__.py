@@ -1,0 +1,74 @@
+"""The command `rebirth`. Each command's module is imported when it is called, so that `--help` starts at once."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from deeprebirth_caffe import __version__
+from deeprebirth_caffe.errors import RebirthError
+
+COMMANDS = {
+    "convert": "Merge a net's pooling, LRN, BatchNorm and branches into its convolutions.",
+    "deploy": "Make the net that goes to the phone out of a training net and its weights.",
+    "inspect": "Show layers, shapes, costs, stages, and what could merge and why not.",
+    "diff": "Compare two nets by layer name.",
+    "zoo": "List and write known nets.",
+    "doctor": "Say which engines and tools are found, and what to type for those missing.",
+}
+"""Each command and its one line of help, so that `rebirth --help` imports none of them."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"deeprebirth_caffe.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="rebirth")
+def rebirth() -> None:
+    """DeepRebirth for Caffe: makes trained nets several times faster on phones and CPUs.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 refused or a check failed.
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Runs `rebirth` and exits: with 0, 1, 2 or 3 as documented, 130 when interrupted."""
+    try:
+        rebirth.main(args=arguments, prog_name="rebirth", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; nothing half-written was left behind", err=True)
+        sys.exit(130)
+    except RebirthError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has gone (`rebirth … | head`): that is no failure, and Python must not say so either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        click.echo(f"error: {error.filename or ''}: {error.strerror or error}".replace(": : ", ": "), err=True)
+        sys.exit(1)

@@ -1,0 +1,131 @@
+"""`rebirth convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deeprebirth_caffe.cli.options import (
+    FILE,
+    FOLDER,
+    caffe_engine,
+    caffe_option,
+    force_option,
+    json_option,
+    print_json,
+    shapes_option,
+)
+
+
+class Kernel(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """keep, receptive or a size."""
+
+    name = "keep|receptive|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in ("keep", "receptive") or isinstance(value, int):
+            return value
+        if not str(value).isdigit() or int(value) < 1:
+            self.fail(f"{value!r} is not keep, receptive or a kernel size", param, ctx)
+        return int(value)
+
+
+class Reduce(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A ratio, or PATTERN=ratio."""
+
+    name = "R|PATTERN=R"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        pattern, _, text = str(value).rpartition("=")
+        try:
+            ratio = float(text)
+        except ValueError:
+            ratio = 0.0
+        if not 0 < ratio <= 1:
+            self.fail(f"{value!r} is not a ratio above 0 and at most 1, nor PATTERN=ratio", param, ctx)
+        return pattern, ratio
+
+
+@click.command("convert")
+@click.argument("net", type=FILE)
+@click.option("-w", "--weights", type=FILE, help="Learned weights; gives init.caffemodel.")
+@click.option("--solver", type=FILE, help="A solver that lends what the paper does not fix.")
+@click.option("-o", "--out", type=FOLDER, help="Output directory. [default: <stem>-rebirth beside the net]")
+@click.option("--only", multiple=True, metavar="STAGE", help="Only this stage (name, glob or block); may be repeated.")
+@click.option("--skip", multiple=True, metavar="STAGE", help="Not this stage; may be repeated.")
+@click.option("--paper", is_flag=True, help="As the paper: no pool behind a Concat, BatchNorm pruned, Xavier start.")
+@click.option("--exact", is_flag=True, help="Only rewrites that keep the net's function.")
+@click.option("--no-streamline", is_flag=True, help="Leave pooling and LRN (and BatchNorm to prune) alone.")
+@click.option("--no-branch", is_flag=True, help="Leave branches alone.")
+@click.option("--no-pass", "skip_passes", multiple=True, metavar="PASS", help="Leave one pass out; may be repeated.")
+@click.option("--bn", type=click.Choice(["fold", "prune"]), help="BatchNorm and Scale. [default: fold; --paper: prune]")
+@click.option(
+    "--kernel", type=Kernel(), default="keep", show_default=True, help="Kernel of a layer that takes a pool in."
+)
+@click.option("--reduce", "reduces", type=Reduce(), multiple=True, help="Scale of reducers. [default: 0.5]")
+@click.option("--force-merge", is_flag=True, help="Merge even where the predicted cost rises.")
+@click.option("--init", type=click.Choice(["inherit", "xavier"]), help="Start. [default: inherit; --paper: xavier]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the Xavier start.")
+@shapes_option
+@click.option("--batch", type=click.IntRange(min=1), help="Batch size of the training data layers.")
+@click.option("--base-lr", type=float, default=0.001, show_default=True)
+@click.option("--stepsize", type=click.IntRange(min=1), default=40_000, show_default=True)
+@click.option("--gamma", type=float, default=0.1, show_default=True)
+@click.option("--momentum", type=float, default=0.9, show_default=True)
+@click.option("--max-iter", type=click.IntRange(min=1), default=90_000, show_default=True)
+@click.option("--lr-factor", type=float, default=10.0, show_default=True, help="lr_mult of rebirth layers times this.")
+@click.option("--check", is_flag=True, help="Compare each run of exact rewrites in real Caffe.")
+@caffe_option
+@click.option("--dry-run", is_flag=True, help="Write nothing.")
+@json_option
+@force_option
+def command(
+    net: Path,
+    check: bool,
+    caffe: str | None,
+    as_json: bool,
+    no_streamline: bool,
+    no_branch: bool,
+    reduces: tuple[tuple[str, float], ...],
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    base_lr: float,
+    stepsize: int,
+    gamma: float,
+    momentum: float,
+    max_iter: int,
+    lr_factor: float,
+    **rest: Any,
+) -> None:
+    """Merge NET's pooling, LRN, BatchNorm and parallel branches into neighbouring convolutions.
+
+    Writes the merged net under its own name, deploy.prototxt, for a training net solver.prototxt, with weights
+    init.caffemodel, and manifest.json. Rewrites are exact or have to be relearned; each line says which.
+    """
+    from deeprebirth_caffe.passes.relearn.merge_branches import DEFAULT_REDUCE
+    from deeprebirth_caffe.workflows.convert import PASS_NAMES, ConvertOptions, convert
+    from deeprebirth_caffe.workflows.solver import SolverOptions
+
+    for name in rest["skip_passes"]:
+        if name not in PASS_NAMES:
+            raise click.UsageError(f"--no-pass: there is no pass {name!r}; there are {', '.join(PASS_NAMES)}")
+    options = ConvertOptions(
+        net=net,
+        streamline=not no_streamline,
+        branch=not no_branch,
+        reduce=next((ratio for pattern, ratio in reversed(reduces) if not pattern), DEFAULT_REDUCE),
+        reduce_patterns=tuple((pattern, ratio) for pattern, ratio in reduces if pattern),
+        input_shapes=dict(input_shapes),
+        solver_options=SolverOptions(base_lr, stepsize, gamma, momentum, max_iter, lr_factor),
+        **rest,
+    )
+    result = convert(options, caffe_engine(caffe) if check else None)
+    if as_json:
+        print_json(result.manifest)
+    else:
+        from deeprebirth_caffe.cli.show import show_conversion
+
+        show_conversion(result.manifest, dry_run=options.dry_run)

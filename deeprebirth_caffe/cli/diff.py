@@ -1,0 +1,48 @@
+"""`rebirth diff`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deeprebirth_caffe.cli.options import FILE, json_option, print_json, shapes_option
+
+
+@click.command("diff")
+@click.argument("a", type=FILE)
+@click.argument("b", type=FILE)
+@click.option("--phase", type=click.Choice(["TRAIN", "TEST"]), default="TEST", show_default=True)
+@shapes_option
+@json_option
+def command(a: Path, b: Path, phase: str, input_shapes: tuple[tuple[str, tuple[int, ...]], ...], as_json: bool) -> None:
+    """Compare nets A and B by layer name: removed, new and changed layers, with shapes and costs."""
+    from deeprebirth_caffe.workflows.diff import diff
+
+    found = diff(a, b, phase=phase, shapes=dict(input_shapes))
+    if as_json:
+        print_json(found)
+        return
+    from deeprebirth_caffe.cli.show import show_totals
+
+    for row in found["removed"]:
+        click.echo(click.style(f"- {_line(row)}", fg="red"))
+    for row in found["new"]:
+        click.echo(click.style(f"+ {_line(row)}", fg="green"))
+    for change in found["changed"]:
+        click.echo(click.style(f"~ {_line(change['a'])}", fg="yellow"))
+        click.echo(click.style(f"  {_line(change['b'])}", fg="yellow"))
+    counts = [f"{len(found[key])} {key}" for key in ("removed", "new", "changed")]
+    click.echo(f"{', '.join(counts)}, {found['same']} the same\n")
+    show_totals(found["totals"]["a"], found["totals"]["b"], ("A", "B"))
+
+
+def _line(row: dict[str, Any]) -> str:
+    tops = ", ".join(
+        f"{top} {'x'.join(map(str, shape)) if shape is not None else '?'}"
+        for top, shape in zip(row["tops"], row["top_shapes"], strict=True)
+    )
+    macs = f", {row['macs']:,} multiply-adds" if row["macs"] else ""
+    params = f", {row['params']:,} parameters" if row["params"] else ""
+    return f"{row['name']} ({row['type']}) {', '.join(row['bottoms'])} -> {tops}{params}{macs}"

@@ -1,0 +1,76 @@
+"""`rebirth inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deeprebirth_caffe.cli.options import FILE, json_option, print_json, shapes_option
+
+
+@click.command("inspect")
+@click.argument("net", type=FILE)
+@click.option(
+    "-w", "--weights", type=FILE, help="Learned weights: they tell channels, and are checked against the net."
+)
+@click.option("--phase", type=click.Choice(["TRAIN", "TEST"]), default="TEST", show_default=True)
+@click.option("--stage", "stages", multiple=True, metavar="S", help="A NetState stage of an all-in-one net.")
+@shapes_option
+@json_option
+def command(
+    net: Path,
+    weights: Path | None,
+    phase: str,
+    stages: tuple[str, ...],
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    as_json: bool,
+) -> None:
+    """Show NET's layers, shapes, parameters, multiply-adds, memory and stages, and what could merge and why not."""
+    from deeprebirth_caffe.workflows.inspect import inspect
+
+    found = inspect(net, weights, phase=phase, stages=stages, shapes=dict(input_shapes))
+    if as_json:
+        print_json(found)
+        return
+    _show(found)
+
+
+def _show(found: dict[str, Any]) -> None:
+    from deeprebirth_caffe.cli.show import print_columns, show_refusals
+
+    rows = [("stage", "layer", "type", "output", "parameters", "multiply-adds")]
+    for layer in found["layers"]:
+        shapes = [
+            ("x".join(map(str, shape)) or "scalar") if shape is not None else "?" for shape in layer["top_shapes"]
+        ]
+        rows.append(
+            (
+                layer["stage"],
+                layer["name"],
+                layer["type"],
+                " ".join(shapes),
+                _number(layer["params"]),
+                _number(layer["macs"]),
+            )
+        )
+    print_columns(rows, left=3)
+    click.echo(
+        f"\n{len(found['layers'])} layers in {found['state']['phase']}, {_number(found['params']) or '0'} parameters, "
+        f"{_number(found['macs']) or '0'} multiply-adds, blobs {_mib(found['blob_bytes'])}, "
+        f"Caffe's memory for data {_mib(found['memory_required_for_data'])}"
+    )
+    for reason in found["unknown"]:
+        click.echo(f"shape unknown: {reason}")
+    for merge in found["merges"]:
+        click.echo(f"could merge {merge['stage']}: {merge['pass']} ({merge['kind']}): {', '.join(merge['removed'])}")
+    show_refusals(found["refusals"], "cannot merge")
+
+
+def _number(value: int | None) -> str:
+    return "?" if value is None else f"{value:,}" if value else ""
+
+
+def _mib(value: int | None) -> str:
+    return "unknown" if value is None else f"{value / 2**20:.2f} MiB"

@@ -1,0 +1,68 @@
+"""Options and outputs that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from deeprebirth_caffe.engines.base import Engine
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+caffe_option = click.option(
+    "--caffe",
+    metavar="PATH",
+    help="Where real Caffe is: its prefix, its binary or a Python with pycaffe. [env: REBIRTH_CAFFE]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead (docs/json.md).")
+force_option = click.option("--force", is_flag=True, help="Write into an output directory that is not empty.")
+
+
+class InputShape(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """BLOB=C,H,W."""
+
+    name = "BLOB=C,H,W"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        blob, _, dims = str(value).rpartition("=")
+        try:
+            shape = tuple(int(dim) for dim in dims.replace("x", ",").split(","))
+        except ValueError:
+            shape = ()
+        if not blob or not shape or min(shape) < 1:
+            self.fail(f"{value!r} is not of the form data=3,224,224", param, ctx)
+        return blob, shape
+
+
+def shapes_option(function: Command) -> Command:
+    """Adds `--input-shape`."""
+    return click.option(
+        "--input-shape",
+        "input_shapes",
+        type=InputShape(),
+        multiple=True,
+        help="Shape of a data layer's blob without the batch, where the file does not say it; may be repeated.",
+    )(function)
+
+
+def caffe_engine(path: str | None) -> Engine:
+    """Real Caffe, or an error that says how to get it."""
+    from deeprebirth_caffe.engines import engine
+
+    return engine("caffe", caffe=path)
+
+
+def print_json(data: Any) -> None:
+    """JSON on stdout."""
+    from deeprebirth_caffe.workflows.publish import json_bytes
+
+    click.echo(json_bytes(data).decode(), nl=False)

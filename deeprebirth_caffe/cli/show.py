@@ -1,0 +1,137 @@
+"""How results look to people: a line a rewrite and a refusal, then a small table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+STYLE = {"exact": "green", "relearn": "yellow"}
+
+
+def show_conversion(manifest: Mapping[str, Any], *, dry_run: bool = False) -> None:
+    """Prints a manifest."""
+    for rewrite in manifest["rewrites"]:
+        kind = click.style(f"{rewrite['kind']:<7}", fg=STYLE[rewrite["kind"]])
+        click.echo(f"{kind} {rewrite['stage']}: {rewrite['pass']}: {_change(rewrite)}{_macs(rewrite)}")
+        for note in rewrite["notes"]:
+            click.echo(f"        {note}")
+    show_refusals(manifest["refusals"])
+    if not manifest["rewrites"]:
+        click.echo("nothing to merge")
+    for check in manifest.get("check") or []:
+        click.echo(
+            f"{click.style('checked', fg='green')} {', '.join(check['passes'])}: {check['blobs']} blobs agree, "
+            f"the worst to {check['worst']:.1e} ({check['worst_blob']})"
+        )
+    click.echo()
+    show_totals(manifest["before"], manifest["after"])
+    ledger = manifest["ledger"]
+    click.echo(
+        f"\nweights: {ledger['copied']} layers copied, {ledger['folded']} folded, {ledger['relearned']} to relearn, "
+        f"{ledger['dropped']} dropped"
+    )
+    for note in manifest["notes"]:
+        click.echo(f"note: {note}")
+    outputs = dict(manifest["outputs"])
+    directory = outputs.pop("directory")
+    verb = "would write" if dry_run else "wrote"
+    click.echo(f"{verb} {directory}: {', '.join(dict.fromkeys(outputs.values()))}")
+
+
+def show_refusals(refusals: Sequence[Mapping[str, Any]], word: str = "refused") -> None:
+    """A line a reason; layers that are refused by one pass for the same reason share it."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for refusal in refusals:
+        groups.setdefault((refusal["pass"], refusal["reason"]), []).append(refusal)
+    for (name, reason), found in groups.items():
+        stages = _some(list(dict.fromkeys(refusal["stage"] for refusal in found)), 4)
+        layers = _some([refusal["layer"] for refusal in found], 4)
+        click.echo(f"{click.style(word, fg='red')} {stages}: {name}: {layers}: {reason}")
+
+
+def show_totals(
+    before: Mapping[str, Any], after: Mapping[str, Any], names: Sequence[str] = ("before", "after")
+) -> None:
+    """Layers, parameters, multiply-adds and memory of two nets side by side."""
+    rows = [("", names[0], names[1], "")]
+    for label, key, form in (
+        ("layers", "layers", str),
+        ("parameters", "params", _count),
+        ("file size", "params", _file_size),
+        ("multiply-adds", "macs", _count),
+        ("blob memory", "blob_bytes", _mib),
+    ):
+        old, new = before[key], after[key]
+        ratio = (
+            f"{old / new:.2f}x less"
+            if old and new and old > new
+            else f"{new / old:.2f}x more"
+            if old and new and new > old
+            else ""
+        )
+        rows.append(
+            (label, form(old) if old is not None else "unknown", form(new) if new is not None else "unknown", ratio)
+        )
+    print_columns(rows)
+
+
+def print_columns(rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """Prints a table without rules: the first `left` columns to the left, numbers to the right.
+
+    On a terminal it fits the window; in a pipe a row is a line, however long.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    # Names of layers are not markup, and numbers in them are not to be coloured.
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 1 << 14
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in range(len(rows[0])):
+        table.add_column(justify="left" if column < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    with console.capture() as capture:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def _change(rewrite: Mapping[str, Any]) -> str:
+    removed, made = rewrite["removed"], rewrite["rebirth"]
+    if not made:
+        return f"{_some(removed)} out"
+    return f"{_some(removed)} -> {_some(made)}" if removed else _some(made)
+
+
+def _some(names: Sequence[str], limit: int = 12) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _macs(rewrite: Mapping[str, Any]) -> str:
+    before, after = rewrite["macs_before"], rewrite["macs_after"]
+    if not before or not after or before == after:
+        return ""
+    return (
+        f" ({before / after:.2f}x fewer multiply-adds)"
+        if before > after
+        else f" ({after / before:.2f}x the multiply-adds)"
+    )
+
+
+def _count(value: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= size:
+            return f"{value / size:.2f} {unit}"
+    return str(value)
+
+
+def _mib(value: int) -> str:
+    return f"{value / 2**20:.2f} MiB"
+
+
+def _file_size(params: int) -> str:
+    return _mib(4 * params)

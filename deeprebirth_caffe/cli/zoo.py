@@ -1,0 +1,37 @@
+"""`rebirth zoo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from deeprebirth_caffe.cli.options import FOLDER, force_option, json_option, print_json
+
+
+@click.command("zoo")
+@click.argument("name")
+@click.option("-o", "--out", type=FOLDER, help="Output directory. [default: NAME]")
+@json_option
+@force_option
+def command(name: str, out: Path | None, as_json: bool, force: bool) -> None:
+    """Write train_val.prototxt, deploy.prototxt and solver.prototxt of a known net; `rebirth zoo list` lists them."""
+    from deeprebirth_caffe import zoo
+
+    if name == "list":
+        nets = [zoo.build(known) for known in zoo.names()]
+        if as_json:
+            print_json({"version": 1, "nets": [{"name": net.name, "description": net.description} for net in nets]})
+        else:
+            width = max(len(net.name) for net in nets)
+            for net in nets:
+                click.echo(f"{net.name:<{width}}  {net.description}")
+        return
+    if name not in zoo.names():
+        raise click.UsageError(f"there is no net {name!r} in the zoo; there are {', '.join(zoo.names())}")
+    directory = out if out is not None else Path(name)
+    written = list(zoo.write(name, directory, force=force).files())
+    if as_json:
+        print_json({"version": 1, "directory": str(directory), "files": written})
+    else:
+        click.echo(f"wrote {directory}: {', '.join(written)}")
