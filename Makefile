@@ -1,0 +1,57 @@
+# `make help` explains itself: the text behind ## is the help.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Where install_caffe.sh puts the private Caffe; set it empty to do without.
+CAFFE_PREFIX ?= $(or $(REBIRTH_CAFFE_PREFIX),$(or $(XDG_DATA_HOME),$(HOME)/.local/share)/rebirth/caffe)
+JOBS ?= 2
+
+.PHONY: help demo test lint format caffe proto bench clean
+
+help: ## show this text
+	@echo "rebirth: DeepRebirth for Caffe. Targets:"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo "Everything is set up on the way: a virtual environment in $(VENV), real Caffe in $(CAFFE_PREFIX)."
+
+$(STAMP): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+caffe: ## install real Caffe 1.0 for this user (no root needed; see docs/caffe.md)
+	@scripts/install_caffe.sh "$(CAFFE_PREFIX)"
+
+demo: $(STAMP) ## convert GoogLeNet and time it against its original in real Caffe
+	@scripts/install_caffe.sh "$(CAFFE_PREFIX)"
+	@REBIRTH_CAFFE="$(CAFFE_PREFIX)" $(BIN)/python scripts/demo.py
+
+test: $(STAMP) ## run all tests; those that need real Caffe are skipped, and counted, where it cannot be had
+	@scripts/install_caffe.sh "$(CAFFE_PREFIX)" || echo "make test: going on without real Caffe" >&2
+	@REBIRTH_CAFFE_PREFIX="$(CAFFE_PREFIX)" $(BIN)/python -m pytest -n $(JOBS) tests
+
+lint: $(STAMP) ## ruff, mypy --strict, the import rules, shell syntax
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	bash -n scripts/*.sh .ci/run
+
+format: $(STAMP) ## let ruff format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: ## regenerate deeprebirth_caffe/proto from proto/caffe.proto
+	$(PYTHON) -m venv .build/proto
+	.build/proto/bin/python -m pip install --quiet --disable-pip-version-check 'grpcio-tools==1.62.3' 'setuptools<81'
+	.build/proto/bin/python -m grpc_tools.protoc -Ideeprebirth_caffe/proto=proto \
+	    --python_out=. --pyi_out=. deeprebirth_caffe/proto/caffe.proto
+
+bench: $(STAMP) ## start-up and conversion times, by the size of the net
+	@$(BIN)/python benchmarks/startup.py
+
+clean: ## remove what make made here (real Caffe stays)
+	rm -rf $(VENV) .build build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo
