@@ -142,9 +142,7 @@ class CaffeWorker(WorkerProcess):
 
     def get_params(self, net: Handle, layers: Sequence[str] | None = None) -> dict[str, list[FloatArray]]:
         """Gives the parameters of the layers named (None: of all that have any)."""
-        _, arrays = self.call(
-            "get_params", handle=_handle(net), layers=None if layers is None else list(layers)
-        )
+        _, arrays = self.call("get_params", handle=_handle(net), layers=None if layers is None else list(layers))
         found: dict[str, list[FloatArray]] = {}
         for (name, _), array in arrays:
             found.setdefault(name, []).append(array)  # type: ignore[arg-type]
@@ -177,9 +175,7 @@ class CaffeWorker(WorkerProcess):
         """
         arrays = [(name, np.asarray(a)) for name, a in (inputs or {}).items()]
         names = None if blobs is None else list(blobs)
-        _, out = self.call(
-            "forward", arrays, timeout=timeout, handle=_handle(net), blobs=names, start=start, end=end
-        )
+        _, out = self.call("forward", arrays, timeout=timeout, handle=_handle(net), blobs=names, start=start, end=end)
         return dict(out)
 
     def backward(

@@ -136,10 +136,7 @@ class CaffeEngine:
         given = weights if weights is not None else [None] * len(nets)
         with ExitStack() as stack:
             workers = [stack.enter_context(self._worker(threads)) for _ in nets]
-            loaded = [
-                worker.load(net, weights=model)
-                for worker, net, model in zip(workers, nets, given, strict=True)
-            ]
+            loaded = [worker.load(net, weights=model) for worker, net, model in zip(workers, nets, given, strict=True)]
             times: list[list[tuple[float, ...]]] = [[] for _ in nets]
             for _ in range(runs):
                 for worker, net, found in zip(workers, loaded, times, strict=True):

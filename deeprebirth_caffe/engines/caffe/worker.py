@@ -94,6 +94,7 @@ class Held:
         self.net = net
         self.weights = weights
         self.names = list(net._layer_names)
+        # By index, not through pycaffe's own dicts: losses without a named top all write a blob "(automatic)".
         self.blob_names = list(net._blob_names)
         self.types = [layer.type for layer in net.layers]
         self.bottoms = [[self.blob_names[i] for i in net._bottom_ids(n)] for n in range(len(self.names))]
@@ -274,8 +275,8 @@ def op_load(
             for name, layer in zip(held.names, loaded.layers)
             if len(layer.blobs)
         ],
-        "inputs": list(loaded.inputs),
-        "outputs": list(loaded.outputs),
+        "inputs": [held.blob_names[index] for index in loaded._inputs],
+        "outputs": [held.blob_names[index] for index in loaded._outputs],
         "bottoms": held.bottoms,
         "tops": held.tops,
         "copies": held.copies,
@@ -422,9 +423,7 @@ def op_fill(arrays: Arrays, handle: int, seed: int = 0) -> Answer:
     return {"filled": _fill(_held(handle), seed)[1]}, []
 
 
-def op_time(
-    arrays: Arrays, handle: int, iterations: int, warmup: int, seed: int, per_layer: bool = False
-) -> Answer:
+def op_time(arrays: Arrays, handle: int, iterations: int, warmup: int, seed: int, per_layer: bool = False) -> Answer:
     """Times forward passes of a filled net."""
     held = _held(handle)
     first, _ = _fill(held, seed)
@@ -489,7 +488,7 @@ def op_train(
         net = running.net
         if weights is not None:
             net.copy_from(weights)
-        names = list(net.outputs) if watch is None else watch
+        names = [net._blob_names[index] for index in net._outputs] if watch is None else watch
         for name in names:
             if name not in net.blobs:
                 raise WorkerError(f"the training net has no blob {name!r}; it has {_few(net.blobs)}")
@@ -520,8 +519,7 @@ def op_train(
                 rate = float(getattr(running, "lr", running.param.base_lr))
                 for name, blobs in layers if rates else []:
                     pairs = [
-                        _measured(b, g, blob.data, rate)
-                        for b, g, blob in zip(before[name], gradients[name], blobs)
+                        _measured(b, g, blob.data, rate) for b, g, blob in zip(before[name], gradients[name], blobs)
                     ]
                     found[name], decays[name] = [p[0] for p in pairs], [p[1] for p in pairs]
                 before.clear()
