@@ -75,9 +75,7 @@ class NetBuilder:
         self.training = training
         self.defaults = defaults or Defaults()
 
-    def layer(
-        self, name: str, kind: str, bottoms: Iterable[str], top: str | None = None
-    ) -> pb.LayerParameter:
+    def layer(self, name: str, kind: str, bottoms: Iterable[str], top: str | None = None) -> pb.LayerParameter:
         """Append a layer of type `kind`; its top is `top`, or its own name."""
         layer = self.message.layer.add()
         layer.name = name
@@ -239,9 +237,7 @@ class NetBuilder:
         if top_k != 1:
             layer.accuracy_param.top_k = top_k
 
-    def classify(
-        self, logits: str, *, loss: str = "loss", top1: str = "accuracy", top5: str = "accuracy_top5"
-    ) -> None:
+    def classify(self, logits: str, *, loss: str = "loss", top1: str = "accuracy", top5: str = "accuracy_top5") -> None:
         """End the net: loss and accuracies while training, a Softmax called ``prob`` at deploy."""
         if self.training:
             self.loss(loss, logits)

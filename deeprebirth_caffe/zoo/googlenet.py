@@ -77,9 +77,7 @@ def auxiliary(net: NetBuilder, name: str, bottom: str, head: Head, classes: int)
     net.accuracy(f"{name}/top-5", logits, 5)
 
 
-def stem(
-    net: NetBuilder, data: str, first: int, reduced: int, second: int, *, kernel: int = 7, stride: int = 2
-) -> str:
+def stem(net: NetBuilder, data: str, first: int, reduced: int, second: int, *, kernel: int = 7, stride: int = 2) -> str:
     """Two convolution stages with max-pooling and LRN: pool first in the one, LRN first in the other."""
     shape = f"{kernel}x{kernel}" + (f"_s{stride}" if stride != 1 else "")
     blob = net.conv(f"conv1/{shape}", data, first, kernel, stride=stride, pad=kernel // 2)
@@ -170,9 +168,7 @@ RECIPES = (
         description="GoogLeNet's parts for 28 x 28 grey digits: three inception modules, one auxiliary head",
         source_paper=PAPER,
         body=_googlenet28,
-        data=Data(
-            size=28, train_batch=64, test_batch=100, channels=1, mean=(33.0,), scale=0.0125, mirror=False
-        ),
+        data=Data(size=28, train_batch=64, test_batch=100, channels=1, mean=(33.0,), scale=0.0125, mirror=False),
         solver=Solver(
             base_lr=0.02,
             schedule="poly",

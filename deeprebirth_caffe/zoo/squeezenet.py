@@ -35,9 +35,7 @@ def fire(net: NetBuilder, name: str, bottom: str, squeeze: int, expand: int) -> 
     return net.concat(f"{name}/concat", [small, large])
 
 
-def _body(
-    channels: int, kernel: int, pools: tuple[int, ...], last_pad: int
-) -> Callable[[NetBuilder, str, int], None]:
+def _body(channels: int, kernel: int, pools: tuple[int, ...], last_pad: int) -> Callable[[NetBuilder, str, int], None]:
     """`channels` and `kernel` of conv1; the fire modules with max-pooling behind them; conv10's padding."""
 
     def body(net: NetBuilder, data: str, classes: int) -> None:

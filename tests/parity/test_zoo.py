@@ -53,9 +53,7 @@ def foretold(
     return blobs, params
 
 
-@pytest.mark.parametrize(
-    ("form", "phase"), [("deploy", "TEST"), ("train_val", "TRAIN"), ("train_val", "TEST")]
-)
+@pytest.mark.parametrize(("form", "phase"), [("deploy", "TEST"), ("train_val", "TRAIN"), ("train_val", "TEST")])
 @pytest.mark.parametrize("name", zoo.names())
 def test_loads_in_real_caffe(caffe: CaffeWorker, tmp_path: Path, name: str, form: str, phase: str) -> None:
     built = zoo.build(name)

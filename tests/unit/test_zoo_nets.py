@@ -243,9 +243,7 @@ def test_googlenet64_is_googlenet_at_half_the_width() -> None:
     """Layer by layer the same types and, but for pool5's window, the same names."""
 
     def rows(name: str) -> list[tuple[str, str]]:
-        return [
-            (layer.name, layer.type) for layer in parsed(name, "train_val").layer if "pool5" not in layer.name
-        ]
+        return [(layer.name, layer.type) for layer in parsed(name, "train_val").layer if "pool5" not in layer.name]
 
     assert rows("googlenet64") == rows("googlenet")
     full, half = walked("googlenet", "train_val")[0], walked("googlenet64", "train_val")[0]
@@ -405,12 +403,7 @@ def test_wiring(name: str, form: str, phase: int) -> None:
             if bottom not in layer.top:
                 readers[bottom] += 1
     ends = {blob for blob, count in readers.items() if count == 0}
-    outputs = {
-        top
-        for layer in layers
-        if layer.type in {"SoftmaxWithLoss", "Accuracy", "Softmax"}
-        for top in layer.top
-    }
+    outputs = {top for layer in layers if layer.type in {"SoftmaxWithLoss", "Accuracy", "Softmax"} for top in layer.top}
     assert ends - {"label"} == outputs
 
 
@@ -427,9 +420,7 @@ def test_solver(name: str) -> None:
     assert 0 < solver.base_lr < 0.11
     assert len(solver.test_iter) == 1
     test = next(
-        layer
-        for layer in parsed(name, "train_val").layer
-        if layer.type == "Data" and layer.include[0].phase == pb.TEST
+        layer for layer in parsed(name, "train_val").layer if layer.type == "Data" and layer.include[0].phase == pb.TEST
     )
     validation = {1000: 50_000, 100: 5_000, 10: 10_000}[built(name).classes]
     assert solver.test_iter[0] * test.data_param.batch_size == validation
