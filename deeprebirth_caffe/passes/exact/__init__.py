@@ -1,0 +1,1 @@
+"""Passes that keep the function of the net."""

@@ -1,0 +1,1 @@
+"""Passes after which the rebirth layers have to be learned again."""
