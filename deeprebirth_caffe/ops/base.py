@@ -160,9 +160,7 @@ class Op:
     may_be_empty: bool = False
     custom: bool = False
 
-    def shapes(
-        self, layer: pb.LayerParameter, bottoms: Sequence[Shape], *, datum: Datum | None = None
-    ) -> list[Shape]:
+    def shapes(self, layer: pb.LayerParameter, bottoms: Sequence[Shape], *, datum: Datum | None = None) -> list[Shape]:
         """The shapes of the layer's named tops, in order.
 
         Args:

@@ -92,11 +92,7 @@ def _deconv_macs(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Seque
 def _deconv_cost(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> float:
     axis, window = conv_split(layer, bottoms[0])
     columns = window.num_output * count(window.kernel)
-    return (
-        _column_cost(window)
-        * columns
-        * sum(count(bottom, 0, axis) * count(bottom, axis + 1) for bottom in bottoms)
-    )
+    return _column_cost(window) * columns * sum(count(bottom, 0, axis) * count(bottom, axis + 1) for bottom in bottoms)
 
 
 def _im2col_shapes(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:

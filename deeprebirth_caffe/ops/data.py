@@ -78,9 +78,7 @@ def _image_data(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum
     size = None if record is None else (record[1], record[2])
     if p.new_height:
         size = p.new_height, p.new_width
-    return _image_tops(
-        layer, _batch(layer, p.batch_size), 3 if p.is_color else 1, _cropped(layer, p.crop_size, size)
-    )
+    return _image_tops(layer, _batch(layer, p.batch_size), 3 if p.is_color else 1, _cropped(layer, p.crop_size, size))
 
 
 def _window_data(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:

@@ -34,9 +34,7 @@ class ConvGeometry:
     @property
     def extent(self) -> Dims:
         """What the dilated kernel spans."""
-        return tuple(
-            dilation * (kernel - 1) + 1 for kernel, dilation in zip(self.kernel, self.dilation, strict=True)
-        )
+        return tuple(dilation * (kernel - 1) + 1 for kernel, dilation in zip(self.kernel, self.dilation, strict=True))
 
     @property
     def pointwise(self) -> bool:
@@ -227,9 +225,7 @@ def _window(
     return _spread(layer, field, values, spatial, default)
 
 
-def _spread(
-    layer: pb.LayerParameter, field: str, values: Sequence[int], spatial: int, default: int | None
-) -> Dims:
+def _spread(layer: pb.LayerParameter, field: str, values: Sequence[int], spatial: int, default: int | None) -> Dims:
     if len(values) == spatial:
         return tuple(values)
     if len(values) == 1:

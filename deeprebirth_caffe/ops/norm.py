@@ -36,9 +36,7 @@ def _channels(layer: pb.LayerParameter, bottom: Shape) -> int:
     return bottom[1]
 
 
-def _batch_norm_shapes(
-    layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None
-) -> list[Shape]:
+def _batch_norm_shapes(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
     _batch_norm_params(layer, bottoms)
     return [bottoms[0]]
 
@@ -55,9 +53,7 @@ def _mvn_shapes(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum
     return [legacy(layer, bottoms[0])]  # Caffe gives back 4 axes whatever it got
 
 
-def _operand(
-    layer: pb.LayerParameter, bottoms: Sequence[Shape], p: pb.ScaleParameter | pb.BiasParameter
-) -> Shape:
+def _operand(layer: pb.LayerParameter, bottoms: Sequence[Shape], p: pb.ScaleParameter | pb.BiasParameter) -> Shape:
     """The shape of the factor (or the addend): the second bottom's, or what axis and num_axes select."""
     bottom = bottoms[0]
     if len(bottoms) == 1:
