@@ -68,7 +68,7 @@ class Patcher:
                 lines = field_lines(field, value, "", self._edits.unit)
                 inline = field_inline(field, value)
                 if anchor is not None:
-                    self._edits.insert_after(anchor, lines, inline)
+                    self._edits.insert_after(anchor, self._block, lines, inline)
                 elif self._block is not None:
                     self._edits.insert_first(self._block, lines, inline)
                 else:
