@@ -343,20 +343,6 @@ def test_an_empty_file_is_an_empty_net(tmp_path: Path) -> None:
     assert (source.layers, source.unknown, source.text()) == ([], [], "")
 
 
-def seconds(text: str) -> float:
-    best = math.inf
-    for _ in range(3):
-        start = time.perf_counter()
-        parse_net(text)
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-def test_time_grows_with_the_length_of_the_text() -> None:
-    block = 'layer { # a\n  name: "abc"\n  convolution_param { num_output: 3 fork: [1, 2] }\n}\n'
-    assert seconds(block * 4000) < 30 * seconds(block * 400)
-
-
 @pytest.mark.parametrize(
     "text",
     [
