@@ -26,13 +26,14 @@ class LayerSource:
             the text.
     """
 
-    __slots__ = ("_bytes", "_doc", "_node", "_single", "message", "unknown")
+    __slots__ = ("_bytes", "_doc", "_node", "_single", "_where", "message", "unknown")
 
-    def __init__(self, doc: Document, node: Node, single: bool) -> None:
+    def __init__(self, doc: Document, node: Node, single: bool, where: str = "") -> None:
         if node.kind != BLOCK:
             raise doc.error(node.vstart, "'layer' takes a block; write 'layer { ... }'")
         self._doc = doc
         self._node = node
+        self._where = where  # in the file, where the text is an upgraded one
         self._single = single  # false for an item of ``layer: [{...}, {...}]``
         self.message = pb.LayerParameter()
         self.unknown = fill_message(doc, self.message, node.kids, node.vstart)
@@ -40,8 +41,8 @@ class LayerSource:
 
     @property
     def where(self) -> str:
-        """``file:line:column`` where the layer begins."""
-        return self._doc.where(self._node.start)
+        """``file:line:column`` where the layer begins (in the file as it was read, whatever its form)."""
+        return self._where or self._doc.where(self._node.start)
 
     def says(self, message: pb.LayerParameter) -> bool:
         """Whether the text says exactly `message`."""
@@ -70,24 +71,33 @@ class NetSource:
         header: all but the layers.
         layers: the layers, in the file's order.
         unknown: names of top-level fields the schema does not have; they stay in the text.
+        forms: the old forms of Caffe ("V0", "V1", ...) it was upgraded from; empty for a file in today's form.
+        notes: what that upgrade left out or guessed, each with its line.
     """
 
     def __init__(self, doc: Document) -> None:
         self.name = doc.name
-        self._doc = doc
+        self.forms: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = ()
         self._nodes = parse_tree(doc)
+        places: Sequence[str] = ()
+        if any(node.name == "layers" for node in self._nodes):
+            # Imported here: few nets need it.
+            from deeprebirth_caffe.formats.upgrade.text import upgrade_text
+
+            upgraded = upgrade_text(doc)
+            self.forms, self.notes, places = upgraded.forms, upgraded.notes, upgraded.where
+            doc = Document(upgraded.text, doc.name)
+            self._nodes = parse_tree(doc)
+        self._doc = doc
         self.header = pb.NetParameter()
         self.layers: list[LayerSource] = []
         self._header_nodes: list[Node] = []
         for node in self._nodes:
             if node.name == "layer":
-                self.layers.extend(LayerSource(doc, item, item is node) for item in occurrences(node))
-            elif node.name == "layers":
-                raise doc.error(
-                    node.start,
-                    "'layers' is Caffe's format of 2013 and 2014; convert the file with Caffe's own"
-                    " 'upgrade_net_proto_text OLD NEW' and use NEW",
-                )
+                for item in occurrences(node):
+                    where = places[len(self.layers)] if places else ""
+                    self.layers.append(LayerSource(doc, item, item is node, where))
             else:
                 self._header_nodes.append(node)
         self.unknown = fill_message(doc, self.header, self._header_nodes, 0)
@@ -95,7 +105,10 @@ class NetSource:
         self._header.CopyFrom(self.header)
 
     def text(self) -> str:
-        """The text, unchanged. Encode it with ``errors="surrogateescape"`` to get the file's own bytes."""
+        """The text, unchanged, but for an old form, which is upgraded.
+
+        Encode it with ``errors="surrogateescape"`` to get the file's own bytes.
+        """
         return self._doc.text
 
     def render(self, header: pb.NetParameter, layers: Sequence[tuple[pb.LayerParameter, LayerSource | None]]) -> str:
@@ -163,7 +176,7 @@ def read_net(path: str | os.PathLike[str]) -> NetSource:
     """Reads a net's file.
 
     Raises:
-        PrototxtError: with file, line and column; also for the V1 format (``layers``).
+        PrototxtError: with file, line and column.
     """
     return NetSource(read_document(path))
 
