@@ -59,6 +59,7 @@ class Reduce(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option("--skip", multiple=True, metavar="STAGE", help="Not this stage; may be repeated.")
 @click.option("--paper", is_flag=True, help="As the paper: no pool behind a Concat, BatchNorm pruned, Xavier start.")
 @click.option("--exact", is_flag=True, help="Only rewrites that keep the net's function.")
+@click.option("--portable", is_flag=True, help="Say what a fork of Caffe says in plain Caffe first (docs/forks.md).")
 @click.option("--no-streamline", is_flag=True, help="Leave pooling and LRN (and BatchNorm to prune) alone.")
 @click.option("--no-branch", is_flag=True, help="Leave branches alone.")
 @click.option("--no-pass", "skip_passes", multiple=True, metavar="PASS", help="Leave one pass out; may be repeated.")

@@ -13,7 +13,9 @@ from deeprebirth_caffe.errors import RebirthError, RefusedError
 from deeprebirth_caffe.formats.files import check_directory, publish_directory
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.ops.forks import forks_with_field
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
+from deeprebirth_caffe.passes.exact.portable import Portable
 from deeprebirth_caffe.passes.relearn.merge_branches import DEFAULT_REDUCE, MergeBranches
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
@@ -43,7 +45,8 @@ class ConvertOptions:
     """What `rebirth convert` is told; see its help.
 
     `paper` sets what the paper does: no pool behind a Concat or Eltwise is folded, BatchNorm is pruned, and rebirth
-    layers start from Xavier noise, unless `bn` or `init` say otherwise.
+    layers start from Xavier noise, unless `bn` or `init` say otherwise. `portable` first says in plain Caffe what a
+    fork says, wherever that can be done, whatever `only` and `skip` name.
     """
 
     net: Path
@@ -54,6 +57,7 @@ class ConvertOptions:
     skip: tuple[str, ...] = ()
     paper: bool = False
     exact: bool = False
+    portable: bool = False
     streamline: bool = True
     branch: bool = True
     skip_passes: tuple[str, ...] = ()
@@ -134,11 +138,13 @@ def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
         # A check needs some weights; these are never written.
         net.weights = random_weights(net)
     rewriter = Rewriter(net)
+    notes: list[str] = []
+    ported = _make_portable(options, rewriter, notes) if options.portable else Outcome()
     outcome = run(rewriter, options.passes(), selection, keep_exact=engine is not None)
     _refuse_named_stages(options, original, outcome)
     renamed = rename_changed_blobs(original, rewriter)
+    outcome = Outcome(ported.rewrites + outcome.rewrites, ported.refusals + outcome.refusals, outcome.exact_runs)
     relearn = [layer for layer in net.layers if rewriter.made.get(layer) is Kind.RELEARN]
-    notes: list[str] = []
     lr_mult = {}
     if net.trains:
         lr_mult = learn_faster(relearn, options.solver_options.lr_factor)
@@ -163,7 +169,11 @@ def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
             "solver": str(options.solver) if options.solver else None,
         },
         outputs={"directory": str(options.directory), **outputs},
-        options={"passes": [one.name for one in options.passes()], "paper": options.paper, "seed": options.seed},
+        options={
+            "passes": [*([Portable.name] if options.portable else []), *(one.name for one in options.passes())],
+            "paper": options.paper,
+            "seed": options.seed,
+        },
         outcome=outcome,
         renamed=renamed,
         ledger=make_ledger(original, rewriter),
@@ -176,6 +186,19 @@ def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
     if not options.dry_run:
         _write(options, net, deploy_net, outputs, manifest)
     return Converted(original, net, deploy_net, outcome, manifest)
+
+
+def _make_portable(options: ConvertOptions, rewriter: Rewriter, notes: list[str]) -> Outcome:
+    """Says in plain Caffe what can be said in it. No check: plain Caffe loads the net only afterwards."""
+    source = rewriter.net.source
+    unknown = source.unknown if source is not None else []
+    quiet = [name for name in unknown if forks_with_field(name, "")]
+    if quiet:
+        rewriter.cut_header(quiet)
+        notes.append(f"portable: the net's own {', '.join(quiet)} went, which change nothing that is computed")
+    if rest := [name for name in unknown if name not in quiet]:
+        notes.append(f"portable: the net's own {', '.join(rest)} stay, and plain Caffe does not have them")
+    return run(rewriter, [Portable()])
 
 
 def _refuse_named_stages(options: ConvertOptions, original: Net, outcome: Outcome) -> None:

@@ -40,6 +40,8 @@ class Edits:
         for first, last, new in sorted(self._list, key=lambda edit: edit[:2]):
             if first < start or last > end:
                 continue
+            if not new:  # two fields that go may both claim the spaces between them
+                first, last = max(first, at), max(last, at)
             assert first >= at, "edits overlap"
             parts.append(self.text[at:first])
             parts.append(new)
@@ -56,6 +58,11 @@ class Edits:
             if rest is not None:
                 self.replace(line, past_newline(text, rest), "")
                 return
+            stop = node.stop
+            while stop < len(text) and text[stop] in _BLANK:
+                stop += 1
+            self.replace(node.start, stop, "")
+            return
         start = node.start
         following = text[node.stop : node.stop + 1]
         if not following or following in _SPACE or following in "}>]":
@@ -63,13 +70,17 @@ class Edits:
                 start -= 1
         self.replace(start, node.stop, "")
 
-    def insert_after(self, anchor: Node, lines: list[str], inline: str) -> None:
+    def insert_after(self, anchor: Node, block: Node | None, lines: list[str], inline: str) -> None:
         """Adds a field behind another: as lines (still to be indented) where the other ends its line."""
         rest = line_end(self.text, anchor.stop)
         if rest is None:
             self._insert_inline(anchor.stop, inline)
             return
-        indent = self.indent_of(anchor)
+        line = line_start(self.text, anchor.start)
+        if line is not None:
+            indent = self.text[line : anchor.start]
+        else:
+            indent = self._indent_within(block) if block is not None else ""
         self.replace(rest, rest, "".join(f"{self.newline}{indent}{line}" for line in lines))
 
     def insert_first(self, block: Node, lines: list[str], inline: str) -> None:
@@ -80,7 +91,7 @@ class Edits:
         if rest is None:
             self._insert_inline(inside, inline)
             return
-        indent = self.indent_within(block)
+        indent = self._indent_within(block)
         self.replace(rest, rest, "".join(f"{self.newline}{indent}{line}" for line in lines))
 
     def _insert_inline(self, at: int, inline: str) -> None:
@@ -88,16 +99,7 @@ class Edits:
         touching = following not in _SPACE and not (following in "}>" and at and self.text[at - 1] not in "{<")
         self.replace(at, at, f" {inline} " if touching else f" {inline}")
 
-    def indent_of(self, node: Node) -> str:
-        """The spaces in front of a field's line (of the line it stands on)."""
-        begin = self.text.rfind("\n", 0, node.start) + 1
-        stop = begin
-        while stop < node.start and self.text[stop] in " \t":
-            stop += 1
-        indent = self.text[begin:stop]
-        return indent if stop == node.start else indent + self.unit if self.text[stop] not in "}>" else indent
-
-    def indent_within(self, block: Node) -> str:
+    def _indent_within(self, block: Node) -> str:
         """The spaces that fields of a block begin with: as its own do, else a step more than its own line."""
         for kid in block.kids:
             line = line_start(self.text, kid.start)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 
 from deeprebirth_caffe.formats.prototxt.document import Document, PrototxtError, read_document
 from deeprebirth_caffe.formats.prototxt.edits import Edits
+from deeprebirth_caffe.formats.prototxt.extra import Extra, cut, extra_fields, strangers
+from deeprebirth_caffe.formats.prototxt.fields import table_of
 from deeprebirth_caffe.formats.prototxt.fill import fill_message
 from deeprebirth_caffe.formats.prototxt.layout import home_of_each, slots_of, weave
 from deeprebirth_caffe.formats.prototxt.patch import patch_block, patch_top, same
@@ -14,6 +17,9 @@ from deeprebirth_caffe.formats.prototxt.printer import message_lines
 from deeprebirth_caffe.formats.prototxt.source import add_at_top, newline_of, unit_of
 from deeprebirth_caffe.formats.prototxt.tree import BLOCK, LIST, Node, occurrences, parse_tree
 from deeprebirth_caffe.proto import caffe_pb2 as pb
+
+_LAYER = table_of(pb.LayerParameter.DESCRIPTOR)
+_NET = table_of(pb.NetParameter.DESCRIPTOR)
 
 
 class LayerSource:
@@ -24,9 +30,10 @@ class LayerSource:
             meaning is remembered apart.
         unknown: dotted names of fields the schema does not have (``pooling_param.ceil_mode``); they stay in
             the text.
+        origin: the layer of the file that this one is, which is another one after `without`.
     """
 
-    __slots__ = ("_bytes", "_doc", "_node", "_single", "_where", "message", "unknown")
+    __slots__ = ("_bytes", "_cut", "_doc", "_node", "_single", "_where", "message", "origin", "unknown")
 
     def __init__(self, doc: Document, node: Node, single: bool, where: str = "") -> None:
         if node.kind != BLOCK:
@@ -38,6 +45,34 @@ class LayerSource:
         self.message = pb.LayerParameter()
         self.unknown = fill_message(doc, self.message, node.kids, node.vstart)
         self._bytes = self.message.SerializePartialToString(deterministic=True)
+        self._cut: frozenset[str] = frozenset()
+        self.origin = self
+
+    @property
+    def extra(self) -> Extra:
+        """The fields that the schema does not have, with their values."""
+        if not self.unknown:
+            return {}
+        found = extra_fields(self._doc, self._node.kids, _LAYER)
+        return {path: values for path, values in found.items() if not _within(path, self._cut)}
+
+    def where_of(self, path: str) -> str:
+        """``file:line:column`` of a field that the schema does not have; of the layer where it is not there."""
+        for name, node in strangers(self._doc, self._node.kids, _LAYER):
+            if path == name or path.startswith(f"{name}."):
+                return self._doc.where(node.start)
+        return self.where
+
+    def where_type(self) -> str:
+        """``file:line:column`` of the layer's type."""
+        return self._doc.where(next((kid.start for kid in self._node.kids if kid.name == "type"), self._node.start))
+
+    def without(self, paths: Iterable[str]) -> LayerSource:
+        """This layer without some of the fields in `unknown`: they are cut when it is rendered."""
+        twin = copy(self)
+        twin._cut = self._cut.union(paths)
+        twin.unknown = [path for path in self.unknown if path not in twin._cut]
+        return twin
 
     @property
     def where(self) -> str:
@@ -46,7 +81,7 @@ class LayerSource:
 
     def says(self, message: pb.LayerParameter) -> bool:
         """Whether the text says exactly `message`."""
-        return message.SerializePartialToString(deterministic=True) == self._bytes
+        return not self._cut and message.SerializePartialToString(deterministic=True) == self._bytes
 
     def render(self, message: pb.LayerParameter) -> str:
         """The layer's text, changed as little as makes it say `message`; without what stands around it."""
@@ -56,6 +91,7 @@ class LayerSource:
             return lead + text[node.start : node.stop]
         edits = Edits(text, newline_of(text), unit_of(text, [node]))
         patch_block(edits, node, pb.LayerParameter.FromString(self._bytes), message)
+        cut(edits, self._doc, node.kids, _LAYER, self._cut)
         patched = lead + edits.apply(node.start, node.stop)
         [written] = parse_net(patched, self._doc.name).layers
         if not written.says(message):  # never let a changed meaning out, whatever the text looked like
@@ -111,13 +147,29 @@ class NetSource:
         """
         return self._doc.text
 
-    def render(self, header: pb.NetParameter, layers: Sequence[tuple[pb.LayerParameter, LayerSource | None]]) -> str:
+    @property
+    def extra(self) -> Extra:
+        """The fields of the header that the schema does not have, with their values."""
+        return extra_fields(self._doc, self._header_nodes, _NET) if self.unknown else {}
+
+    def where_of(self, path: str) -> str:
+        """``file:line:column`` of a field of the header that the schema does not have; else of the file."""
+        found = strangers(self._doc, self._header_nodes, _NET)
+        return self._doc.where(next((node.start for name, node in found if path.split(".")[0] == name), 0))
+
+    def render(
+        self,
+        header: pb.NetParameter,
+        layers: Sequence[tuple[pb.LayerParameter, LayerSource | None]],
+        without: frozenset[str] = frozenset(),
+    ) -> str:
         """The text of a changed net: this one, changed where it must be.
 
         Args:
             header: all but the layers.
             layers: the layers in their order, each with the layer its text is to follow. A source may serve
                 more than once, and may come from another file.
+            without: fields of the header in `unknown` that are to go.
 
         Returns:
             A text that reads as exactly these messages. A layer that says what its source says keeps its
@@ -126,27 +178,29 @@ class NetSource:
             directly above them.
         """
         numbers = {id(layer): number for number, layer in enumerate(self.layers)}
-        wanted = [(numbers.get(id(source)) if source is not None else None) for _, source in layers]
+        wanted = [(numbers.get(id(source.origin)) if source is not None else None) for _, source in layers]
         exact = [source is not None and source.says(message) for message, source in layers]
         if header.layer or header.layers:
             header = pb.NetParameter.FromString(header.SerializePartialToString())
             header.ClearField("layer")
             header.ClearField("layers")
-        if wanted == list(range(len(self.layers))) and all(exact) and same(header, self._header):
+        if wanted == list(range(len(self.layers))) and all(exact) and same(header, self._header) and not without:
             return self._doc.text
         if any(node.kind == LIST and node.name == "layer" for node in self._nodes):
             plain = NetSource(Document(self._spread(), self.name))
             return plain.render(
                 header,
                 [
-                    (message, source if number is None else plain.layers[number])
+                    (message, _spread_source(source, None if number is None else plain.layers[number]))
                     for (message, source), number in zip(layers, wanted, strict=True)
                 ],
+                without,
             )
         text = self._doc.text
         slots = slots_of(text, self._nodes, [layer._node for layer in self.layers])
         edits = Edits(text, newline_of(text), unit_of(text, self._nodes))
         homeless = patch_top(edits, self._header_nodes, self._header, header)
+        cut(edits, self._doc, self._header_nodes, _NET, without)
         add_at_top(edits, homeless, self._header_nodes, slots[0].start if slots else len(text))
         homes = home_of_each(wanted, exact)
         pieces: list[tuple[int | None, str]] = []
@@ -172,6 +226,11 @@ class NetSource:
         return edits.apply(0, len(text))
 
 
+def _spread_source(source: LayerSource | None, spread: LayerSource | None) -> LayerSource | None:
+    """The same layer in a text where every layer stands alone."""
+    return source if source is None or spread is None else spread.without(source._cut)
+
+
 def read_net(path: str | os.PathLike[str]) -> NetSource:
     """Reads a net's file.
 
@@ -179,6 +238,11 @@ def read_net(path: str | os.PathLike[str]) -> NetSource:
         PrototxtError: with file, line and column.
     """
     return NetSource(read_document(path))
+
+
+def _within(path: str, blocks: Iterable[str]) -> bool:
+    """Whether a dotted path is one of some fields, or inside one."""
+    return any(path == block or path.startswith(f"{block}.") for block in blocks)
 
 
 def parse_net(text: str, name: str = "<text>") -> NetSource:
