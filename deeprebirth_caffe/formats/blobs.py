@@ -137,7 +137,7 @@ def encode_blob(array: NDArray[Any]) -> tuple[int, list[Any]]:
     Returns:
         The size of the whole in bytes, and the pieces.
     """
-    head = wire.encode_head(5, 4 * array.size)
+    head = wire.encode_head(5, 4 * array.size) if array.size else b""
     tail = _encode_shape(array.shape)
     return len(head) + 4 * array.size + len(tail), [head, array, tail]
 

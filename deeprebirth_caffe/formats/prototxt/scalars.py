@@ -19,7 +19,8 @@ from deeprebirth_caffe.formats.prototxt.tree import NUMBER, STRING, WORD
 _INTEGER = re.compile(r"0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*")
 _FLOAT = re.compile(r"(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?")
 _LITERAL = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|\#[^\n]*|[^"'\#]+""", re.DOTALL)
-_ESCAPE = re.compile(r"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
+_ESCAPE = re.compile(r"\\(?:([0-7]{1,3})|x([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
+_LOW_SURROGATE = re.compile(r"\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 _SIMPLE = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92, "?": 63, "'": 39, '"': 34}
 _TRUE = {"true", "True", "t"}
 _FALSE = {"false", "False", "f"}
@@ -131,6 +132,7 @@ def unescape(text: str) -> bytes:
             escape = _ESCAPE.match(body, slash)
             assert escape is not None  # the tokenizer lets no backslash end a string
             octal, hexa, short, long, simple = escape.groups()
+            at = escape.end()
             if octal:
                 parts.append(bytes((int(octal, 8) & 0xFF,)))
             elif hexa:
@@ -139,12 +141,14 @@ def unescape(text: str) -> bytes:
                 parts.append(bytes((_SIMPLE[simple],)))
             elif short or long:
                 code = int(short or long, 16)
+                if 0xD800 <= code < 0xDC00 and (low := _LOW_SURROGATE.match(body, at)):  # a pair, as in JSON
+                    code = 0x10000 + ((code - 0xD800) << 10) + int(low.group(1), 16) - 0xDC00
+                    at = low.end()
                 if code > 0x10FFFF:
                     raise ValueError(f"{escape.group(0)} is no character")
                 parts.append(chr(code).encode("utf-8", "surrogatepass"))
             else:
                 raise ValueError(f"unknown escape {escape.group(0)!a} in a string")
-            at = escape.end()
         parts.append(body[at:].encode("utf-8", "surrogateescape"))
     return b"".join(parts)
 

@@ -90,7 +90,7 @@ class _Parser:
                 node = self.extension()
             elif kind == 0:
                 if closing:
-                    raise self.doc.error(opened, f"'{text[opened]}' is never closed; add the missing '{closing}'")
+                    raise self.unclosed(opened, closing, nodes)
                 return nodes
             else:
                 raise self.unexpected(f"a field's name or '{closing}'" if closing else "a field's name")
@@ -125,11 +125,11 @@ class _Parser:
         elif mark not in ("{", "<", "["):
             raise self.unexpected(f"':' or '{{' after '{node.name}'")
         if mark == "[":
-            self.list(node, start)
+            self.items(node, start)
         else:
             self.item(node)
 
-    def list(self, node: Node, start: int) -> None:
+    def items(self, node: Node, start: int) -> None:
         node.kind = LIST
         node.vstart = start
         self.at += 1
@@ -190,6 +190,14 @@ class _Parser:
             raise self.unexpected("a value")
         self.at += 1
         node.end = node.stop = end
+
+    def unclosed(self, opened: int, closing: str, nodes: list[Node]) -> Exception:
+        hint = ""
+        for node in nodes:
+            if node.name in ("layer", "layers"):  # no layer holds layers: the brace is missing in front of this one
+                hint = f" in front of the next layer at {self.doc.where(node.start).removeprefix(self.doc.name + ':')}"
+                break
+        return self.doc.error(opened, f"'{self.text[opened]}' is never closed; add the missing '{closing}'{hint}")
 
     def unexpected(self, wanted: str) -> Exception:
         kind, start, end = self.tokens[self.at]
