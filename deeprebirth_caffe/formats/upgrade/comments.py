@@ -44,17 +44,18 @@ def comments_in(text: str, begin: int, end: int) -> list[tuple[int, str]]:
 
 def pieces_of(text: str, block: Node, table: Table) -> list[Piece]:
     """What a printed form of a block would lose: its comments, and its fields that the schema does not know."""
-    strangers = _strangers(block, table, ())
-    inside = [(node.start, node.stop) for node, _ in strangers]
+    alien = strangers(block, table, ())
+    inside = [(node.start, node.stop) for node, _ in alien]
     pieces = [
         _placed(text, block.kids, at, comment, ())
         for at, comment in comments_in(text, block.vstart, block.end)
         if not any(start <= at < stop for start, stop in inside)
     ]
-    return pieces + [Piece(text[node.start : node.stop], path, END) for node, path in strangers]
+    return pieces + [Piece(text[node.start : node.stop], path, END) for node, path in alien]
 
 
-def _strangers(block: Node, table: Table, path: Path) -> list[tuple[Node, Path]]:
+def strangers(block: Node, table: Table, path: Path) -> list[tuple[Node, Path]]:
+    """The fields inside a block that the schema does not know, each with the path of the block it stands in."""
     found: list[tuple[Node, Path]] = []
     for node, number, value in _numbered(block.kids):
         field = table.by_name.get(node.name)
@@ -62,7 +63,7 @@ def _strangers(block: Node, table: Table, path: Path) -> list[tuple[Node, Path]]
             if value is node or value is node.kids[0]:
                 found.append((node, path))
         elif field.message_type is not None and value.kind == BLOCK:
-            found.extend(_strangers(value, field.table, (*path, (node.name, number))))
+            found.extend(strangers(value, field.table, (*path, (node.name, number))))
     return found
 
 

@@ -67,6 +67,7 @@ class _Params:
                     self._specs.append([])
                 self._specs[number].append(_Item(field, value, node))
         self._nodes = {id(item.node): item.node for spec in self._specs for item in spec}
+        self._said: set[int] = set()  # nodes whose comment is written already
 
     def edit(self) -> None:
         """Collects the edits."""
@@ -100,12 +101,11 @@ class _Params:
             edits.replace(node.start, node.stop, " ".join(f"param {{ {spec} }}" for spec in inline))
             return
         lines: list[str] = []
-        said: set[int] = set()
         for spec in specs:
             lines.append("param {")
             for item in spec:
-                comment = "" if id(item.node) in said else self._comment(item.node)
-                said.add(id(item.node))
+                comment = "" if id(item.node) in self._said else self._comment(item.node)
+                self._said.add(id(item.node))
                 tail = f"  {comment}" if comment else ""
                 lines.append(f"{edits.unit}{item.field}: {_spelled(text, item.value)}{tail}")
             lines.append("}")

@@ -20,7 +20,7 @@ from deeprebirth_caffe.formats.prototxt.scalars import unescape
 from deeprebirth_caffe.formats.prototxt.source import newline_of, unit_of
 from deeprebirth_caffe.formats.prototxt.tree import BLOCK, LIST, STRING, WORD, Node, occurrences, parse_tree
 from deeprebirth_caffe.formats.upgrade import inputs, v0
-from deeprebirth_caffe.formats.upgrade.comments import BESIDE, Piece, comments_in, pieces_of, print_with
+from deeprebirth_caffe.formats.upgrade.comments import BESIDE, END, Piece, comments_in, pieces_of, print_with, strangers
 from deeprebirth_caffe.formats.upgrade.layer_text import edit_layer
 from deeprebirth_caffe.formats.upgrade.notes import Upgrade, UpgradeError
 from deeprebirth_caffe.formats.upgrade.paths import from_header, from_v0, from_v1
@@ -273,6 +273,9 @@ class _Upgrader:
                 for at, comment in comments_in(text, node.start, node.stop if rest is None else rest):
                     pieces.append(Piece(comment, path, BESIDE))
                     moved.append(at)
+                if node.kind == BLOCK:
+                    alien = strangers(node, table_of(pb.BlobShape.DESCRIPTOR), ())
+                    pieces.extend(Piece(text[one.start : one.stop], path, END) for one, _ in alien)
         body = print_with(layer, pieces, self._unit, "", newline)
         start = runs[0][0].start
         where = self._doc.where(start)
