@@ -236,7 +236,9 @@ class View:
             except UnknownShape as error:
                 reason = str(error)
             except ShapeError as error:
-                raise NetError(f"{layer.where}: {error}") from error
+                if not layer.understood.fork:
+                    raise NetError(f"{layer.where}: {error}") from error
+                reason = str(error)  # what holds in one fork need not hold in another
             else:
                 for value, shape in zip(outs, shapes):
                     value.shape = tuple(shape)

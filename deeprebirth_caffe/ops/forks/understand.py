@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...formats.prototxt.extra import Extra
-from ..base import Datum, Op, Shape, ShapeError, UnknownShape
+from ..base import Datum, Op, Shape
 from ..base import unknown as unknown_shape
 from ..registry import op
 from .plain import leaves, translate
@@ -71,10 +71,7 @@ def _holds(block: str, type_name: str) -> bool:
 
 
 def _bound(type_name: str, kind: ForkType | None, extra: Extra) -> Op | None:
-    """The facts of a type with a fork's fields bound to them.
-
-    What they say of one fork may not hold in another, so they never refuse a net: they just do not know.
-    """
+    """The facts of a type with a fork's fields bound to them."""
     like = op(type_name if kind is None else kind.like)
     if like is None and (kind is None or kind.make is None):
         return None
@@ -95,12 +92,7 @@ def _bound(type_name: str, kind: ForkType | None, extra: Extra) -> Op | None:
         return plain.param
 
     def shapes(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
-        try:
-            return facts(layer).shapes_fn(said(layer, bottoms), bottoms, datum)
-        except UnknownShape:
-            raise
-        except ShapeError as error:
-            raise UnknownShape(str(error)) from error
+        return facts(layer).shapes_fn(said(layer, bottoms), bottoms, datum)
 
     def params(layer: pb.LayerParameter, bottoms: Sequence[Shape]) -> list[Shape]:
         found = facts(layer).params_fn(said(layer, bottoms), bottoms)
