@@ -1,6 +1,6 @@
 """The table: which fork has which layer types and fields, and what of them is understood.
 
-Fields are known by their names in text: forks gave the same name different numbers. docs/forks.md is made from it.
+Fields are known by their names in text: forks gave the same name different numbers. docs/forks.md tells it to people.
 """
 
 from __future__ import annotations
