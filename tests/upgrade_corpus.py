@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from deeprebirth_caffe.formats.legacy import V0_TYPES
+from deeprebirth_caffe.formats.legacy import V0_TYPES, V1_TYPES
 from deeprebirth_caffe.formats.prototxt.fields import is_repeated
 from deeprebirth_caffe.formats.upgrade import v0
 from deeprebirth_caffe.proto import caffe_pb2 as pb
@@ -221,6 +221,26 @@ def solvers() -> dict[str, pb.SolverParameter]:
 def refused_solver() -> pb.SolverParameter:
     """A solver that says its type twice."""
     return pb.SolverParameter(type="Adam", solver_type=pb.SolverParameter.ADAM)
+
+
+def as_v1(net: pb.NetParameter) -> pb.NetParameter:
+    """A net of today's form as people wrote it in 2014; its types must have been there then."""
+    numbers = {name: number for number, name in V1_TYPES.items()}
+    old = pb.NetParameter(name=net.name)
+    for layer in net.layer:
+        if layer.type == "Input":
+            old.input.extend(layer.top)
+            for shape in layer.input_param.shape:
+                old.input_dim.extend(shape.dim)
+            continue
+        v1 = old.layers.add(name=layer.name, type=numbers[layer.type])
+        for field, value in layer.ListFields():
+            if field.name == "param":
+                v1.blobs_lr.extend(param.lr_mult for param in value)
+                v1.weight_decay.extend(param.decay_mult for param in value)
+            elif field.name not in ("name", "type"):
+                getattr(v1, field.name).MergeFrom(value)
+    return old
 
 
 # ---------------------------------------------------------------- coverage

@@ -28,7 +28,7 @@ from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.check import check_runs
 from deeprebirth_caffe.workflows.deploy import DEPLOY, raise_failures, strip
 from deeprebirth_caffe.workflows.ledger import make_ledger
-from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.workflows.load import load_net, upgrade_notes
 from deeprebirth_caffe.workflows.manifest import MANIFEST, earlier_lr_mults, make_manifest, totals
 from deeprebirth_caffe.workflows.probe import save_weights
 from deeprebirth_caffe.workflows.publish import json_bytes
@@ -138,7 +138,7 @@ def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
         # A check needs some weights; these are never written.
         net.weights = random_weights(net)
     rewriter = Rewriter(net)
-    notes: list[str] = []
+    notes = upgrade_notes(net)
     ported = _make_portable(options, rewriter, notes) if options.portable else Outcome()
     outcome = run(rewriter, options.passes(), selection, keep_exact=engine is not None)
     _refuse_named_stages(options, original, outcome)

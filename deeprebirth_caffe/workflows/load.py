@@ -37,6 +37,15 @@ def load_net(path: str | Path, weights: str | Path | None = None, shapes: Mappin
     return net
 
 
+def upgrade_notes(net: Net) -> list[str]:
+    """For people: from which old form a net was read, and what that left out or guessed."""
+    source = net.source
+    if source is None or not source.forms:
+        return []
+    form = "V0" if "V0" in source.forms else "V1"
+    return [f"{source.name}: in Caffe's old form {form}; read, and written, in today's", *source.notes]
+
+
 def _find_data_shapes(net: Net, folder: Path, shapes: dict[str, Shape]) -> None:
     """Fills `net.data`: what the user says, else the first record of the source, else crop_size and channels."""
     known = {top for layer in net.layers for top in layer.tops} | set(net.header.input)
