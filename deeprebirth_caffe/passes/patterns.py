@@ -79,6 +79,8 @@ class Facts:
 
     def before(self, layer: Layer, index: int = 0) -> Layer | str:
         """The one layer whose output this one reads, if this one alone reads it, in every state."""
+        if index >= len(layer.bottoms):
+            return f"{layer.name} has no bottom"
         found = self.net.producers(layer, index)
         name = layer.bottoms[index]
         if len(found) != 1:

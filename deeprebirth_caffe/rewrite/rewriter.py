@@ -185,6 +185,12 @@ class Rewriter:
         self._taken.update((layer.name, *layer.tops))
         self._index(layer)
 
+    def insert_after(self, anchor: Layer, layer: Layer) -> None:
+        """Puts a new layer behind another."""
+        self._replaced[anchor] = [*self._replaced.get(anchor, [anchor]), layer]
+        self._taken.update((layer.name, *layer.tops))
+        self._index(layer)
+
     def rename_blob(self, old: str, new: str) -> None:
         """Renames a blob wherever it is written or read."""
         self._taken.add(new)

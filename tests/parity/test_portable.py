@@ -135,6 +135,15 @@ def test_segnet_s_folded_bn(caffe: CaffeWorker, tmp_path: Path) -> None:
     np.testing.assert_allclose(out, image * scale + shift, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("eps", [1e-3, 1e-8])
+def test_nvcaffe_s_batch_norm(caffe: CaffeWorker, tmp_path: Path, eps: float) -> None:
+    own = f"batch_norm_param {{ eps: {eps} use_global_stats: false scale_filler {{ value: 1 }} }}"
+    image, out, (mean, variance, _, scale, bias) = run(caffe, tmp_path, layer("BatchNorm", own))
+    mean, variance, scale, bias = (blob.reshape(1, -1, 1, 1) for blob in (mean, variance, scale, bias))
+    wanted = (image - mean) / np.sqrt(variance + max(eps, 1e-5)) * scale + bias
+    np.testing.assert_allclose(out, wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("case", ["depthwise", "rounding", "quiet"])
 def test_golden_files_load(caffe: CaffeWorker, case: str) -> None:
     loaded = caffe.load(GOLDEN / case / "plain.prototxt")

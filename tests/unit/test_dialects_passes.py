@@ -198,7 +198,7 @@ def test_portable_writes_segnet_s_folded_bn_as_scale() -> None:
         ('type: "Hologram"', "nobody here knows the layer type Hologram"),
         ('type: "ReLU" odd: 1', "odd: nobody here knows what it says"),
         ('type: "ReLU6" relu_param { negative_slope: 0.1 }', "negative_slope"),
-        ('type: "BatchNorm" batch_norm_param { scale_bias: true }', "write it as these two layers"),
+        ('type: "BatchNorm" batch_norm_param { scale_filler { type: "xavier" } }', "scale_filler is not a constant"),
         (
             'type: "Convolution" convolution_param { num_output: 1 kernel_size: 1 hole: 2 dilation: 2 }',
             "beside dilation",
@@ -211,6 +211,33 @@ def test_portable_says_what_it_cannot_say(layer: str, reason: str) -> None:
     net, outcome, _ = convert(text, [Portable()])
     assert [(refused.layer, reason in refused.reason) for refused in outcome.refusals] == [("x", True)], outcome
     assert net.text() == text
+
+
+def test_portable_writes_a_batch_norm_of_five_blobs_as_two_layers() -> None:
+    text = (
+        DATA + CONV + 'layer {\n  name: "bn"\n  type: "BatchNorm"\n  bottom: "conv"\n  top: "bn"\n'
+        "  param { lr_mult: 0 }\n  param { lr_mult: 0 }\n  param { lr_mult: 0 }\n  param { lr_mult: 2 }\n"
+        "  batch_norm_param {\n    use_global_stats: false\n    eps: 1e-6\n    scale_bias: true\n"
+        "    bias_filler { value: 0.5 }\n  }\n}\n" + POOL.replace('"conv"', '"bn"')
+    )
+    net = Net.parse(text)
+    net.weights = random_weights(net)
+    blobs = net.weights["bn"]
+    assert len(blobs) == 5
+    outcome = run(Rewriter(net), [Portable()])
+    assert not outcome.refusals
+    bn, scale = net.layers[2:4]
+    assert [(one.name, one.type, list(one.bottoms), list(one.tops)) for one in (bn, scale)] == [
+        ("bn_fold", "BatchNorm", ["conv"], ["bn"]),
+        ("bn_scale", "Scale", ["bn"], ["bn"]),
+    ]
+    own = bn.param.batch_norm_param
+    assert own.eps == np.float32(1e-5) and not own.HasField("use_global_stats") and len(bn.param.param) == 3
+    assert scale.param.scale_param.bias_term and scale.param.scale_param.bias_filler.value == 0.5
+    assert [spec.lr_mult for spec in scale.param.param] == [2]
+    assert bn.understood.fork is False and "scale_bias" not in net.text()
+    assert [np.array_equal(a, b) for a, b in zip(net.weights["bn_scale"], blobs[3:], strict=True)] == [True, True]
+    assert [blob.shape for blob in net.weights["bn_fold"]] == [(4,), (4,), (1,)]
 
 
 def test_weights_of_a_fork_are_read_by_name() -> None:

@@ -31,12 +31,15 @@ class Plain:
         cut: the fork's fields (dotted) that have done their work.
         notes: what a person should know.
         flat: whether its blobs are to be lists, where the fork's are 1 x C x 1 x 1.
+        then: a layer that does the rest of the work, in place on the top; its name is still to be made unique, and
+            the blobs from the fourth on are its own.
     """
 
     param: pb.LayerParameter
     cut: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     flat: bool = False
+    then: pb.LayerParameter | None = None
 
 
 Translate = Callable[[Plain, Values, "Sequence[Shape]"], str]
@@ -187,4 +190,46 @@ def bn(plain: Plain, values: Values, bottoms: Sequence[Shape]) -> str:
     plain.param.scale_param.bias_term = True
     plain.cut.add("bn_param")
     plain.flat = True
+    return ""
+
+
+STATISTICS = 3
+"""How many blobs of a BatchNorm are its statistics."""
+
+
+def scales(values: Values) -> bool:
+    """Whether a BatchNorm of NVCaffe has a scale and a bias of its own; a filler for one of them is enough."""
+    fillers = any(values.has(f"batch_norm_param.{name}_filler") for name in ("scale", "bias"))
+    return fillers or values.flag("batch_norm_param.scale_bias", False)
+
+
+def batch_norm(plain: Plain, values: Values, bottoms: Sequence[Shape]) -> str:
+    """NVCaffe's BatchNorm with scale and bias: a BatchNorm, then a Scale."""
+    plain.cut.update(f"batch_norm_param.{name}" for name in ("scale_bias", "scale_filler", "bias_filler"))
+    if not scales(values):
+        return ""
+    param = plain.param
+    then = type(param)()
+    then.name, then.type = f"{param.name}_scale", "Scale"
+    then.bottom.append(param.top[0])
+    then.top.append(param.top[0])
+    then.include.extend(param.include)
+    then.exclude.extend(param.exclude)
+    then.param.extend(param.param[STATISTICS:])
+    del param.param[STATISTICS:]
+    own = then.scale_param
+    own.bias_term = True
+    for name, filler in (("scale", own.filler), ("bias", own.bias_filler)):
+        path = f"batch_norm_param.{name}_filler"
+        if values.word(f"{path}.type", "constant") != "constant":
+            return f"its {name}_filler is not a constant"
+        if value := values.floats(f"{path}.value"):
+            filler.value = value[-1]
+        elif values.has(path):
+            filler.value = 0
+    norm = param.batch_norm_param
+    norm.eps = max(norm.eps, 1e-5)  # NVCaffe takes no smaller one
+    if norm.HasField("use_global_stats") and not norm.use_global_stats:
+        norm.ClearField("use_global_stats")  # in TEST, NVCaffe uses them whatever it says
+    plain.then = then
     return ""

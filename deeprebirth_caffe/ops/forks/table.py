@@ -11,7 +11,7 @@ from enum import Enum
 
 from ..base import Op
 from . import dense, detection
-from .plain import Translate, bn, ceil_mode, depthwise, hole, relu6
+from .plain import Translate, batch_norm, bn, ceil_mode, depthwise, hole, relu6
 from .values import Values
 
 
@@ -141,10 +141,11 @@ _BN = ForkType(
 _BN_SCALE = tuple(
     ForkField(
         f"batch_norm_param.{name}",
-        Effect.SHAPES,
+        Effect.PLAIN,
         "BatchNorm with scale and bias of its own: five blobs",
-        types=("BatchNorm",),
-        why="its five blobs are a BatchNorm's and a Scale's; write it as these two layers",
+        batch_norm,
+        ("BatchNorm",),
+        merges=False,
     )
     for name in ("scale_bias", "scale_filler.*", "bias_filler.*")
 )

@@ -10,7 +10,7 @@ from ...formats.prototxt.extra import Extra
 from ..base import Datum, Op, Shape
 from ..base import unknown as unknown_shape
 from ..registry import op
-from .plain import leaves, translate
+from .plain import leaves, scales, translate
 from .table import Effect, ForkField, ForkType, field_entry, forks_with_field, own_entry, type_entry
 from .values import Values
 
@@ -96,7 +96,7 @@ def _bound(type_name: str, kind: ForkType | None, extra: Extra) -> Op | None:
 
     def params(layer: pb.LayerParameter, bottoms: Sequence[Shape]) -> list[Shape]:
         found = facts(layer).params_fn(said(layer, bottoms), bottoms)
-        if layer.type == "BatchNorm" and _scales(Values(layer, extra)):
+        if layer.type == "BatchNorm" and scales(Values(layer, extra)):
             found += [found[0], found[0]]
         return found
 
@@ -114,9 +114,3 @@ def _any_layer(type_name: str) -> pb.LayerParameter:
     from ...proto import caffe_pb2
 
     return caffe_pb2.LayerParameter(type=type_name)
-
-
-def _scales(values: Values) -> bool:
-    """Whether a BatchNorm of NVCaffe has a scale and a bias of its own."""
-    fillers = any(values.has(f"batch_norm_param.{name}_filler") for name in ("scale", "bias"))
-    return fillers or values.flag("batch_norm_param.scale_bias", False)

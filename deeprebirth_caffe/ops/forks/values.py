@@ -67,6 +67,6 @@ class Values:
         return ShapeError(f"{title(self.layer)} ({self.layer.type}): {path} is {value!r}, not {wanted}")
 
     def _integer(self, path: str, value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self.wrong(path, value, "an integer")
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**31:
+            raise self.wrong(path, value, "an integer of 32 bits")
         return value

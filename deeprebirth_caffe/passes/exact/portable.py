@@ -2,7 +2,7 @@
 
     ConvolutionDepthwise, DepthwiseConvolution -> Convolution with groups      ReLU6 -> Clip
     ceil_mode -> nothing where it makes no difference, else round_mode         hole -> dilation
-    SegNet's BN for inference -> Scale (new name: its blobs have other shapes)
+    SegNet's BN for inference -> Scale, NVCaffe's BatchNorm of five blobs -> BatchNorm and Scale (under new names)
     engines, precisions and other fields that change nothing that is computed -> nothing
 
 Everything else of a fork stays, with the reason; `ops.forks` has the table.
@@ -18,6 +18,7 @@ import numpy as np
 
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ops.forks import Plain, to_plain
+from deeprebirth_caffe.ops.forks.plain import STATISTICS
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
 
 
@@ -41,19 +42,36 @@ class Portable(Pass):
         layer, plain = match.layer, match.data
         assert isinstance(plain, Plain)
         gone = _outermost(layer, plain.cut)
-        if plain.flat:
-            weights = rewriter.net.weights
-            blobs = weights[layer.name] if weights is not None and layer.name in weights else None
-            plain.param.name = rewriter.fresh(layer.name, Kind.EXACT)
-            twin = rewriter.restate(layer, plain.param, gone)
-            rewriter.made[twin] = Kind.EXACT
-            rewriter.origins[twin] = [layer.name]
-            if weights is not None and blobs is not None:
-                weights.drop(layer.name)
-                rewriter.set_weights(twin, [np.ascontiguousarray(blob).reshape(-1) for blob in blobs])
+        if plain.flat or plain.then is not None:
+            made = _with_other_blobs(rewriter, layer, plain, gone)
         else:
-            twin = rewriter.restate(layer, plain.param, gone)
-        return Applied([layer.name], [twin.name], notes=[_change(layer, twin, plain, gone), *plain.notes])
+            made = [rewriter.restate(layer, plain.param, gone)]
+        notes = [_change(layer, made[0], plain, gone), *plain.notes]
+        return Applied([layer.name], [one.name for one in made], notes=notes)
+
+
+def _with_other_blobs(rewriter: Rewriter, layer: Layer, plain: Plain, gone: list[str]) -> list[Layer]:
+    """Restates a layer whose blobs come in another shape or number, and so under a new name."""
+    weights = rewriter.net.weights
+    blobs = weights[layer.name] if weights is not None and layer.name in weights else None
+    flat = [np.ascontiguousarray(blob).reshape(-1) for blob in blobs or ()]
+    plain.param.name = rewriter.fresh(layer.name, Kind.EXACT)
+    made = [rewriter.restate(layer, plain.param, gone)]
+    parts = [flat]
+    if plain.then is not None:
+        plain.then.name = rewriter.free(plain.then.name)
+        made.append(Layer(plain.then, None, layer.stage))
+        rewriter.insert_after(made[0], made[1])
+        # NVCaffe does not divide by the third blob, plain Caffe does.
+        parts = [[*flat[: STATISTICS - 1], np.ones(1, np.float32)], flat[STATISTICS:]]
+    if weights is not None and blobs is not None:
+        weights.drop(layer.name)
+    for one, arrays in zip(made, parts, strict=True):
+        rewriter.made[one] = Kind.EXACT
+        rewriter.origins[one] = [layer.name]
+        if weights is not None and blobs is not None:
+            rewriter.set_weights(one, arrays)
+    return made
 
 
 def _plain(net: Net, layer: Layer) -> Plain | str:
@@ -87,6 +105,8 @@ def _change(before: Layer, after: Layer, plain: Plain, gone: list[str]) -> str:
     old, new = before.param.convolution_param.dilation, plain.param.convolution_param.dilation
     if list(old) != list(new):
         parts.append(f"dilation {'x'.join(map(str, new))}")
+    if plain.then is not None:
+        parts.append("scale and bias in a layer of their own")
     if plain.param.pooling_param.round_mode != before.param.pooling_param.round_mode:
         parts.append("round_mode FLOOR")
     if gone:
