@@ -96,6 +96,9 @@ def test_input_without_a_shape_stays_in_the_header() -> None:
     source = parse_net('input: "data" # later\nlayers { type: RELU bottom: "data" top: "a" }')
     assert list(source.header.input) == ["data"]
     assert source.text() == 'input: "data" # later\nlayer { type: "ReLU" bottom: "data" top: "a" }'
+    assert source.notes == ()
+    old = parse_net('input: "data"\nlayers { layer { type: "relu" } bottom: "data" top: "a" }')
+    assert list(old.header.input) == ["data"] and old.notes == ()
 
 
 def test_input_behind_the_layers_comes_in_front() -> None:
@@ -124,6 +127,33 @@ def test_unknown_fields_stay_with_their_layer(tmp_path: Path) -> None:
     assert [layer.unknown for layer in source.layers] == [["relu_param.new", "own"], []]
     assert len(source.notes) == 3
     assert source.text().encode(errors="surrogateescape").count(b'own { x: "\\351" }') == 1
+
+
+def test_a_forks_value_of_a_known_field_stays() -> None:
+    text = "layers { type: CONVOLUTION blobs_lr: [1, # one\n2] convolution_param { num_output: 3 engine: MKLDNN } }"
+    [layer] = parse_net(text).layers
+    assert layer.unknown == ["convolution_param.engine"]
+    assert "engine: MKLDNN" in parse_net(text).text()
+
+
+def test_places_of_unknown_fields_are_those_of_the_old_text() -> None:
+    source = parse_net('input: "a" input_dim: [1, 2, 3, 4]\nlayers { blobs_lr: 1\n new: 3 }\nalien: 3', "net")
+    assert [layer.where for layer in source.layers] == ["net:1:1", "net:2:1"]
+    assert source.layers[1].where_of("new") == source.layers[1].where_type() == "net:2:1"
+    assert source.where_of("alien") == "net:4:1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'layers { layer { type: "relu" } } # one\n, # two\nlayers { type: RELU } # three\n;',
+        'input: "a" layers { layer { type: "padding" } top: "b" bottom: "a" } # one\n, layers { }',
+    ],
+)
+def test_separators_on_lines_of_their_own(text: str) -> None:
+    new = parse_net(text).text()
+    assert re.findall("# [a-z]+", new) == re.findall("# [a-z]+", text)
+    read(text)
 
 
 # ---------------------------------------------------------------- random nets

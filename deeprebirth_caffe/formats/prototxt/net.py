@@ -58,13 +58,15 @@ class LayerSource:
 
     def where_of(self, path: str) -> str:
         """``file:line:column`` of a field that the schema does not have; of the layer where it is not there."""
-        for name, node in strangers(self._doc, self._node.kids, _LAYER):
+        for name, node in () if self._where else strangers(self._doc, self._node.kids, _LAYER):
             if path == name or path.startswith(f"{name}."):
                 return self._doc.where(node.start)
         return self.where
 
     def where_type(self) -> str:
-        """``file:line:column`` of the layer's type."""
+        """``file:line:column`` of the layer's type (of the layer, where the file has an old form)."""
+        if self._where:
+            return self._where
         return self._doc.where(next((kid.start for kid in self._node.kids if kid.name == "type"), self._node.start))
 
     def without(self, paths: Iterable[str]) -> LayerSource:
@@ -115,7 +117,8 @@ class NetSource:
         self.name = doc.name
         self.forms: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()
-        self._nodes = parse_tree(doc)
+        self._file, self._file_nodes = doc, parse_tree(doc)  # as it was read
+        self._nodes = self._file_nodes
         places: Sequence[str] = ()
         if any(node.name == "layers" for node in self._nodes):
             # Imported here: few nets need it.
@@ -154,8 +157,9 @@ class NetSource:
 
     def where_of(self, path: str) -> str:
         """``file:line:column`` of a field of the header that the schema does not have; else of the file."""
-        found = strangers(self._doc, self._header_nodes, _NET)
-        return self._doc.where(next((node.start for name, node in found if path.split(".")[0] == name), 0))
+        header = [node for node in self._file_nodes if node.name not in ("layer", "layers")]
+        found = strangers(self._file, header, _NET)
+        return self._file.where(next((node.start for name, node in found if path.split(".")[0] == name), 0))
 
     def render(
         self,

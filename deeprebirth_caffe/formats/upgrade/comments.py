@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from deeprebirth_caffe.formats.prototxt.edits import line_start
 from deeprebirth_caffe.formats.prototxt.fields import Table
+from deeprebirth_caffe.formats.prototxt.fill import fork_value
 from deeprebirth_caffe.formats.prototxt.printer import field_inline, present
 from deeprebirth_caffe.formats.prototxt.tree import BLOCK, Node
 
@@ -44,7 +45,7 @@ def comments_in(text: str, begin: int, end: int) -> list[tuple[int, str]]:
 
 def pieces_of(text: str, block: Node, table: Table) -> list[Piece]:
     """What a printed form of a block would lose: its comments, and its fields that the schema does not know."""
-    alien = strangers(block, table, ())
+    alien = strangers(text, block, table, ())
     inside = [(node.start, node.stop) for node, _ in alien]
     pieces = [
         _placed(text, block.kids, at, comment, ())
@@ -54,7 +55,7 @@ def pieces_of(text: str, block: Node, table: Table) -> list[Piece]:
     return pieces + [Piece(text[node.start : node.stop], path, END) for node, path in alien]
 
 
-def strangers(block: Node, table: Table, path: Path) -> list[tuple[Node, Path]]:
+def strangers(text: str, block: Node, table: Table, path: Path) -> list[tuple[Node, Path]]:
     """The fields inside a block that the schema does not know, each with the path of the block it stands in."""
     found: list[tuple[Node, Path]] = []
     for node, number, value in _numbered(block.kids):
@@ -62,8 +63,10 @@ def strangers(block: Node, table: Table, path: Path) -> list[tuple[Node, Path]]:
         if field is None:
             if value is node or value is node.kids[0]:
                 found.append((node, path))
+        elif fork_value(node.name, text[value.vstart : value.end]):
+            found.append((node, path))
         elif field.message_type is not None and value.kind == BLOCK:
-            found.extend(strangers(value, field.table, (*path, (node.name, number))))
+            found.extend(strangers(text, value, field.table, (*path, (node.name, number))))
     return found
 
 

@@ -6,6 +6,7 @@ from deeprebirth_caffe.formats.upgrade.notes import Note, Upgrade, UpgradeError
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 FIELDS = ("input", "input_dim", "input_shape")
+NO_SHAPE = "no shape is given for input"
 DIMS = 4
 """How many `input_dim` each input has."""
 
@@ -48,7 +49,7 @@ def upgrade(net: pb.NetParameter, report: Upgrade) -> None:
     """
     layer = input_layer(net)
     if layer is None:
-        report.notes.append(Note(f"no shape is given for input {', '.join(net.input)}; left out"))
+        report.notes.append(Note(f"{NO_SHAPE} {', '.join(net.input)}; left out"))
     else:
         rest = list(net.layer)
         net.ClearField("layer")

@@ -30,10 +30,10 @@ def edit_layer(edits: Edits, node: Node, new: pb.LayerParameter) -> str | None:
     _Params(edits, node).edit()
     if not _move_transform(edits, node, new):
         return None
-    body = edits.apply(node.vstart, node.stop)
+    body = edits.apply(node.vstart, node.end)
     # A comment that an edit cut off, whatever it stood in: the caller prints the layer anew and places them all.
     kept = Counter(comment for _, comment in comments_in(body, 0, len(body)))
-    if Counter(comment for _, comment in comments_in(text, node.vstart, node.stop)) - kept:
+    if Counter(comment for _, comment in comments_in(text, node.vstart, node.end)) - kept:
         return None
     colon = ":" if node.colon else ""
     return f"layer{colon} {body}"

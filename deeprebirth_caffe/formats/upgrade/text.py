@@ -18,7 +18,7 @@ from deeprebirth_caffe.formats.prototxt.fill import fill_message
 from deeprebirth_caffe.formats.prototxt.layout import slots_of
 from deeprebirth_caffe.formats.prototxt.scalars import unescape
 from deeprebirth_caffe.formats.prototxt.source import newline_of, unit_of
-from deeprebirth_caffe.formats.prototxt.tree import BLOCK, LIST, STRING, WORD, Node, occurrences, parse_tree
+from deeprebirth_caffe.formats.prototxt.tree import BLOCK, STRING, WORD, Node, occurrences, parse_tree
 from deeprebirth_caffe.formats.upgrade import inputs, v0
 from deeprebirth_caffe.formats.upgrade.comments import BESIDE, END, Piece, comments_in, pieces_of, print_with, strangers
 from deeprebirth_caffe.formats.upgrade.layer_text import edit_layer
@@ -113,11 +113,10 @@ class _Upgrader:
         fill_message(doc, net, self._header_nodes, 0)
         net.layers.extend(old.message for old in self._old)
         bare = list(net.input) if not net.input_dim and not net.input_shape else []
-        if bare:  # without a shape there is nothing to make a layer of: the header keeps them
-            net.ClearField("input")
         report = self._upgrade(net)
-        if bare:
+        if bare:  # without a shape there is nothing to make a layer of: the header keeps them
             net.input.extend(bare)
+            report.notes = [note for note in report.notes if not note.text.startswith(inputs.NO_SHAPE)]
         edits = Edits(text, self._newline, self._unit)
         where: list[str] = []
         if report.places and report.places[0] is None:
@@ -165,29 +164,27 @@ class _Upgrader:
             numbers = range(number, number + len(values))
             texts = [self._layer(self._old[place], new_of.get(place)) for place in numbers]
             number = numbers.stop
-            if node.kind == LIST:
-                # The comments between the items of a list, which is no more.
-                inner = [(item.start, item.end) for item in values]
-                loose = [
-                    comment
-                    for at, comment in comments_in(self._doc.text, node.start, node.stop)
-                    if not any(begin <= at < end for begin, end in inner)
-                ]
-                texts = [*loose, *texts]
-            self._replace(edits, node, [piece for piece in texts if piece])
+            # What separates fields stays, with the comments in front of it, unless the layer itself goes.
+            end = node.end if any(place in new_of for place in numbers) else node.stop
+            inner = [(value.start, value.end) for value in values]
+            loose = [
+                comment
+                for at, comment in comments_in(self._doc.text, node.start, end)
+                if not any(begin <= at < last for begin, last in inner)
+            ]
+            self._replace(edits, node, end, [piece for piece in (*loose, *texts) if piece])
 
-    def _replace(self, edits: Edits, node: Node, texts: Sequence[str]) -> None:
+    def _replace(self, edits: Edits, node: Node, end: int, texts: Sequence[str]) -> None:
         text = self._doc.text
-        if not texts:
-            edits.remove(node) if not comments_in(text, node.stop, line_end(text, node.stop) or node.stop) else (
-                edits.replace(node.start, node.stop, "")
-            )
+        rest = line_end(text, end)
+        if not texts and not comments_in(text, end, rest or end):
+            edits.remove(node)
             return
         new = f"{edits.newline}{self._indent(node)}".join(texts)
-        last = texts[-1].rpartition(edits.newline)[2]
-        if comments_in(last, 0, len(last)) and text[node.stop : node.stop + 1] not in ("\r", "\n", ""):
+        last = new.rpartition(edits.newline)[2]
+        if comments_in(last, 0, len(last)) and text[end : end + 1] not in ("\r", "\n", ""):
             new += edits.newline
-        edits.replace(node.start, node.stop, new)
+        edits.replace(node.start, end, new)
 
     def _indent(self, node: Node) -> str:
         line = line_start(self._doc.text, node.start)
@@ -198,7 +195,7 @@ class _Upgrader:
         text, node = self._doc.text, old.node
         if new is None:
             joint = f"{self._newline}{self._indent(node)}"
-            return joint.join(comment for _, comment in comments_in(text, node.start, node.stop))
+            return joint.join(comment for _, comment in comments_in(text, node.start, node.end))
         if not old.message.HasField("layer"):
             edited = edit_layer(Edits(text, self._newline, self._unit), node, new)
             if edited is not None and self._says(edited, new, old.strangers):
@@ -274,7 +271,7 @@ class _Upgrader:
                     pieces.append(Piece(comment, path, BESIDE))
                     moved.append(at)
                 if node.kind == BLOCK:
-                    alien = strangers(node, table_of(pb.BlobShape.DESCRIPTOR), ())
+                    alien = strangers(text, node, table_of(pb.BlobShape.DESCRIPTOR), ())
                     pieces.extend(Piece(text[one.start : one.stop], path, END) for one, _ in alien)
         body = print_with(layer, pieces, self._unit, "", newline)
         start = runs[0][0].start
