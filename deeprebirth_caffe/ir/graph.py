@@ -228,6 +228,11 @@ class View:
             reason = f'layer "{layer.name}" has fields that Caffe 1.0 does not have: {", ".join(layer.unknown)}'
         else:
             reason = next((value.unknown or "its shape is not known" for value in ins if value.shape is None), "")
+        if kind is not None and reason and not layer.unknown and not layer.understood.fork:
+            try:  # what needs no shape is checked all the same, so that nobody meets a Pooling without a bottom
+                kind.check_counts(layer.param, len(ins))
+            except ShapeError as error:
+                raise NetError(f"{layer.where}: {error}") from error
         if kind is not None and not reason:
             try:
                 shapes = kind.shapes(

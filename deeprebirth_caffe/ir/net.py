@@ -117,7 +117,8 @@ class Net:
             for view in self.views:
                 if view.state.phase == phase:
                     return view
-        return View(NetState(phase, level, wanted), self.header, self.layers, self.data)
+        state = NetState(phase, level, wanted | frozenset(self.header.state.stage))
+        return View(state, self.header, self.layers, self.data)
 
     def changed(self) -> None:
         """Forgets the views; the Rewriter calls it after it changed layers."""
@@ -127,7 +128,8 @@ class Net:
         phases = ("TRAIN", "TEST") if self.trains else ("TEST",)
         errors: list[NetError] = []
         sound: list[View] = []
-        for state in states_of([layer.param for layer in self.layers], phases):
+        own = self.header.state if self.header.HasField("state") else None
+        for state in states_of([layer.param for layer in self.layers], phases, own):
             try:
                 view = View(state, self.header, self.layers, self.data)
             except NetError as error:

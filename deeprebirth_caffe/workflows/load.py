@@ -107,7 +107,7 @@ def _from_transform(net: Net, layer: Layer) -> Shape | None:
     if layer.type == "ImageData" and layer.param.image_data_param.new_height:
         size = (layer.param.image_data_param.new_height, layer.param.image_data_param.new_width)
     if layer.type == "WindowData":
-        size = (layer.param.window_data_param.crop_size,) * 2
+        size = (transform.crop_size or layer.param.window_data_param.crop_size,) * 2
     if not size[0]:
         return None
     channels = _channels(net, layer)
