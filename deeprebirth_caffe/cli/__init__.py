@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from deeprebirth_caffe import __version__
+from deeprebirth_caffe.cli.text import printable
 from deeprebirth_caffe.errors import RebirthError
 
 COMMANDS = {
@@ -36,6 +38,22 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            # Click's versions differ in what they do here.
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Whoever read our output has gone (`rebirth … | head`): that is no failure, though click takes it for one,
+            # and Python must not complain about it at the end either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -52,23 +70,31 @@ def rebirth() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Runs `rebirth` and exits: with 0, 1, 2 or 3 as documented, 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a letter of a layer's name is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        rebirth.main(args=arguments, prog_name="rebirth", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = rebirth.main(args=arguments, prog_name="rebirth", standalone_mode=False)
+        if code:  # of ctx.exit(); commands return nothing
+            sys.exit(code)
     except click.ClickException as error:
-        error.show()
+        _show_usage(error)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; nothing half-written was left behind", err=True)
         sys.exit(130)
     except RebirthError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(printable(f"error: {error}"), err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # Whoever read our output has gone (`rebirth … | head`): that is no failure, and Python must not say so either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
-        click.echo(f"error: {error.filename or ''}: {error.strerror or error}".replace(": : ", ": "), err=True)
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        click.echo(printable(f"error: {where}{error.strerror or error}"), err=True)
         sys.exit(1)
+
+
+def _show_usage(error: click.ClickException) -> None:
+    """One line, as for every other error."""
+    context = getattr(error, "ctx", None)
+    hint = f"; see {context.command_path} --help" if context is not None else ""
+    click.echo(printable(f"error: {error.format_message().rstrip('.')}{hint}"), err=True)

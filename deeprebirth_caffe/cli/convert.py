@@ -10,6 +10,8 @@ import click
 from deeprebirth_caffe.cli.options import (
     FILE,
     FOLDER,
+    MAX_INT,
+    Number,
     caffe_engine,
     caffe_option,
     force_option,
@@ -27,9 +29,10 @@ class Kernel(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value in ("keep", "receptive") or isinstance(value, int):
             return value
-        if not str(value).isdigit() or int(value) < 1:
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
             self.fail(f"{value!r} is not keep, receptive or a kernel size", param, ctx)
-        return int(value)
+        return int(text)
 
 
 class Reduce(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -48,6 +51,10 @@ class Reduce(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         if not 0 < ratio <= 1:
             self.fail(f"{value!r} is not a ratio above 0 and at most 1, nor PATTERN=ratio", param, ctx)
         return pattern, ratio
+
+
+POSITIVE = Number(min=0, min_open=True)
+COUNT = click.IntRange(1, MAX_INT)
 
 
 @click.command("convert")
@@ -70,15 +77,15 @@ class Reduce(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option("--reduce", "reduces", type=Reduce(), multiple=True, help="Scale of reducers. [default: 0.5]")
 @click.option("--force-merge", is_flag=True, help="Merge even where the predicted cost rises.")
 @click.option("--init", type=click.Choice(["inherit", "xavier"]), help="Start. [default: inherit; --paper: xavier]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the Xavier start.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the Xavier start.")
 @shapes_option
-@click.option("--batch", type=click.IntRange(min=1), help="Batch size of the training data layers.")
-@click.option("--base-lr", type=float, default=0.001, show_default=True)
-@click.option("--stepsize", type=click.IntRange(min=1), default=40_000, show_default=True)
-@click.option("--gamma", type=float, default=0.1, show_default=True)
-@click.option("--momentum", type=float, default=0.9, show_default=True)
-@click.option("--max-iter", type=click.IntRange(min=1), default=90_000, show_default=True)
-@click.option("--lr-factor", type=float, default=10.0, show_default=True, help="lr_mult of rebirth layers times this.")
+@click.option("--batch", type=click.IntRange(1, MAX_INT), help="Batch size of the training data layers.")
+@click.option("--base-lr", type=POSITIVE, default=0.001, show_default=True, help="The solver's learning rate.")
+@click.option("--stepsize", type=COUNT, default=40_000, show_default=True, help="Iterations until it falls.")
+@click.option("--gamma", type=POSITIVE, default=0.1, show_default=True, help="What it is multiplied by then.")
+@click.option("--momentum", type=Number(0, 1, max_open=True), default=0.9, show_default=True, help="Of SGD.")
+@click.option("--max-iter", type=COUNT, default=90_000, show_default=True, help="Iterations in all.")
+@click.option("--lr-factor", type=POSITIVE, default=10, show_default=True, help="lr_mult of rebirth layers times this.")
 @click.option("--check", is_flag=True, help="Compare each run of exact rewrites in real Caffe.")
 @caffe_option
 @click.option("--dry-run", is_flag=True, help="Write nothing.")
@@ -113,6 +120,8 @@ def command(
     for name in rest["skip_passes"]:
         if name not in PASS_NAMES:
             raise click.UsageError(f"--no-pass: there is no pass {name!r}; there are {', '.join(PASS_NAMES)}")
+    if rest["exact"] and rest["bn"] == "prune":
+        raise click.UsageError("--exact and --bn prune exclude each other: a pruned BatchNorm has to be relearned")
     options = ConvertOptions(
         net=net,
         streamline=not no_streamline,

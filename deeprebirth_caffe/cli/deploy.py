@@ -9,6 +9,7 @@ import click
 from deeprebirth_caffe.cli.options import (
     FILE,
     FOLDER,
+    MAX_INT,
     caffe_engine,
     caffe_option,
     force_option,
@@ -22,7 +23,7 @@ from deeprebirth_caffe.cli.options import (
 @click.argument("net", type=FILE)
 @click.option("-w", "--weights", type=FILE, required=True, help="The learned weights.")
 @click.option("-o", "--out", type=FOLDER, required=True, help="Output directory.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Batch of the Input layer.")
+@click.option("--batch", type=click.IntRange(1, MAX_INT), default=1, show_default=True, help="Of the Input layer.")
 @shapes_option
 @click.option("--check", is_flag=True, help="Compare the net before and after in real Caffe.")
 @caffe_option

@@ -25,7 +25,9 @@ def command(a: Path, b: Path, phase: str, input_shapes: tuple[tuple[str, tuple[i
         print_json(found)
         return
     from deeprebirth_caffe.cli.show import show_totals
+    from deeprebirth_caffe.cli.text import printable
 
+    found = printable(found)
     for row in found["removed"]:
         click.echo(click.style(f"- {_line(row)}", fg="red"))
     for row in found["new"]:

@@ -33,9 +33,10 @@ def command(net: Path | None, caffe: str | None, as_json: bool) -> None:
         print_json(found)
         return
     from deeprebirth_caffe.cli.show import print_columns
+    from deeprebirth_caffe.cli.text import printable
 
     rows = []
-    for one in found["findings"]:
+    for one in printable(found["findings"]):
         facts = ", ".join(part for part in (one["version"], one["where"]) if part)
         rest = facts if one["found"] else f"for {one['purpose']}: {one['fix']}"
         rows.append(("ok" if one["found"] else "missing", one["name"], rest))

@@ -39,7 +39,9 @@ def command(
 
 def _show(found: dict[str, Any]) -> None:
     from deeprebirth_caffe.cli.show import print_columns, show_refusals
+    from deeprebirth_caffe.cli.text import printable
 
+    found = printable(found)
     rows = [("stage", "layer", "type", "output", "parameters", "multiply-adds")]
     for layer in found["layers"]:
         shapes = [

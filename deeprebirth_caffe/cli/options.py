@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+MAX_INT = 2**31 - 1
+"""The largest number that Caffe counts to."""
+
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -23,6 +26,16 @@ caffe_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead (docs/json.md).")
 force_option = click.option("--force", is_flag=True, help="Write into an output directory that is not empty.")
+
+
+class Number(click.FloatRange):
+    """A number that Caffe's single precision can hold, within a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not abs(found) < 1e38:
+            self.fail(f"{value!r} is not a number that Caffe can use", param, ctx)
+        return found
 
 
 class InputShape(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -38,7 +51,7 @@ class InputShape(click.ParamType):  # type: ignore[type-arg, unused-ignore]
             shape = tuple(int(dim) for dim in dims.replace("x", ",").split(","))
         except ValueError:
             shape = ()
-        if not blob or not shape or min(shape) < 1:
+        if not blob or not shape or min(shape) < 1 or max(shape) > MAX_INT:
             self.fail(f"{value!r} is not of the form data=3,224,224", param, ctx)
         return blob, shape
 
@@ -65,4 +78,5 @@ def print_json(data: Any) -> None:
     """JSON on stdout."""
     from deeprebirth_caffe.workflows.publish import json_bytes
 
-    click.echo(json_bytes(data).decode(), nl=False)
+    # Bytes: JSON is UTF-8, whatever the terminal's encoding is.
+    click.echo(json_bytes(data), nl=False)

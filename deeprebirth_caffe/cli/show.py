@@ -7,11 +7,14 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.text import printable
+
 STYLE = {"exact": "green", "relearn": "yellow"}
 
 
 def show_conversion(manifest: Mapping[str, Any], *, dry_run: bool = False) -> None:
     """Prints a manifest."""
+    manifest = printable(manifest)
     for rewrite in manifest["rewrites"]:
         kind = click.style(f"{rewrite['kind']:<7}", fg=STYLE[rewrite["kind"]])
         click.echo(f"{kind} {rewrite['stage']}: {rewrite['pass']}: {_change(rewrite)}{_macs(rewrite)}")
@@ -42,6 +45,7 @@ def show_conversion(manifest: Mapping[str, Any], *, dry_run: bool = False) -> No
 
 def show_refusals(refusals: Sequence[Mapping[str, Any]], word: str = "refused") -> None:
     """A line a reason; layers that are refused by one pass for the same reason share it."""
+    refusals = printable(refusals)
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for refusal in refusals:
         groups.setdefault((refusal["pass"], refusal["reason"]), []).append(refusal)

@@ -34,4 +34,6 @@ def command(name: str, out: Path | None, as_json: bool, force: bool) -> None:
     if as_json:
         print_json({"version": 1, "directory": str(directory), "files": written})
     else:
-        click.echo(f"wrote {directory}: {', '.join(written)}")
+        from deeprebirth_caffe.cli.text import printable
+
+        click.echo(printable(f"wrote {directory}: {', '.join(written)}"))

@@ -47,16 +47,18 @@ class Weights:
 
     def __getitem__(self, name: str) -> tuple[Array, ...]:
         entry = self._entries[name]
-        return tuple(entry.blobs) if isinstance(entry, LayerBlobs) else entry
+        return _todays(entry) if isinstance(entry, LayerBlobs) else entry
 
     def entry(self, name: str) -> LayerBlobs | tuple[Array, ...]:
         """The entry as it is kept: `LayerBlobs` where it still is the file's own."""
         return self._entries[name]
 
     def legacy(self, name: str) -> tuple[bool, ...]:
-        """For each blob of a layer, whether its shape is told by the old four dimensions."""
+        """For each array, whether its shape still is the old four dimensions, which Caffe compares from the end."""
         entry = self._entries[name]
-        return tuple(entry.legacy) if isinstance(entry, LayerBlobs) else (False,) * len(entry)
+        if not isinstance(entry, LayerBlobs):
+            return (False,) * len(entry)
+        return tuple(old and array.ndim == 4 for old, array in zip(entry.legacy, _todays(entry), strict=True))
 
     def set(self, name: str, arrays: Sequence[Array]) -> None:
         """Gives a layer new arrays, as float32."""
@@ -70,6 +72,20 @@ class Weights:
         """Whether no value of the layer is NaN or infinite, or would be in single precision."""
         with np.errstate(over="ignore", invalid="ignore"):
             return all(bool(np.isfinite(array.astype(np.float32, copy=False)).all()) for array in self[name])
+
+
+def _todays(layer: LayerBlobs) -> tuple[Array, ...]:
+    """A layer's arrays without the leading ones of the old four dimensions, which Caffe only takes from old files.
+
+    Only weights of convolutions had four dimensions then; those of an InnerProduct had two, and biases one.
+    """
+    arrays: list[Array] = []
+    for index, (blob, legacy) in enumerate(zip(layer.blobs, layer.legacy, strict=True)):
+        axes = 1 if index else 2 if layer.type == "InnerProduct" else 4
+        arrays.append(
+            blob.reshape(blob.shape[4 - axes :]) if legacy and blob.shape[: 4 - axes] == (1,) * (4 - axes) else blob
+        )
+    return tuple(arrays)
 
 
 class WeightsError(RebirthError):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from deeprebirth_caffe.ir import Layer, Net, Weights
 from deeprebirth_caffe.numerics import affine
 from deeprebirth_caffe.ops import conv_geometry
-from deeprebirth_caffe.passes.patterns import LINEAR, Facts, strange
+from deeprebirth_caffe.passes.patterns import LINEAR, Facts, other_axes, strange
 
 Array = npt.NDArray[Any]
 
@@ -53,7 +53,7 @@ def find_chain(facts: Facts, layer: Layer) -> Chain | str | None:
         return before
     if before.type not in LINEAR:
         return f"no convolution directly in front: {before.name} ({before.type}) stands between"
-    reason = facts.fixed(before) or _odd(facts, layer)
+    reason = facts.fixed(before) or _other_axis(before) or _odd(facts, layer)
     if reason:
         return reason
     norms = [layer]
@@ -68,12 +68,13 @@ def _odd(facts: Facts, layer: Layer) -> str:
     """Why a normalisation layer is not one map a channel; empty when it is."""
     if reason := strange(layer) or facts.fixed(layer):
         return reason
-    if layer.type == "Scale":
-        param = layer.param.scale_param
-        axis = param.axis if param.axis >= 0 else param.axis + len(facts.value_in(layer).shape or (0,) * 4)
-        if axis != 1 or param.num_axes != 1:
-            return f"{layer.name} does not scale by channel (axis {param.axis}, num_axes {param.num_axes})"
-    return ""
+    return other_axes(layer, len(facts.value_in(layer).shape or (0,) * 4))
+
+
+def _other_axis(host: Layer) -> str:
+    """Why a linear layer's outputs are not the channels that a normalisation layer sees; empty when they are."""
+    axis = linear_param(host).axis
+    return "" if axis == 1 else f"{host.name} does not put its outputs on the channel axis (axis {axis})"
 
 
 def batch_statistics(net: Net, layer: Layer) -> str:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ops import conv_geometry
-from deeprebirth_caffe.passes.patterns import Facts, is_pointwise, strange
+from deeprebirth_caffe.passes.patterns import Facts, is_pointwise, other_axes, strange
 from deeprebirth_caffe.rewrite import Kind, Rewriter
 
 Array = npt.NDArray[Any]
@@ -61,7 +61,7 @@ def readers_to_permute(facts: Facts, layer: Layer) -> list[Layer] | str:
     while waiting:
         maker = waiting.pop()
         readers = facts.net.readers(maker)
-        if not readers:
+        if not all(value.uses for value in facts.net.values_out(maker)):
             return f"the order of its channels would change, and {maker.tops[0]} is an output of the net"
         for reader, _ in readers:
             reason = strange(reader)
@@ -70,7 +70,7 @@ def readers_to_permute(facts: Facts, layer: Layer) -> list[Layer] | str:
                     reason = f"{reader.name} reads them in groups"
             elif not reason and reader.type == "InnerProduct" and reader.param.inner_product_param.axis == 1:
                 pass
-            elif not reason and len(reader.bottoms) == 1 and len(reader.tops) == 1 and _keeps_channels(reader):
+            elif not reason and _keeps_channels(reader):
                 waiting.append(reader)
                 if not has_channel_blobs(reader):
                     continue
@@ -84,7 +84,8 @@ def readers_to_permute(facts: Facts, layer: Layer) -> list[Layer] | str:
 
 
 def _keeps_channels(layer: Layer) -> bool:
-    return is_pointwise(layer) or layer.type in ("Pooling", "BatchNorm", "Scale", "Bias")
+    apart = is_pointwise(layer) or layer.type in ("Pooling", "BatchNorm")
+    return apart and len(layer.bottoms) == 1 and len(layer.tops) == 1 and not other_axes(layer)
 
 
 def permute_readers(rewriter: Rewriter, readers: Sequence[Layer], order: Array) -> list[str]:

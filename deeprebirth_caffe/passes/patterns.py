@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from deeprebirth_caffe.ir import Layer, Net, NetState, Value
-from deeprebirth_caffe.ops import Shape, conv_geometry
+from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.ops.forks import DEPTHWISE
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
@@ -234,11 +234,3 @@ def other_axes(layer: Layer, axes: int = 4) -> str:
     if param.axis in (1, 1 - axes) and param.num_axes == 1:
         return ""
     return f"{layer.name} does not work by channel (axis {param.axis}, num_axes {param.num_axes})"
-
-
-def is_square_conv(layer: Layer, size: int) -> bool:
-    """Whether a layer is a plain two-dimensional convolution of that kernel, ungrouped, undilated."""
-    if layer.type != "Convolution":
-        return False
-    geometry = conv_geometry(layer.param)
-    return tuple(geometry.kernel) == (size, size) and geometry.group == 1 and set(geometry.dilation) == {1}

@@ -1,4 +1,4 @@
-"""Running passes over a net, one after another, each until it finds nothing more."""
+"""Running passes over a net, one after another and round by round, until none finds anything more."""
 
 from __future__ import annotations
 
@@ -62,6 +62,9 @@ def run(
 ) -> Outcome:
     """Runs passes in order over the rewriter's net; the net is verified after each sweep.
 
+    A pass may make room for one before it (a pool folded away leaves a BatchNorm right behind its convolution), so
+    rounds are made until one changes nothing: converting the result again finds nothing to do.
+
     Args:
         rewriter: of the conversion.
         passes: in the order they run.
@@ -69,12 +72,24 @@ def run(
         keep_exact: whether to keep the net before and after each run of EXACT passes.
     """
     outcome = Outcome()
+    # Each round takes at least one layer away or in.
+    for _ in range(len(rewriter.net.layers) + 2):
+        outcome.refusals.clear()
+        if not _round(rewriter, passes, selected, keep_exact, outcome):
+            return outcome
+    raise RewriteError(f"the passes {', '.join(one.name for one in passes)} do not come to an end together")
+
+
+def _round(rewriter: Rewriter, passes: Sequence[Pass], selected: Selected, keep_exact: bool, outcome: Outcome) -> bool:
+    """Runs each pass once until it finds nothing more; returns whether one changed the net."""
+    changed = False
     before: Net | None = None
     names: list[str] = []
     for position, one in enumerate(passes):
         if one.kind is Kind.EXACT and keep_exact and before is None:
             before = rewriter.net.copy()
         done = _exhaust(rewriter, one, selected, outcome)
+        changed |= done
         if one.kind is Kind.EXACT and done:
             names.append(one.name)
         following = passes[position + 1] if position + 1 < len(passes) else None
@@ -82,7 +97,7 @@ def run(
             if names:
                 outcome.exact_runs.append(ExactRun(tuple(names), before, rewriter.net.copy()))
             before, names = None, []
-    return outcome
+    return changed
 
 
 def _exhaust(rewriter: Rewriter, one: Pass, selected: Selected, outcome: Outcome) -> bool:

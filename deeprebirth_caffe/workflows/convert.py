@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.engines.base import Engine
-from deeprebirth_caffe.errors import RebirthError, RefusedError
+from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
 from deeprebirth_caffe.formats.files import check_directory, publish_directory
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ops import Shape
@@ -28,13 +29,13 @@ from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.check import check_runs
 from deeprebirth_caffe.workflows.deploy import DEPLOY, raise_failures, strip
 from deeprebirth_caffe.workflows.ledger import make_ledger
-from deeprebirth_caffe.workflows.load import load_net, upgrade_notes
+from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.workflows.manifest import MANIFEST, earlier_lr_mults, make_manifest, totals
 from deeprebirth_caffe.workflows.probe import save_weights
 from deeprebirth_caffe.workflows.publish import json_bytes
 from deeprebirth_caffe.workflows.random_weights import random_weights
 from deeprebirth_caffe.workflows.selection import Selection, names_stage
-from deeprebirth_caffe.workflows.solver import SolverOptions, make_solver
+from deeprebirth_caffe.workflows.solver import Lent, SolverOptions, lend_solver, make_solver
 
 SOLVER = "solver.prototxt"
 INIT = "init.caffemodel"
@@ -81,7 +82,7 @@ class ConvertOptions:
 
     def passes(self) -> list[Pass]:
         """The passes in the order they run: exact ones first, then branches, then what streamlines."""
-        start = Start(self.init or ("xavier" if self.paper else "inherit"), self.seed)
+        start = Start(self.start, self.seed)
         bn = self.bn or ("prune" if self.paper else "fold")
         found: list[Pass] = []
         if bn == "fold" or self.exact:
@@ -100,6 +101,29 @@ class ConvertOptions:
                 found.append(RemoveLrn(joins=joins, start=start))
                 found.append(PoolToStride(kernel=self.kernel, joins=joins, force=self.force_merge, start=start))
         return [one for one in found if one.name not in self.skip_passes]
+
+    @property
+    def start(self) -> str:
+        """How rebirth layers start: "inherit" or "xavier"."""
+        return self.init or ("xavier" if self.paper else "inherit")
+
+    def record(self) -> dict[str, Any]:
+        """What the manifest remembers of all this."""
+        return {
+            "passes": [*([Portable.name] if self.portable else []), *(one.name for one in self.passes())],
+            "only": list(self.only),
+            "skip": list(self.skip),
+            "paper": self.paper,
+            "kernel": self.kernel,
+            "reduce": self.reduce,
+            "reduce_patterns": [{"pattern": pattern, "ratio": ratio} for pattern, ratio in self.reduce_patterns],
+            "force_merge": self.force_merge,
+            "init": self.start,
+            "seed": self.seed,
+            "input_shapes": {blob: list(shape) for blob, shape in self.input_shapes.items()},
+            "batch": self.batch,
+            "lr_factor": self.solver_options.lr_factor,
+        }
 
 
 PASS_NAMES = tuple(one.name for one in (FoldBatchNorm, PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride))
@@ -132,6 +156,9 @@ def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
     net = load_net(options.net, options.weights, options.input_shapes)
     selection = Selection(options.only, options.skip)
     selection.check(net)
+    _check_patterns(options, net)
+    _check_name(options, net)
+    lent = lend_solver(options.solver, options.net) if options.solver is not None and net.trains else None
     restore(net, earlier_lr_mults(options.net))
     original = net.copy()
     if engine is not None and net.weights is None:
@@ -145,14 +172,19 @@ def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
     renamed = rename_changed_blobs(original, rewriter)
     outcome = Outcome(ported.rewrites + outcome.rewrites, ported.refusals + outcome.refusals, outcome.exact_runs)
     relearn = [layer for layer in net.layers if rewriter.made.get(layer) is Kind.RELEARN]
+    notes += lent.notes if lent is not None else []
+    if options.solver is not None and lent is None:
+        notes.append("this net has nothing to train with: no solver is written, and --solver lends nothing")
     lr_mult = {}
     if net.trains:
         lr_mult = learn_faster(relearn, options.solver_options.lr_factor)
         frozen = [name for name, values in lr_mult.items() if not any(values)]
         if frozen:
             notes.append(f"frozen in the original (lr_mult 0), and so they will not relearn: {', '.join(frozen)}")
-    if options.batch is not None:
-        _set_batch(rewriter, options.batch)
+    if missing := layers_without_weights(net):
+        notes.append(f"no weights for {', '.join(missing)}: left to what their fillers say")
+    if options.batch is not None and not _set_batch(rewriter, options.batch):
+        notes.append("this net has no data layer in TRAIN: --batch changes nothing")
     deploy_net, runs = _deploy_net(options, net, engine, notes)
     checks = None
     if engine is not None:
@@ -169,11 +201,7 @@ def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
             "solver": str(options.solver) if options.solver else None,
         },
         outputs={"directory": str(options.directory), **outputs},
-        options={
-            "passes": [*([Portable.name] if options.portable else []), *(one.name for one in options.passes())],
-            "paper": options.paper,
-            "seed": options.seed,
-        },
+        options=options.record(),
         outcome=outcome,
         renamed=renamed,
         ledger=make_ledger(original, rewriter),
@@ -184,7 +212,7 @@ def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
         notes=notes,
     )
     if not options.dry_run:
-        _write(options, net, deploy_net, outputs, manifest)
+        _write(options, net, deploy_net, lent, outputs, manifest)
     return Converted(original, net, deploy_net, outcome, manifest)
 
 
@@ -201,6 +229,20 @@ def _make_portable(options: ConvertOptions, rewriter: Rewriter, notes: list[str]
     return run(rewriter, [Portable()])
 
 
+def _check_patterns(options: ConvertOptions, net: Net) -> None:
+    """Raises UsageError for a pattern of `--reduce` that means no layer."""
+    for pattern, _ in options.reduce_patterns:
+        if not any(fnmatchcase(layer.name, pattern) for layer in net.layers):
+            raise UsageError(f'--reduce: this net has no layer "{pattern}"; rebirth inspect lists them')
+
+
+def _check_name(options: ConvertOptions, net: Net) -> None:
+    """The net keeps its file name, so this must not be the name of another result."""
+    taken = {SOLVER, INIT, MANIFEST} | ({DEPLOY} if net.trains else set())
+    if options.net.name in taken:
+        raise RebirthError(f"{options.net}: {options.net.name} is what another result will be called; rename the net")
+
+
 def _refuse_named_stages(options: ConvertOptions, original: Net, outcome: Outcome) -> None:
     """Raises RefusedError for a stage that `--only` names and that nothing could be done about."""
     done = {rewrite.stage for rewrite in outcome.rewrites}
@@ -213,12 +255,15 @@ def _refuse_named_stages(options: ConvertOptions, original: Net, outcome: Outcom
             raise RefusedError(f"stage {pattern} is refused: {'; '.join(dict.fromkeys(reasons))}; nothing was written")
 
 
-def _set_batch(rewriter: Rewriter, batch: int) -> None:
-    """Sets batch_size of the data layers that training reads."""
+def _set_batch(rewriter: Rewriter, batch: int) -> bool:
+    """Sets batch_size of the data layers that training reads; returns whether there is one."""
+    found = False
     for view in rewriter.net.views:
         if view.state.phase == "TRAIN":
             for layer in view.layers:
                 rewriter.set_batch(layer, batch)
+                found |= layer.op is not None and layer.op.data and layer.type not in ("Input", "DummyData")
+    return found
 
 
 def _deploy_net(
@@ -247,7 +292,12 @@ def _outputs(options: ConvertOptions, net: Net, deploy_net: Net | None) -> dict[
 
 
 def _write(
-    options: ConvertOptions, net: Net, deploy_net: Net | None, outputs: Mapping[str, str], manifest: dict[str, Any]
+    options: ConvertOptions,
+    net: Net,
+    deploy_net: Net | None,
+    lent: Lent | None,
+    outputs: Mapping[str, str],
+    manifest: dict[str, Any],
 ) -> None:
     directory = options.directory
     files: dict[str, Any] = {}
@@ -257,7 +307,8 @@ def _write(
     if "solver" in outputs:
         path = os.path.join(directory, options.net.name)
         prefix = os.path.join(directory, "rebirth")
-        files[SOLVER] = make_solver(options.solver_options, path, prefix, options.solver)
+        start = os.path.join(directory, INIT) if net.weights is not None else None
+        files[SOLVER] = make_solver(options.solver_options, path, prefix, lent, start)
     weights = net.weights
     if weights is not None:
         files[INIT] = lambda file: save_weights(file, net, weights)

@@ -18,7 +18,7 @@ from deeprebirth_caffe.rewrite import Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.check import CheckResult, check_runs
 from deeprebirth_caffe.workflows.ledger import make_ledger
-from deeprebirth_caffe.workflows.load import load_net, upgrade_notes
+from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.workflows.manifest import MANIFEST, make_manifest, totals
 from deeprebirth_caffe.workflows.probe import save_weights
 from deeprebirth_caffe.workflows.publish import json_bytes
@@ -88,17 +88,25 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, An
     net = load_net(options.net, options.weights, options.input_shapes)
     original = net.copy()
     made = strip(net, batch=options.batch, keep_exact=engine is not None)
+    if missing := layers_without_weights(made.net):
+        raise RebirthError(
+            f"{options.weights}: holds nothing for {', '.join(missing)}, which would run at random; "
+            "are these the weights of this net?"
+        )
     checks = check_runs(made.outcome.exact_runs, engine) if engine is not None else None
     raise_failures(checks)
     manifest = make_manifest(
-        source={"net": str(options.net), "weights": str(options.weights)},
+        source={"net": str(options.net), "weights": str(options.weights), "solver": None},
         outputs={
             "directory": str(options.out),
             "deploy": DEPLOY,
             "weights": DEPLOY_WEIGHTS,
             "manifest": MANIFEST,
         },
-        options={"batch": options.batch},
+        options={
+            "batch": options.batch,
+            "input_shapes": {blob: list(shape) for blob, shape in options.input_shapes.items()},
+        },
         outcome=made.outcome,
         renamed=[],
         ledger=make_ledger(original, made.rewriter),

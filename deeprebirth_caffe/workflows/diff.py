@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.ir import NetCost, summarize
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.workflows.inspect import layer_rows
@@ -20,7 +21,11 @@ def diff(
 
     A layer is changed when its message (bottoms and tops included) or its shapes differ.
     """
-    nets = [load_net(path, None, _those_known(path, shapes or {})) for path in (first, second)]
+    known = [_those_known(path, shapes or {}) for path in (first, second)]
+    for name in shapes or {}:
+        if not any(name in one for one in known):
+            raise UsageError(f'--input-shape names blob "{name}", which neither net has')
+    nets = [load_net(path, None, one) for path, one in zip((first, second), known, strict=True)]
     views = [net.view(phase) for net in nets]
     costs = [summarize(view) for view in views]
     rows = [_by_name(cost) for cost in costs]

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deeprebirth_caffe.ir import NetCost, summarize
+from deeprebirth_caffe.errors import UsageError
+from deeprebirth_caffe.ir import Net, NetCost, summarize
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
@@ -26,8 +27,10 @@ def inspect(
 
     Raises:
         RebirthError: the net cannot be read, or is not sound in that state.
+        UsageError: no layer asks for a stage.
     """
     net = load_net(path, weights, shapes)
+    _check_stages(net, stages)
     view = net.view(phase, stages)
     cost = summarize(view)
     outcome = run(Rewriter(net.copy()), ConvertOptions(path).passes())
@@ -50,6 +53,17 @@ def inspect(
         ],
         "notes": upgrade_notes(net),
     }
+
+
+def _check_stages(net: Net, stages: Sequence[str]) -> None:
+    known: dict[str, None] = {}
+    for layer in net.layers:
+        for rule in (*layer.param.include, *layer.param.exclude):
+            known.update(dict.fromkeys((*rule.stage, *rule.not_stage)))
+    for stage in stages:
+        if stage not in known:
+            there = f"they name {', '.join(known)}" if known else "they name none"
+            raise UsageError(f'--stage: no rule of this net names the stage "{stage}"; {there}')
 
 
 def layer_rows(cost: NetCost) -> list[dict[str, Any]]:

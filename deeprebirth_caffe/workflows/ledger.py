@@ -46,7 +46,8 @@ def make_ledger(original: Net, rewriter: Rewriter) -> Ledger:
 
 def _with_weights(net: Net) -> dict[str, None]:
     if net.weights is not None:
-        return dict.fromkeys(net.weights)
+        mine = {layer.name for layer in net.layers}
+        return dict.fromkeys(name for name in net.weights if name in mine)
     names: dict[str, None] = {}
     for view in net.views:
         for layer in view.layers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.formats.caffemodel import matches_shape
 from deeprebirth_caffe.formats.records import datum_shape
 from deeprebirth_caffe.ir import Layer, Net, Weights, WeightsError
@@ -26,6 +26,7 @@ def load_net(path: str | Path, weights: str | Path | None = None, shapes: Mappin
 
     Raises:
         RebirthError: a file cannot be read, the net is not sound, or the weights are another net's.
+        UsageError: `shapes` names a blob that the net does not have.
     """
     net = Net.read(path)
     if weights is not None:
@@ -51,7 +52,7 @@ def _find_data_shapes(net: Net, folder: Path, shapes: dict[str, Shape]) -> None:
     known = {top for layer in net.layers for top in layer.tops} | set(net.header.input)
     for name in shapes:
         if name not in known:
-            raise RebirthError(f'--input-shape names blob "{name}", which no layer of this net puts out')
+            raise UsageError(f'--input-shape names blob "{name}", which no layer of this net puts out')
     if net.header.input and any(name in shapes for name in net.header.input):
         _set_header_shapes(net, shapes)
     for layer in net.layers:
@@ -163,6 +164,14 @@ def check_weights(net: Net, weights: Weights) -> None:
             raise WeightsError(
                 f"{weights.path}: layer {name} holds NaN or infinite numbers; these weights have diverged"
             )
+
+
+def layers_without_weights(net: Net) -> list[str]:
+    """The layers that want weights and find none by their name: Caffe would leave them at random without a word."""
+    if net.weights is None:
+        return []
+    names = {layer.name: layer for layer in net.layers if layer.name not in net.weights}
+    return [name for name, layer in names.items() if _param_shapes(net, layer) or (layer.op and layer.op.tensor)]
 
 
 def _param_shapes(net: Net, layer: Layer) -> list[Shape] | None:

@@ -84,7 +84,6 @@ def make_manifest(
                 "blobs": one.blobs,
                 "worst": one.worst,
                 "worst_blob": one.worst_blob,
-                "failure": one.failure or None,
             }
             for one in checks
         ],
@@ -105,6 +104,8 @@ def earlier_lr_mults(net_path: Path) -> LrMults:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if net_path.name not in manifest["outputs"].values():
             return {}
+        if manifest["version"] != SCHEMA:
+            raise ValueError(f"version {manifest['version']}, and this rebirth reads {SCHEMA}")
         return {str(name): [float(value) for value in values] for name, values in manifest["lr_mult"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RebirthError(

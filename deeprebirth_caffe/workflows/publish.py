@@ -7,5 +7,8 @@ from typing import Any
 
 
 def json_bytes(data: Any) -> bytes:
-    """JSON as people and tools like it: indented, in the order given, a newline at the end."""
-    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
+    """JSON as people and tools like it: indented, in the order given, a newline at the end.
+
+    A byte of a path or a name that is no text (PEP 383) becomes JSON's own escape of a lone surrogate.
+    """
+    return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(errors="backslashreplace")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.prototxt import format_message
-from deeprebirth_caffe.formats.solver import read_solver
+from deeprebirth_caffe.formats.solver import SolverSource, read_solver
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 # What the paper does not say either and a solver without a source still needs: bvlc_googlenet's.
@@ -35,25 +36,73 @@ class SolverOptions:
     lr_factor: float = 10.0
 
 
-def make_solver(options: SolverOptions, net: str, prefix: str, source: Path | None = None) -> str:
+@dataclass(frozen=True)
+class Lent:
+    """The user's own solver.
+
+    Attributes:
+        source: lends all that is not fixed: test_iter, display, weight_decay, type, ….
+        notes: what the user should know about it.
+    """
+
+    source: SolverSource
+    notes: tuple[str, ...] = ()
+
+
+def lend_solver(path: Path, net: Path) -> Lent:
+    """Reads the solver that `--solver` names.
+
+    Args:
+        path: of the solver.
+        net: the net that is converted; a test_net of another file is not.
+
+    Raises:
+        RebirthError: it cannot be read, or is no solver.
+    """
+    source = read_solver(path)
+    top = {name.split(".")[0] for name in source.unknown}
+    if not source.message.ListFields() or not top.isdisjoint(("layer", "layers", "input")):
+        raise RebirthError(f"{path}: this is {'a net' if 'layer' in top else 'not a solver'}; --solver wants a solver")
+    notes = []
+    if top:
+        notes.append(f"{path}: kept, though Caffe 1.0 does not know it: {', '.join(sorted(top))}")
+    others = [test for test in source.message.test_net if Path(test).name != net.name]
+    if others:
+        notes.append(f"{path}: test_net {', '.join(others)} is another file: convert it as well and name it there")
+    return Lent(source, tuple(notes))
+
+
+def make_solver(
+    options: SolverOptions, net: str, prefix: str, lent: Lent | None = None, weights: str | None = None
+) -> str:
     """The text of a solver.
 
     Args:
         options: what is fixed.
         net: the path of the net, as Caffe will look it up: from the directory it is started in.
         prefix: of the snapshots, likewise.
-        source: a solver that lends all else: test_iter, display, weight_decay, type, ….
+        lent: the user's solver.
+        weights: where a lent solver names weights to start from, the path of those that belong to the net.
+
+    Raises:
+        RebirthError: protobuf cannot hold the path.
     """
-    if source is None:
+    try:
+        net.encode()
+    except UnicodeEncodeError:
+        raise RebirthError(f"{net}: a solver cannot name this file, for its path is not UTF-8; rename it") from None
+    if lent is None:
         message = pb.SolverParameter(weight_decay=WEIGHT_DECAY, display=DISPLAY, snapshot=SNAPSHOT, solver_mode="CPU")
         _fix(message, options, net, prefix)
         note = "# Relearns the rebirth layers. Paths are looked up from the directory that caffe is started in.\n"
         return note + format_message(message)
-    lent = read_solver(source)
     message = pb.SolverParameter()
-    message.CopyFrom(lent.message)
+    message.CopyFrom(lent.source.message)
     _fix(message, options, net, prefix)
-    return lent.render(message)
+    if message.weights and weights is not None:
+        del message.weights[:]
+        message.weights.append(weights)
+    return lent.source.render(message)
 
 
 def _fix(message: pb.SolverParameter, options: SolverOptions, net: str, prefix: str) -> None:
@@ -61,7 +110,10 @@ def _fix(message: pb.SolverParameter, options: SolverOptions, net: str, prefix: 
         message.train_net = net
     else:
         message.net = net
-    for name in ("net_param", "train_net_param", "stepvalue", "power"):
+    for index, test in enumerate(message.test_net):
+        if Path(test).name == Path(net).name:
+            message.test_net[index] = net
+    for name in ("net_param", "train_net_param", "test_net_param", "stepvalue", "power"):
         message.ClearField(name)
     message.base_lr = options.base_lr
     message.lr_policy = "step"

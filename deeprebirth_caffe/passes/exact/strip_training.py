@@ -2,6 +2,7 @@
 
     data layers -> Input           SoftmaxWithLoss -> Softmax "prob"     SigmoidCrossEntropyLoss -> Sigmoid
     other losses, metrics, Silence, and all that only they read -> nothing
+    what TEST makes of a loss's input itself (Softmax, ArgMax, …) stays
     Dropout -> nothing (in TEST it is the identity)
 
 A head is auxiliary when another head has the same kind of loss on the same labels with a larger loss_weight
@@ -62,19 +63,24 @@ class StripTraining(Pass):
     def match(self, net: Net) -> Iterator[Match | Refusal]:
         view = net.view("TEST")
         heads = _heads(net)
+        results = [v for v in view.outputs if v.producer is not None and not _only_trains(v.producer)]
         kept = [
             head for head in heads if not any(other.overshadows(head) for other in heads) and head.blob in view.blobs
         ]
         if kept:
-            wanted = [view.blobs[head.blob] for head in kept]
+            judged = [view.blobs[head.blob] for head in kept]
+            makers = {value.producer for value in judged}
+            # A file may make its probabilities in TEST itself, beside the loss.
+            wanted = judged + [v for v in results if makers & _ancestors(view, [v])]
         else:
-            wanted = [v for v in view.outputs if v.producer is not None and not _only_trains(v.producer)]
+            wanted = results
         keep = _ancestors(view, wanted)
         inputs: dict[Layer, list[Value]] = {}
         for layer in view.layers:
             if layer in keep and layer.op is not None and layer.op.data and layer.type not in ("Input", "Parameter"):
-                inputs[layer] = [value for value in view.outs[layer] if any(use in keep for use, _ in value.uses)]
-                lost = next((value for value in inputs[layer] if value.shape is None), None)
+                read = [v for v in view.outs[layer] if v in wanted or any(use in keep for use, _ in v.uses)]
+                inputs[layer] = read
+                lost = next((value for value in read if value.shape is None), None)
                 if lost is not None:
                     yield Refusal(layer, unknown_shape(lost))
                     return
@@ -113,9 +119,12 @@ def _dropouts(view: View, keep: set[Layer]) -> dict[Layer, bool]:
     for layer in view.layers:
         if layer.type == "Dropout" and layer in keep:
             read, written = view.ins[layer][0], view.outs[layer][0]
-            sole = read.producer is not None and [use for use, _ in read.uses if use in keep] == [layer]
-            # An output of the net keeps its name, so a Dropout that makes one from what others read too must stay.
-            if layer.in_place(0) or sole or any(use in keep for use, _ in written.uses):
+            data = read.producer is None or (read.producer.op is not None and read.producer.op.data)
+            sole = not data and [use for use, _ in read.uses if use in keep] == [layer]
+            uses = [(use, index) for use, index in written.uses if use in keep]
+            # An output of the net keeps its name, so a Dropout that makes one from what others read too must stay; so
+            # must one that gives an in-place layer a blob of its own.
+            if layer.in_place(0) or sole or (uses and not any(use.in_place(index) for use, index in uses)):
                 found[layer] = sole
     return found
 

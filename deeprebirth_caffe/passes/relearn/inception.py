@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from deeprebirth_caffe.ir import Layer
 from deeprebirth_caffe.ops import ConvGeometry, Shape, concat_axis, conv_geometry
-from deeprebirth_caffe.passes.patterns import PER_POSITION, Facts, is_pointwise, strange
+from deeprebirth_caffe.passes.patterns import PER_POSITION, Facts, is_pointwise, other_axes, strange
 
 Fork = tuple[Layer | None, int]
 """The layer that makes the forked blob (None for a net input), and which of its tops it is."""
@@ -148,6 +148,7 @@ def _carries(layer: Layer) -> bool:
         len(layer.bottoms) == 1
         and not strange(layer)
         and (is_pointwise(layer) or (layer.type in PER_POSITION and layer.type != "LRN"))
+        and not other_axes(layer)
     )
 
 
@@ -162,11 +163,13 @@ def host_reason(facts: Facts, branch: Branch) -> str:
 
 def guest_reason(facts: Facts, branch: Branch) -> str:
     """Why a branch's channels cannot be taken over; empty when they can."""
-    own = [layer for layer in branch.layers if layer is not branch.pool]
-    if branch.pool is not None and not branch.convs:
-        return f"{branch.pool.name} has no projection behind it"
-    if len(branch.convs) != 1 or not own or own[0] is not branch.tail:
+    if not branch.convs:
+        return f"{branch.pool.name} has no projection behind it" if branch.pool is not None else "it has no convolution"
+    if len(branch.convs) != 1:
         return "it is more than one convolution"
+    front = branch.layers[branch.pool is not None]
+    if front is not branch.tail:
+        return f"{front.name} ({front.type}) stands in front of {branch.tail.name}"
     return _tail_reason(facts, branch)
 
 
@@ -181,7 +184,8 @@ def _tail_reason(facts: Facts, branch: Branch) -> str:
         return f"{tail.name} has {geometry.group} groups"
     for layer in branch.suffix:
         if not _carries(layer):
-            return strange(layer) or f"{layer.name} ({layer.type}) stands between {tail.name} and the Concat"
+            between = f"{layer.name} ({layer.type}) stands between {tail.name} and the Concat"
+            return strange(layer) or other_axes(layer) or between
         if layer.type in ("BatchNorm", "Scale", "Bias", "PReLU") and (reason := facts.fixed(layer)):
             return reason
     return ""

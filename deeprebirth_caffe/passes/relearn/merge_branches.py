@@ -30,7 +30,7 @@ import numpy as np
 
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ops import conv_geometry, pool_geometry
-from deeprebirth_caffe.passes.channels import readers_to_permute
+from deeprebirth_caffe.passes.channels import has_channel_blobs, readers_to_permute
 from deeprebirth_caffe.passes.patterns import Facts, is_pointwise
 from deeprebirth_caffe.passes.relearn.graft import Graft, Grown, Shrunk, apply_graft
 from deeprebirth_caffe.passes.relearn.inception import (
@@ -167,7 +167,9 @@ class MergeBranches(Pass):
             by_pattern_only = branch is not most.host
             if reducer is None:
                 reducer, by_pattern_only = _squeeze(facts, module, branch, gone), True
-            if reducer is None or facts.fixed(reducer[0]) or host_reason(facts, branch):
+            if reducer is None or host_reason(facts, branch):
+                continue
+            if any(facts.fixed(layer) for layer in (reducer[0], *filter(has_channel_blobs, reducer[1]))):
                 continue
             ratio = next((value for pattern, value in self.patterns if fnmatchcase(reducer[0].name, pattern)), None)
             if ratio is None:

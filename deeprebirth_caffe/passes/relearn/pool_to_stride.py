@@ -95,8 +95,8 @@ class PoolToStride(Pass):
 
     def _solve(self, facts: Facts, pool: Layer, host: Layer) -> tuple[AxisPlan, ...] | str:
         conv = conv_geometry(host.param)
-        if len(conv.kernel) != 2:
-            return f"{host.name} is a {len(conv.kernel)}-d convolution"
+        if len(conv.kernel) != 2 or conv.axis != 1:
+            return f"{host.name} is not a 2-d convolution over channels"
         plans: tuple[AxisPlan, ...] | None = None
         for into, pooled, out in zip(
             facts.net.values_in(host), facts.net.values_in(pool), facts.net.values_out(pool), strict=True
@@ -105,8 +105,6 @@ class PoolToStride(Pass):
                 if value.shape is None:
                     return unknown_shape(value)
             assert into.shape and pooled.shape and out.shape
-            if len(out.shape) != 4:
-                return f"{pool.name} does not pool an image: its bottom has shape {pooled.shape}"
             if out.shape[2:] == (1, 1):
                 return "global pooling: its window covers the whole image, and the layers behind it need its averages"
             window = pool_geometry(pool.param, pooled.shape)
@@ -137,7 +135,8 @@ class PoolToStride(Pass):
             if plans is not None and [(p.kernel, p.pad) for p in plans] != [(p.kernel, p.pad) for p in fits]:
                 return f"geometry: the phases have images of different sizes, and no one pad fits {host.name} in all"
             plans = fits
-        return plans if plans is not None else f"{host.name} is alive in no phase"
+        assert plans is not None, "a layer that is alive in no state reads from nobody, and so has no host"
+        return plans
 
     def _kernel(self, axis: Axis) -> int:
         if self.kernel == "keep":

@@ -1,0 +1,101 @@
+"""What the tests of ir, rewrite and passes share: texts of layers, random weights, running passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from deeprebirth_caffe.ir import Layer, Net
+from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
+from deeprebirth_caffe.passes.exact.strip_training import StripTraining
+from deeprebirth_caffe.passes.relearn.merge_branches import MergeBranches
+from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
+from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
+from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
+from deeprebirth_caffe.rewrite import Pass, Rewriter
+from deeprebirth_caffe.rewrite.pipeline import Outcome, run
+from deeprebirth_caffe.workflows.random_weights import random_weights
+
+PASSES: dict[str, type[Pass]] = {
+    one.name: one for one in (FoldBatchNorm, PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride, StripTraining)
+}
+
+Names = str | Iterable[str]
+
+
+def layer(kind: str, name: str, bottoms: Names = (), tops: Names | None = None, fields: str = "") -> str:
+    """One line of prototxt; the top is called like the layer unless it is said otherwise."""
+    reads = [bottoms] if isinstance(bottoms, str) else list(bottoms)
+    writes = [name] if tops is None else [tops] if isinstance(tops, str) else list(tops)
+    blobs = "".join([*(f' bottom: "{blob}"' for blob in reads), *(f' top: "{blob}"' for blob in writes)])
+    return f'layer {{ name: "{name}" type: "{kind}"{blobs}{" " if fields else ""}{fields} }}\n'
+
+
+def data(*shape: int, name: str = "data") -> str:
+    """An Input layer of one blob."""
+    dims = " ".join(f"dim: {dim}" for dim in shape)
+    return layer("Input", name, (), name, f"input_param {{ shape {{ {dims} }} }}")
+
+
+def conv(name: str, bottom: str, out: int = 4, kernel: int = 3, fields: str = "", rest: str = "") -> str:
+    """A convolution; `fields` go into its convolution_param, `rest` beside it."""
+    own = f"num_output: {out} kernel_size: {kernel}{' ' if fields else ''}{fields}"
+    return layer("Convolution", name, bottom, name, f"convolution_param {{ {own} }}{' ' if rest else ''}{rest}")
+
+
+def relu(name: str, blob: str, top: str | None = None, rest: str = "") -> str:
+    """A ReLU, in place unless it has a top."""
+    return layer("ReLU", name, blob, top or blob, rest)
+
+
+def pool(name: str, bottom: str, kernel: int = 2, stride: int = 2, fields: str = "", rest: str = "") -> str:
+    """A pooling layer."""
+    own = f"kernel_size: {kernel} stride: {stride}{' ' if fields else ''}{fields}"
+    return layer("Pooling", name, bottom, name, f"pooling_param {{ {own} }}{' ' if rest else ''}{rest}")
+
+
+def fc(name: str, bottom: str, out: int = 5, fields: str = "", rest: str = "") -> str:
+    """An InnerProduct."""
+    own = f"num_output: {out}{' ' if fields else ''}{fields}"
+    return layer("InnerProduct", name, bottom, name, f"inner_product_param {{ {own} }}{' ' if rest else ''}{rest}")
+
+
+def parse(text: str, *, weights: bool = False, datum: Shape | None = None, seed: int = 0) -> Net:
+    """The net of a text.
+
+    Args:
+        text: prototxt.
+        weights: whether it gets random ones.
+        datum: the shape of one record of all its data layers.
+        seed: of the weights.
+    """
+    net = Net.parse(text, "net.prototxt")
+    if datum is not None:
+        for one in net.layers:
+            if one.op is not None and one.op.data and one.type != "Input":
+                net.data[one] = datum
+    if weights:
+        net.weights = random_weights(net, seed)
+    return net
+
+
+def rewrite(net: Net, passes: Pass | Sequence[Pass]) -> Outcome:
+    """Runs passes over a net, in place."""
+    return run(Rewriter(net), [passes] if isinstance(passes, Pass) else passes)
+
+
+def reasons(text: str | Net, one: Pass, *, weights: bool = False) -> dict[str, str]:
+    """What a pass leaves alone, by layer, and why."""
+    net = text if isinstance(text, Net) else parse(text, weights=weights)
+    return {refusal.layer: refusal.reason for refusal in rewrite(net, one).refusals}
+
+
+def names(net: Net) -> list[str]:
+    """The layers' names, in order."""
+    return [one.name for one in net.layers]
+
+
+def by_name(net: Net, name: str) -> Layer:
+    """The one layer of that name."""
+    (found,) = net.layer_named(name)
+    return found

@@ -1,0 +1,56 @@
+"""Costs of a view, by hand."""
+
+from __future__ import annotations
+
+from nets import conv, data, fc, layer, parse, pool, relu
+
+from deeprebirth_caffe.ir import summarize
+
+FLOAT = 4
+
+
+def test_figures_of_a_small_net() -> None:
+    text = data(2, 3, 8, 8) + conv("a", "data", 4, 3) + relu("r", "a") + pool("p", "a") + fc("f", "p", 5)
+    cost = summarize(parse(text).views[0])
+    by_name = {row.layer.name: row for row in cost.layers}
+    assert by_name["a"].param_shapes == ((4, 3, 3, 3), (4,))
+    assert by_name["a"].params == 4 * 27 + 4
+    assert by_name["a"].macs == 2 * 4 * 27 * 36
+    assert by_name["p"].top_shapes == ((2, 4, 3, 3),)
+    assert by_name["f"].params == 5 * 36 + 5
+    assert cost.params == 4 * 27 + 4 + 5 * 36 + 5
+    assert cost.macs == 2 * 4 * 27 * 36 + 2 * 5 * 36
+    blobs = 2 * 3 * 64 + 2 * 4 * 36 + 2 * 36 + 2 * 5
+    assert cost.blob_bytes == FLOAT * blobs
+    assert cost.memory_required_for_data == FLOAT * (blobs + 2 * 4 * 36)  # Caffe counts the ReLU's top again
+
+
+def test_a_blob_with_two_readers_has_copies() -> None:
+    text = data(1, 3, 8, 8) + conv("a", "data", 4, 1) + conv("b", "a", 4, 1) + conv("c", "a", 4, 1)
+    cost = summarize(parse(text).views[0])
+    assert cost.blob_bytes == FLOAT * (3 * 64 + 3 * 256 + 2 * 256)
+    assert cost.memory_required_for_data == cost.blob_bytes
+
+
+def test_a_loss_that_is_read_too_has_copies() -> None:
+    text = data(2, 5) + data(2, name="label") + layer("SoftmaxWithLoss", "loss", ("data", "label"))
+    once = summarize(parse(text).view("TRAIN")).blob_bytes
+    again = summarize(parse(text + layer("Silence", "s", "loss", ())).view("TRAIN")).blob_bytes
+    assert once is not None and again == once + 2 * FLOAT
+
+
+def test_shared_parameters_count_once() -> None:
+    shared = 'param { name: "w" } param { name: "b" }'
+    text = data(1, 4, 8, 8) + conv("a", "data", 4, 3, rest=shared) + conv("b", "a", 4, 3, rest=shared)
+    cost = summarize(parse(text).views[0])
+    assert cost.params == 4 * 36 + 4
+    assert cost.layers[1].params == cost.layers[2].params == 4 * 36 + 4
+
+
+def test_what_is_not_known_is_none() -> None:
+    text = layer("Data", "data", (), "data", "data_param { batch_size: 1 }") + conv("a", "data")
+    cost = summarize(parse(text).views[0])
+    assert (cost.params, cost.macs, cost.blob_bytes, cost.memory_required_for_data) == (None,) * 4
+    assert cost.layers[1].param_shapes is None
+    cost = summarize(parse(data(1, 3, 8, 8) + pool("p", "data", fields="twist_mode: true")).views[0])
+    assert cost.layers[1].macs is None

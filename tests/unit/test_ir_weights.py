@@ -1,0 +1,88 @@
+"""Weights by layer name, and how they are kept."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+from nets import conv, data, fc, parse, pool, relu, rewrite
+
+from deeprebirth_caffe.formats.caffemodel import LayerBlobs, read_caffemodel, write_caffemodel
+from deeprebirth_caffe.ir import Weights
+from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.workflows.probe import save_weights
+
+NET = data(1, 2, 8, 8) + conv("conv", "data", 3) + relu("r", "conv") + pool("p", "conv") + fc("fc", "p", 4)
+
+
+def test_set_and_drop() -> None:
+    weights = Weights()
+    weights.set("a", [np.ones((2, 3), dtype=np.float64)])
+    assert weights["a"][0].dtype == np.float32 and "a" in weights and list(weights) == ["a"]
+    twin = weights.copy()
+    twin.drop("a")
+    twin.drop("nobody")
+    assert len(twin) == 0 and len(weights) == 1
+
+
+def test_finite() -> None:
+    weights = Weights()
+    weights.set("good", [np.zeros(3)])
+    weights.set("bad", [np.zeros(3), np.array([1.0, np.nan])])
+    assert weights.finite("good") and not weights.finite("bad")
+
+
+def test_what_nobody_set_is_written_byte_for_byte(tmp_path: Path) -> None:
+    net = parse(NET, weights=True)
+    assert net.weights is not None
+    save_weights(tmp_path / "a.caffemodel", net, net.weights)
+    read = Weights.read(tmp_path / "a.caffemodel")
+    assert isinstance(read.entry("conv"), LayerBlobs)
+    save_weights(tmp_path / "b.caffemodel", net, read)
+    assert (tmp_path / "a.caffemodel").read_bytes() == (tmp_path / "b.caffemodel").read_bytes()
+    read.set("conv", read["conv"])
+    assert not isinstance(read.entry("conv"), LayerBlobs)
+
+
+def test_of_two_layers_of_one_name_the_last_counts(tmp_path: Path) -> None:
+    path = tmp_path / "twice.caffemodel"
+    write_caffemodel(path, "n", [("a", "Scale", [np.zeros(2)]), ("a", "Scale", [np.ones(2)]), ("a", "ReLU", [])])
+    np.testing.assert_array_equal(Weights.read(path)["a"][0], np.ones(2))
+
+
+def old_file(path: Path) -> None:
+    """Weights as files of 2014 have them: V1 layers whose blobs have four dimensions."""
+    model = pb.NetParameter(name="old")
+    rng = np.random.default_rng(0)
+    kinds = {"conv": pb.V1LayerParameter.CONVOLUTION, "fc": pb.V1LayerParameter.INNER_PRODUCT}
+    shapes = {"conv": [(3, 2, 3, 3), (1, 1, 1, 3)], "fc": [(1, 1, 4, 27), (1, 1, 1, 4)]}
+    for name, kind in kinds.items():
+        one = model.layers.add(name=name, type=kind)
+        for num, channels, height, width in shapes[name]:
+            blob = one.blobs.add(num=num, channels=channels, height=height, width=width)
+            blob.data.extend(rng.normal(size=num * channels * height * width).astype(np.float32).tolist())
+    path.write_bytes(model.SerializeToString())
+
+
+def test_old_files_give_todays_shapes(tmp_path: Path) -> None:
+    """What a pass writes under a new name must not have the old four dimensions: Caffe would not load it."""
+    old_file(tmp_path / "old.caffemodel")
+    (tmp_path / "net.prototxt").write_text(NET)
+    net = load_net(tmp_path / "net.prototxt", tmp_path / "old.caffemodel")
+    assert net.weights is not None
+    assert [blob.shape for blob in net.weights["conv"]] == [(3, 2, 3, 3), (3,)]
+    assert [blob.shape for blob in net.weights["fc"]] == [(4, 27), (4,)]
+    rewrite(net, PoolToStride())
+    save_weights(tmp_path / "new.caffemodel", net, net.weights)
+    model = read_caffemodel(tmp_path / "new.caffemodel")
+    written = {one.name: [blob.shape for blob in one.blobs] for one in model.layers}
+    assert written["conv_merge"] == [(3, 2, 3, 3), (3,)]
+
+
+def test_old_helper_is_old(tmp_path: Path) -> None:
+    old_file(tmp_path / "old.caffemodel")
+    assert struct.pack("<BB", 0x08, 3) in (tmp_path / "old.caffemodel").read_bytes()
+    assert all(all(one.legacy) for one in read_caffemodel(tmp_path / "old.caffemodel").layers)
