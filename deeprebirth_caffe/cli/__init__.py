@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
 import sys
 from typing import Any
 
@@ -69,11 +70,13 @@ def rebirth() -> None:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Runs `rebirth` and exits: with 0, 1, 2 or 3 as documented, 130 when interrupted."""
+    """Runs `rebirth` and exits: with 0, 1, 2 or 3 as documented, 130 or 143 when interrupted."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a letter of a layer's name is no reason to fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # `kill` and `timeout` end us as Ctrl-C does: whoever holds half-written files takes them away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         code = rebirth.main(args=arguments, prog_name="rebirth", standalone_mode=False)
         if code:  # of ctx.exit(); commands return nothing

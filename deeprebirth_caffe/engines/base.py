@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -86,6 +87,10 @@ class Engine(Protocol):
 
     def describe(self) -> dict[str, object]:
         """Versions and whatever else decides its results and its speed."""
+        ...
+
+    def session(self) -> AbstractContextManager[object]:
+        """Stays started for all calls within, where each would start it anew."""
         ...
 
     def forward(

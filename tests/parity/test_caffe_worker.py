@@ -155,9 +155,7 @@ def test_params_round_trip(caffe: CaffeWorker, net: Path, tmp_path: Path) -> Non
         caffe.set_params(loaded, {"conv": new[:1]})
     with pytest.raises(EngineError, match="no layer 'nobody'"):
         caffe.set_params(loaded, {"nobody": new})
-    np.testing.assert_array_equal(
-        caffe.get_params(loaded, ["conv"])["conv"][0], before[0]
-    )  # nothing was written
+    np.testing.assert_array_equal(caffe.get_params(loaded, ["conv"])["conv"][0], before[0])  # nothing was written
     caffe.set_params(loaded, {"conv": new})
     path = tmp_path / "w.caffemodel"
     caffe.save(loaded, path)

@@ -52,6 +52,7 @@ def probe(net: Net, phase: str, path: Path) -> Path:
     """A file of one view that loads without data, and fast: fillers of constants."""
     message = probe_message(net, net.view(phase), BATCH)
     for layer in message.layer:
+        assert not layer.include and not layer.exclude
         for own in (layer.convolution_param, layer.inner_product_param):
             own.ClearField("weight_filler")
     path.write_text(format_message(message))

@@ -117,9 +117,7 @@ def deconvolutions() -> Iterator[Case]:
         "num_output: 2 kernel_size: 3 axis: 2",
     ):
         yield one("Deconvolution", f"convolution_param {{ {field} }}", IMAGE)
-    yield one(
-        "Deconvolution", "convolution_param { num_output: 3 kernel_size: 2 stride: 2 }", (1, 2, 3, 4, 5)
-    )
+    yield one("Deconvolution", "convolution_param { num_output: 3 kernel_size: 2 stride: 2 }", (1, 2, 3, 4, 5))
     yield one("Deconvolution", "convolution_param { num_output: 3 kernel_size: 2 }", IMAGE, IMAGE, tops=2)
 
 
@@ -140,9 +138,7 @@ def poolings() -> Iterator[Case]:
         if pad < kernel:
             body = f"kernel_size: {kernel} stride: {stride} pad: {pad}"
             yield one("Pooling", f"pooling_param {{ {body} }}", (1, 2, size, size + 3))
-    for size, kernel, stride, pad, mode in itertools.product(
-        (5, 8), (2, 3), (2, 3), (0, 1), ("FLOOR", "CEIL")
-    ):
+    for size, kernel, stride, pad, mode in itertools.product((5, 8), (2, 3), (2, 3), (0, 1), ("FLOOR", "CEIL")):
         body = f"pool: AVE kernel_size: {kernel} stride: {stride} pad: {pad} round_mode: {mode}"
         yield one("Pooling", f"pooling_param {{ {body} }}", (1, 2, size, size + 1))
     for field in (
@@ -335,9 +331,7 @@ def sources() -> Iterator[Case]:
         yield one(name, f"{field} {{ {shapes} }}", tops=2)
         yield one(name, f"{field} {{ shape {{ dim: 3 dim: 1 }} }}", tops=3)
         yield one(name, f"{field} {{ shape {{ }} }}")
-    yield one(
-        "DummyData", "dummy_data_param { num: 2 num: 3 channels: 3 height: 4 width: 5 width: 6 }", tops=2
-    )
+    yield one("DummyData", "dummy_data_param { num: 2 num: 3 channels: 3 height: 4 width: 5 width: 6 }", tops=2)
     yield one("DummyData", "dummy_data_param { num: 2 channels: 3 height: 4 width: 5 }")
     memory = "memory_data_param { batch_size: 2 channels: 3 height: 4 width: 5 }"
     yield one("MemoryData", memory, tops=2)
@@ -479,9 +473,7 @@ def test_data(caffe: CaffeWorker, tmp_path: Path, body: str, tops: int, channels
 @pytest.mark.parametrize("force", ["", "force_color: true", "force_gray: true"])
 def test_encoded_data(caffe: CaffeWorker, tmp_path: Path, channels: int, force: str) -> None:
     shape = (channels, 6, 7)
-    source = (
-        f'data_param {{ source: "{records(tmp_path, shape, encoded=True)}" backend: LMDB batch_size: 4 }}'
-    )
+    source = f'data_param {{ source: "{records(tmp_path, shape, encoded=True)}" backend: LMDB batch_size: 4 }}'
     cases = [one("Data", f"{source} transform_param {{ {force} }}", tops=2)]
     net = caffe.load(write(tmp_path / "net.prototxt", cases), "TEST")
     compare(cases, net, shape)
@@ -513,20 +505,14 @@ def test_window_data(caffe: CaffeWorker, tmp_path: Path) -> None:
 
 def test_hdf5(caffe: CaffeWorker, tmp_path: Path) -> None:
     stored = tmp_path / "stored.h5"
-    writer = [
-        one(
-            "HDF5Output", f'hdf5_output_param {{ file_name: "{stored}" }}', (3, 2, 4, 5), (3, 1, 1, 6), tops=0
-        )
-    ]
+    writer = [one("HDF5Output", f'hdf5_output_param {{ file_name: "{stored}" }}', (3, 2, 4, 5), (3, 1, 1, 6), tops=0)]
     net = caffe.load(write(tmp_path / "write.prototxt", writer), "TEST")
     compare(writer, net)
     caffe.forward(net)
     caffe.close(net)  # the file is complete once its layer is gone
     (tmp_path / "list.txt").write_text(f"{stored}\n")
     text = f'hdf5_data_param {{ source: "{tmp_path / "list.txt"}" batch_size: 7 }}'
-    (tmp_path / "read.prototxt").write_text(
-        f'layer {{ name: "c0" type: "HDF5Data" top: "data" top: "label" {text} }}'
-    )
+    (tmp_path / "read.prototxt").write_text(f'layer {{ name: "c0" type: "HDF5Data" top: "data" top: "label" {text} }}')
     net = caffe.load(tmp_path / "read.prototxt", "TEST")
     layer = text_format.Parse(f'name: "c0" top: "data" top: "label" {text}', pb.LayerParameter())
     found = ops.op("HDF5Data")

@@ -281,9 +281,7 @@ def test_index_failures(debian: Machine, said: str, words: str) -> None:
 
 
 def test_apt_that_exits_0_without_an_index(debian: Machine) -> None:
-    done = debian.run(
-        "p", "--keyring", debian.keyring, FAKE_UPDATE="Err:1 Could not connect", FAKE_UPDATE_RC="0"
-    )
+    done = debian.run("p", "--keyring", debian.keyring, FAKE_UPDATE="Err:1 Could not connect", FAKE_UPDATE_RC="0")
     assert done.returncode == 1
     assert "cannot reach the mirror" in one_line(done)
 
@@ -347,9 +345,7 @@ def test_a_full_disk_while_unpacking_then_room(debian: Machine) -> None:
 
 
 def test_a_failed_download_can_go_on(debian: Machine) -> None:
-    failed = debian.run(
-        "p", "--keyring", debian.keyring, FAKE_INSTALL="E: Failed to fetch x  Connection timed out"
-    )
+    failed = debian.run("p", "--keyring", debian.keyring, FAKE_INSTALL="E: Failed to fetch x  Connection timed out")
     assert failed.returncode == 1
     assert "it goes on from here" in one_line(failed)
     assert debian.run("p", "--keyring", debian.keyring).returncode == 0
@@ -384,17 +380,13 @@ def test_the_other_architecture(debian: Machine) -> None:
     assert "not tried out" in done.stdout
     prefix = debian.root / f"home/.local/share/rebirth/caffe-{other}"
     assert f"arch={other}" in (prefix / ".rebirth-caffe").read_text()
-    failed = subprocess.run(
-        [prefix / "bin/caffe"], env=debian.env, text=True, capture_output=True, check=False
-    )
+    failed = subprocess.run([prefix / "bin/caffe"], env=debian.env, text=True, capture_output=True, check=False)
     assert failed.returncode == 126
     assert "install qemu-user" in failed.stderr
     # With an emulator on PATH, the wrapper starts it.
     processor = {"arm64": "aarch64", "amd64": "x86_64"}[other]
     debian.program(f"qemu-{processor}-static", '#!/bin/sh\nexec "$@"\n')
-    done = subprocess.run(
-        [prefix / "bin/caffe", "hello"], env=debian.env, text=True, capture_output=True, check=True
-    )
+    done = subprocess.run([prefix / "bin/caffe", "hello"], env=debian.env, text=True, capture_output=True, check=True)
     assert done.stdout == "caffe got <hello>\n"
 
 
@@ -411,8 +403,7 @@ def test_the_real_apt_reads_both_kinds_of_sources(bare: Machine, style: str) -> 
         )
     else:
         (etc / "sources.list.d" / "debian.sources").write_text(
-            "Types: deb\nURIs: http://mirror.invalid/debian/\nSuites: bookworm bookworm-updates\n"
-            "Components: main\n"
+            "Types: deb\nURIs: http://mirror.invalid/debian/\nSuites: bookworm bookworm-updates\nComponents: main\n"
         )
     (bare.root / "apt.conf").write_text(
         f'Dir::Etc "{etc}";\nDir::Etc::parts "{etc}/parts";\nDir::State "{bare.root}/state";\n'

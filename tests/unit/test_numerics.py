@@ -137,6 +137,12 @@ def test_centred(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(centred(new, (1, 1)), weight)
 
 
+def test_centred_in_a_window_without_a_middle_takes_the_tap_before_it(rng: np.random.Generator) -> None:
+    """That is where pad = kernel // 2 - 1 looks at the pixel itself; a window of 4 has no exact middle."""
+    new = centred(rng.normal(size=(1, 1, 1, 1)), (4, 2))
+    assert np.argwhere(new).tolist() == [[0, 0, 1, 0]]
+
+
 def test_centred_does_what_the_small_kernel_did(rng: np.random.Generator) -> None:
     """A 1x1 branch in a 3x3 window with pad 1 computes the same."""
     image, weight = rng.normal(size=(3, 4, 4)), rng.normal(size=(2, 3, 1, 1))

@@ -26,9 +26,7 @@ def make(type_name: str, body: str = "", bottoms: int = 1, tops: int = 1) -> tup
     return found, layer
 
 
-def shapes(
-    type_name: str, body: str, *bottoms: Shape, tops: int = 1, datum: Datum | None = None
-) -> list[Shape]:
+def shapes(type_name: str, body: str, *bottoms: Shape, tops: int = 1, datum: Datum | None = None) -> list[Shape]:
     found, layer = make(type_name, body, len(bottoms), tops)
     return found.shapes(layer, bottoms, datum=datum)
 
@@ -68,12 +66,8 @@ def test_errors_name_the_layer_and_the_sizes() -> None:
     text = error("Convolution", "convolution_param { num_output: 1 kernel_size: 7 }", (1, 3, 5, 5))
     assert text == 'layer "it" (Convolution): kernel 7x7 larger than padded input 5x5'
     body = "convolution_param { num_output: 1 kernel_size: 3 dilation: 4 pad: 1 }"
-    assert "kernel 3x3 (spanning 9x9) larger than padded input 7x7" in error(
-        "Convolution", body, (1, 3, 5, 5)
-    )
-    assert "4 groups" in error(
-        "Convolution", "convolution_param { num_output: 4 kernel_size: 1 group: 4 }", IMAGE
-    )
+    assert "kernel 3x3 (spanning 9x9) larger than padded input 7x7" in error("Convolution", body, (1, 3, 5, 5))
+    assert "4 groups" in error("Convolution", "convolution_param { num_output: 4 kernel_size: 1 group: 4 }", IMAGE)
     assert "num_output" in error("Convolution", "convolution_param { kernel_size: 1 }", IMAGE)
     assert "kernel is not given" in error("Convolution", "convolution_param { num_output: 1 }", IMAGE)
     assert "2x6x8x9 and 2x6x8x8 along axis 1" in error("Concat", "", IMAGE, (2, 6, 8, 8))
@@ -81,9 +75,7 @@ def test_errors_name_the_layer_and_the_sizes() -> None:
     assert "takes 1 bottom(s), has 2" in error("ReLU", "", IMAGE, IMAGE)
     assert "takes 1 to 2 bottom(s), has 3" in error("Scale", "", IMAGE, IMAGE, IMAGE)
     assert "one top a bottom" in error("Convolution", "convolution_param { kernel_size: 1 }", IMAGE, IMAGE)
-    assert "axis 4 does not exist in its input 2x6x8x9" in error(
-        "Softmax", "softmax_param { axis: 4 }", IMAGE
-    )
+    assert "axis 4 does not exist in its input 2x6x8x9" in error("Softmax", "softmax_param { axis: 4 }", IMAGE)
     assert "only max pooling" in error("Pooling", "pooling_param { pool: AVE kernel_size: 2 }", IMAGE, tops=2)
     assert "pad 2x2" in error("Pooling", "pooling_param { kernel_size: 2 pad: 2 }", IMAGE)
 

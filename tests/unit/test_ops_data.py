@@ -94,9 +94,7 @@ def test_a_record_has_three_axes() -> None:
 def test_what_depends_on_code_or_data_is_unknown() -> None:
     found = ops.op("Python")
     assert found is not None
-    layer = text_format.Parse(
-        'name: "p" top: "x" python_param { module: "m" layer: "L" }', pb.LayerParameter()
-    )
+    layer = text_format.Parse('name: "p" top: "x" python_param { module: "m" layer: "L" }', pb.LayerParameter())
     with pytest.raises(ops.UnknownShape, match=r"Python code \(m\.L\)") as caught:
         found.shapes(layer, [(1,)])
     assert caught.value.at_load is None

@@ -97,9 +97,7 @@ def test_every_conv_window_fits_and_no_other_would(
 
 
 @given(sizes, kernels, st.integers(1, 4), st.integers(0, 4), st.integers(1, 3))
-def test_deconvolution_undoes_convolution(
-    size: int, kernel: int, stride: int, pad: int, dilation: int
-) -> None:
+def test_deconvolution_undoes_convolution(size: int, kernel: int, stride: int, pad: int, dilation: int) -> None:
     grown = ops.deconv_output_size(size, kernel, stride, pad, dilation)
     if grown > 0:
         assert ops.conv_output_size(grown, kernel, stride, pad, dilation) == size

@@ -159,8 +159,14 @@ def test_a_branch_goes_through_the_reducer() -> None:
 
 
 def test_the_strongest_reducer_channels_stay() -> None:
-    before, after, outcome = run(module(SMALL, REDUCED), MergeBranches(reduce=0.5))
+    net = parse(module(SMALL, REDUCED), weights=True)
+    assert net.weights is not None
+    weight, bias = net.weights["b_reduce"]
+    net.weights.set("b_reduce", [weight * np.array([1, 9, 1, 9, 1, 9]).reshape(6, 1, 1, 1), bias])
+    before, after = net.weights.copy(), net.weights
+    outcome = rewrite(net, MergeBranches(reduce=0.5))
     kept = strongest(before["b_reduce"][0], before["b"][0], 3)
+    assert kept.tolist() == [1, 3, 5]
     for new, old in zip(after["b_reduce_merge"], before["b_reduce"], strict=True):
         np.testing.assert_array_equal(new, old[kept])
     np.testing.assert_array_equal(after["b_merge"][0][8:], before["b"][0][:, kept])

@@ -15,6 +15,7 @@ from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewri
 from deeprebirth_caffe.rewrite.learning import learn_faster, restore
 from deeprebirth_caffe.rewrite.names import rename_changed_blobs
 from deeprebirth_caffe.rewrite.pipeline import run
+from deeprebirth_caffe.workflows.ledger import Ledger, make_ledger
 
 CHAIN = data(1, 3, 8, 8) + conv("conv", "data") + relu("relu", "conv", "relu") + pool("pool", "relu") + fc("fc", "pool")
 
@@ -151,6 +152,31 @@ def test_insert_before_and_replace_in_one_sweep() -> None:
     rewriter.commit()
     assert list(new.tops) == ["newer"] and list(twin.bottoms) == ["newer"]
     assert rewriter.free("newer") == "newer2"
+
+
+def test_what_is_known_of_the_data_moves_with_its_layer() -> None:
+    net = parse(layer("Data", "data", (), "data", "data_param { batch_size: 1 }") + fc("fc", "data"), datum=(3, 8, 8))
+    rewriter = Rewriter(net)
+    rewriter.derive(by_name(net, "data"), Kind.EXACT)
+    rewriter.commit()
+    assert net.views[0].blobs["data"].shape == (1, 3, 8, 8)
+
+
+def test_the_ledger_is_about_layers_of_the_net() -> None:
+    """A file of weights may hold more, such as the heads that a deploy net does not have."""
+    net = parse(CHAIN, weights=True)
+    assert net.weights is not None
+    net.weights.set("loss1/classifier", [np.zeros(3)])
+    original = net.copy()
+    rewriter = Rewriter(net)
+    rewriter.derive(by_name(net, "conv"), Kind.RELEARN)
+    rewriter.commit()
+    assert make_ledger(original, rewriter) == Ledger(("fc",), (), ("conv_merge",), ("conv",))
+    without = parse(CHAIN)
+    rewriter = Rewriter(without.copy())
+    rewriter.derive(by_name(rewriter.net, "conv"), Kind.EXACT)
+    rewriter.commit()
+    assert make_ledger(without, rewriter) == Ledger(("fc",), ("conv_fold",), (), ("conv",))
 
 
 def test_batch_is_set_where_a_source_is_read() -> None:

@@ -1,0 +1,184 @@
+"""What `--json` prints is what docs/json.md says: every field, its type, and no other."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsondocs
+import pytest
+from cli_tools import Cli, Echo, SmallNet
+
+MANIFEST = "convert, deploy: manifest.json"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["--exact"],
+        ["--paper", "--batch", "3", "--kernel", "5", "--reduce", "0.25", "--reduce", "*/5x5_reduce=0.75"],
+        ["--only", "conv1", "--skip", "conv2", "--dry-run"],
+    ],
+)
+def test_manifest(cli: Cli, net28: SmallNet, more: list[str]) -> None:
+    result = cli("convert", net28.train_val, "--json", "--input-shape", net28.shape, *more)
+    assert (result.code, result.err) == (0, "")
+    jsondocs.check(result.data, MANIFEST)
+    written = Path("googlenet28/train_val-rebirth/manifest.json")
+    assert written.exists() == ("--dry-run" not in more)
+    if written.exists():
+        assert written.read_text(encoding="utf-8") == result.out
+
+
+def test_manifest_where_shapes_are_unknown(cli: Cli, net28: SmallNet) -> None:
+    result = cli("convert", net28.train_val, "--json")
+    jsondocs.check(result.data, MANIFEST)
+    assert result.data["before"]["macs"] is None and "deploy" not in result.data["outputs"]
+    assert "--input-shape data=" in result.data["notes"][0]
+
+
+def test_manifest_with_weights(cli: Cli, small: Callable[[str], SmallNet]) -> None:
+    net = small("resnet64")
+    common = ("convert", net.deploy, "-w", net.weights, "--solver", net.solver, "--json")
+    exact = cli(*common, "--exact", "-o", "exact").data
+    jsondocs.check(exact, MANIFEST)
+    assert exact["source"] == {"net": net.deploy, "weights": net.weights, "solver": net.solver}
+    assert exact["ledger"]["folded"] > 20 and not exact["ledger"]["relearned"]
+    assert {one["kind"] for one in exact["rewrites"]} == {"exact"}
+    ledger = exact["ledger"]
+    assert all(ledger[key] == len(names) for key, names in ledger["layers"].items())
+    paper = cli(*common, "--paper", "-o", "paper").data
+    jsondocs.check(paper, MANIFEST)
+    assert not paper["ledger"]["folded"] and paper["ledger"]["relearned"] > 20
+
+
+def test_manifest_of_deploy(cli: Cli, small: Callable[[str], SmallNet]) -> None:
+    net = small("resnet64")
+    result = cli("deploy", net.train_val, "-w", net.weights, "-o", "out", "--json", "--input-shape", net.shape)
+    assert (result.code, result.err) == (0, "")
+    jsondocs.check(result.data, MANIFEST)
+    assert result.data["outputs"] == {
+        "directory": "out",
+        "deploy": "deploy.prototxt",
+        "weights": "deploy.caffemodel",
+        "manifest": "manifest.json",
+    }
+    assert result.data["options"] == {"batch": 1, "input_shapes": {"data": [3, 64, 64]}}
+    assert Path("out/manifest.json").read_text(encoding="utf-8") == result.out
+
+
+def test_manifest_of_a_check(cli: Cli, net28: SmallNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deeprebirth_caffe.cli.convert.caffe_engine", lambda path: Echo())
+    result = cli("convert", net28.train_val, "--input-shape", net28.shape, "--check", "--json")
+    jsondocs.check(result.data, MANIFEST)
+    assert result.data["check"] == [{"passes": ["strip-training"], "blobs": 1, "worst": 0.0, "worst_blob": "echo"}]
+
+
+def test_options_in_the_manifest(cli: Cli, net28: SmallNet) -> None:
+    streamline = [
+        "--no-branch",
+        "--no-pass",
+        "remove-lrn",
+        "--only",
+        "conv*",
+        "--skip",
+        "conv1",
+        "--kernel",
+        "5",
+    ]
+    branch = ["--reduce", "0.25", "--reduce", "*_reduce=1", "--force-merge"]
+    learn = ["--init", "xavier", "--seed", "3", "--batch", "5", "--lr-factor", "4"]
+    arguments = ["--input-shape", net28.shape, *streamline, *branch, *learn]
+    found = cli("convert", net28.train_val, "--json", "--dry-run", *arguments).data["options"]
+    assert found == {
+        "passes": ["fold-batchnorm", "pool-to-stride"],
+        "only": ["conv*"],
+        "skip": ["conv1"],
+        "paper": False,
+        "kernel": 5,
+        "reduce": 0.25,
+        "reduce_patterns": [{"pattern": "*_reduce", "ratio": 1.0}],
+        "force_merge": True,
+        "init": "xavier",
+        "seed": 3,
+        "input_shapes": {"data": [1, 28, 28]},
+        "batch": 5,
+        "lr_factor": 4.0,
+    }
+
+
+@pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
+def test_inspect(cli: Cli, net28: SmallNet, phase: str) -> None:
+    for more in ([], ["--input-shape", net28.shape], ["-w", net28.weights]):
+        result = cli("inspect", net28.train_val, "--phase", phase, "--json", *more)
+        assert (result.code, result.err) == (0, "")
+        jsondocs.check(result.data, "inspect")
+        assert bool(result.data["unknown"]) == (not more)
+
+
+@pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
+def test_diff(cli: Cli, net28: SmallNet, phase: str) -> None:
+    for more in ([], ["--input-shape", net28.shape]):
+        result = cli("diff", net28.train_val, net28.deploy, "--phase", phase, "--json", *more)
+        assert (result.code, result.err) == (0, "")
+        jsondocs.check(result.data, "diff")
+        assert result.data["removed"] and result.data["changed"]
+        assert [layer["name"] for layer in result.data["new"]] == ["prob"]
+
+
+def test_zoo(cli: Cli) -> None:
+    jsondocs.check(cli("zoo", "list", "--json").data, "zoo list")
+    jsondocs.check(cli("zoo", "alexnet64", "--json").data, "zoo NAME")
+
+
+def test_doctor_without_caffe(cli: Cli) -> None:
+    result = cli("doctor", "--caffe", "nowhere", "--json")
+    assert (result.code, result.err) == (0, "")
+    jsondocs.check(result.data, "doctor")
+
+
+def test_each_table_is_held_against_something() -> None:
+    assert set(jsondocs.sections()) == {MANIFEST, "inspect", "diff", "zoo list", "zoo NAME", "doctor"}
+
+
+@pytest.mark.parametrize(("heading", "text"), jsondocs.examples())
+def test_examples(heading: str, text: str) -> None:
+    data = json.loads(text)
+    if '"…": "…"' not in text:
+        jsondocs.check(data, heading)
+    else:
+        assert set(data) == set(jsondocs.sections()[heading].kids)
+
+
+def test_the_example_of_the_manifest_is_real(cli: Cli) -> None:
+    cli("zoo", "alexnet")
+    told = json.loads(next(text for heading, text in jsondocs.examples() if heading == MANIFEST))
+    arguments = ("alexnet/train_val.prototxt", "--only", "conv1", "--kernel", "receptive", "--json")
+    assert cli("convert", *arguments).data == told
+
+
+def _spoil(data: Any, how: str) -> None:
+    if how == "missing":
+        del data["after"]["macs"]
+    elif how == "new":
+        data["rewrites"][0]["colour"] = "blue"
+    elif how == "type":
+        data["ledger"]["layers"]["copied"] = [1]
+    elif how == "bool for int":
+        data["version"] = True
+    else:
+        data["lr_mult"]["conv1/5x5_merge"] = [None]
+
+
+@pytest.mark.parametrize("how", ["missing", "new", "type", "bool for int", "map"])
+def test_the_checker_sees_what_is_wrong(cli: Cli, net28: SmallNet, how: str) -> None:
+    data = cli("convert", net28.train_val, "--input-shape", net28.shape, "--json").data
+    jsondocs.check(data, MANIFEST)
+    spoilt = copy.deepcopy(data)
+    _spoil(spoilt, how)
+    with pytest.raises(AssertionError):
+        jsondocs.check(spoilt, MANIFEST)
