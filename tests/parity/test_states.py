@@ -1,4 +1,4 @@
-"""Phases, levels and stages against real Caffe: which layers live, and that a rewrite holds in all variants of a file."""
+"""Phases, levels and stages against real Caffe: which layers live; a rewrite holds in all variants of a file."""
 
 from __future__ import annotations
 
