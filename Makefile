@@ -50,8 +50,9 @@ proto: ## regenerate deeprebirth_caffe/proto from proto/caffe.proto
 	.build/proto/bin/python -m grpc_tools.protoc -Ideeprebirth_caffe/proto=proto \
 	    --python_out=. --pyi_out=. deeprebirth_caffe/proto/caffe.proto
 
-bench: $(STAMP) ## start-up and conversion times, by the size of the net
+bench: $(STAMP) ## start-up and conversion times, by the size of the net; time and memory of very large ones
 	@$(BIN)/python benchmarks/startup.py
+	@$(BIN)/python benchmarks/scale.py
 
 clean: ## remove what make made here (real Caffe stays)
 	rm -rf $(VENV) .build build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo

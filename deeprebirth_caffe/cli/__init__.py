@@ -21,7 +21,7 @@ COMMANDS = {
     "inspect": "Show layers, shapes, costs, stages, and what could merge and why not.",
     "diff": "Compare two nets by layer name.",
     "zoo": "List and write known nets.",
-    "doctor": "Say which engines and tools are found, and what to type for those missing.",
+    "doctor": "Say which engines and tools are found, or which fork of Caffe a net is written for.",
 }
 """Each command and its one line of help, so that `rebirth --help` imports none of them."""
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import click
 
-from deeprebirth_caffe.cli.options import caffe_option, json_option, print_json
+from deeprebirth_caffe.cli.options import FILE, caffe_option, json_option, print_json
+
+MOST = 5
+"""How many places of one kind are shown."""
 
 
 @click.command("doctor")
+@click.argument("net", type=FILE, required=False)
 @caffe_option
 @json_option
-def command(caffe: str | None, as_json: bool) -> None:
-    """Say which engines and tools are found, their versions, and what to type for those missing."""
+def command(net: Path | None, caffe: str | None, as_json: bool) -> None:
+    """Say which engines and tools are found, their versions, and what to type for those missing.
+
+    With NET: say which fork of Caffe it is written for, and by what that is known.
+    """
+    if net is not None:
+        _dialects(net, as_json)
+        return
     from deeprebirth_caffe.workflows.doctor import doctor
 
     found = doctor(caffe)
@@ -27,3 +41,43 @@ def command(caffe: str | None, as_json: bool) -> None:
         rest = facts if one["found"] else f"for {one['purpose']}: {one['fix']}"
         rows.append(("ok" if one["found"] else "missing", one["name"], rest))
     print_columns(rows, left=3)
+
+
+def _dialects(net: Path, as_json: bool) -> None:
+    from deeprebirth_caffe.workflows.dialects import dialects
+
+    found = dialects(net)
+    if as_json:
+        print_json(found)
+        return
+    if found["plain"]:
+        click.echo(f"{net}: plain Caffe")
+        return
+    for one in found["dialects"]:
+        click.echo(f"{net}: {one['title']}, by {', '.join(one['explains'])}")
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for one in found["evidence"]:
+        groups.setdefault((one["kind"], one["what"]), []).append(one)
+    for (kind, what), places in groups.items():
+        means = places[0]["means"] or "nobody here knows it"
+        click.echo(f"{kind} {what} ({means}): {_verdict(places[0])}")
+        for one in places[:MOST]:
+            click.echo(f"    {one['where']}: {one['layer'] or 'the net'}")
+        if len(places) > MOST:
+            click.echo(f"    and {len(places) - MOST} more")
+    if found["portable"]:
+        click.echo(f"`rebirth convert --portable` says {_layers(found['portable'])} in plain Caffe")
+    reasons: dict[str, None] = dict.fromkeys(one["reason"] for one in found["not_portable"])
+    for reason in reasons:
+        click.echo(f"not portable: {reason}")
+
+
+def _verdict(one: Mapping[str, Any]) -> str:
+    if not one["understood"]:
+        return "goes through unchanged, and nothing next to it is merged"
+    return "merged as plain Caffe's" if one["merges"] else "shapes and costs known, not merged"
+
+
+def _layers(names: list[str]) -> str:
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    return ", ".join(names[:MOST]) + more

@@ -63,6 +63,8 @@ def _show(found: dict[str, Any]) -> None:
         f"{_number(found['macs']) or '0'} multiply-adds, blobs {_mib(found['blob_bytes'])}, "
         f"Caffe's memory for data {_mib(found['memory_required_for_data'])}"
     )
+    for note in found["notes"]:
+        click.echo(f"note: {note}")
     for reason in found["unknown"]:
         click.echo(f"shape unknown: {reason}")
     for merge in found["merges"]:

@@ -9,6 +9,7 @@ from deeprebirth_caffe.formats.prototxt import LayerSource
 from deeprebirth_caffe.ir.errors import NetError
 from deeprebirth_caffe.ir.state import NetState, included
 from deeprebirth_caffe.ops import Op, Shape, ShapeError, UnknownShape, op
+from deeprebirth_caffe.ops.forks import Understood, understand
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
@@ -19,15 +20,22 @@ class Layer:
         param: the layer's message; the one home of its name, type, bottoms and tops.
         source: its text in the file, or None for a layer that a pass made from nothing.
         stage: what the paper's tables would call the part of the net it is in (see `ir.stages`).
+        understood: what is known of its fork's type and fields (see `ops.forks`).
     """
 
-    __slots__ = ("param", "source", "stage", "unknown")
+    __slots__ = ("param", "source", "stage", "understood")
 
     def __init__(self, param: pb.LayerParameter, source: LayerSource | None = None, stage: str = "") -> None:
         self.param = param
         self.source = source
         self.stage = stage
-        self.unknown: tuple[str, ...] = tuple(source.unknown) if source else ()
+        extra = source.extra if source else {}
+        self.understood: Understood = understand(param.type, source.unknown if source else (), extra)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Fields that neither Caffe 1.0 nor a fork that is understood has."""
+        return self.understood.unknown
 
     @property
     def name(self) -> str:
@@ -52,8 +60,8 @@ class Layer:
 
     @property
     def op(self) -> Op | None:
-        """The facts of its type; None for a type that Caffe 1.0 does not have."""
-        return op(self.type)
+        """The facts of its type, with what a fork's fields say; None for a type that nobody here knows."""
+        return self.understood.op if self.understood.fork else op(self.type)
 
     def in_place(self, index: int) -> bool:
         """Whether the index-th top overwrites the index-th bottom."""
@@ -220,6 +228,11 @@ class View:
             reason = f'layer "{layer.name}" has fields that Caffe 1.0 does not have: {", ".join(layer.unknown)}'
         else:
             reason = next((value.unknown or "its shape is not known" for value in ins if value.shape is None), "")
+        if kind is not None and reason and not layer.unknown and not layer.understood.fork:
+            try:  # what needs no shape is checked all the same, so that nobody meets a Pooling without a bottom
+                kind.check_counts(layer.param, len(ins))
+            except ShapeError as error:
+                raise NetError(f"{layer.where}: {error}") from error
         if kind is not None and not reason:
             try:
                 shapes = kind.shapes(
@@ -228,7 +241,9 @@ class View:
             except UnknownShape as error:
                 reason = str(error)
             except ShapeError as error:
-                raise NetError(f"{layer.where}: {error}") from error
+                if not layer.understood.fork:
+                    raise NetError(f"{layer.where}: {error}") from error
+                reason = str(error)  # what holds in one fork need not hold in another
             else:
                 for value, shape in zip(outs, shapes):
                     value.shape = tuple(shape)

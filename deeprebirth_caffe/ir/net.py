@@ -27,6 +27,7 @@ class Net:
         layers: all layers of the file, in its order, whatever phase they are for.
         weights: the learned arrays, or None where only the structure is at hand.
         data: (C, H, W) of one record of each data layer, where it is known.
+        cut: the header's fields that a rewrite took out although the schema does not have them.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Net:
         self.source = source
         self.weights = weights
         self.data: dict[Layer, Shape] = {}
+        self.cut: frozenset[str] = frozenset()
         self._views: tuple[View, ...] | None = None
 
     @classmethod
@@ -78,6 +80,7 @@ class Net:
         header.CopyFrom(self.header)
         twins = {layer: _twin(layer) for layer in self.layers}
         net = Net(header, twins.values(), self.source, self.weights.copy() if self.weights else None)
+        net.cut = self.cut
         net.data = {twins[layer]: shape for layer, shape in self.data.items() if layer in twins}
         return net
 
@@ -114,7 +117,8 @@ class Net:
             for view in self.views:
                 if view.state.phase == phase:
                     return view
-        return View(NetState(phase, level, wanted), self.header, self.layers, self.data)
+        state = NetState(phase, level, wanted | frozenset(self.header.state.stage))
+        return View(state, self.header, self.layers, self.data)
 
     def changed(self) -> None:
         """Forgets the views; the Rewriter calls it after it changed layers."""
@@ -124,7 +128,8 @@ class Net:
         phases = ("TRAIN", "TEST") if self.trains else ("TEST",)
         errors: list[NetError] = []
         sound: list[View] = []
-        for state in states_of([layer.param for layer in self.layers], phases):
+        own = self.header.state if self.header.HasField("state") else None
+        for state in states_of([layer.param for layer in self.layers], phases, own):
             try:
                 view = View(state, self.header, self.layers, self.data)
             except NetError as error:
@@ -200,7 +205,8 @@ class Net:
     def text(self) -> str:
         """The prototxt: a layer that no pass touched keeps its own text."""
         if self.source is not None:
-            return self.source.render(self.header, [(layer.param, layer.source) for layer in self.layers])
+            layers = [(layer.param, layer.source) for layer in self.layers]
+            return self.source.render(self.header, layers, self.cut)
         return format_message(self.message())
 
     def message(self) -> pb.NetParameter:

@@ -85,7 +85,10 @@ def _common_start(names: Sequence[str]) -> str:
 
 def _branch(blob: str, producer: dict[str, list[Layer]], readers: dict[str, int]) -> list[Layer]:
     members: list[Layer] = []
-    while readers.get(blob, 0) == 1 and blob in producer:
+    passed: set[str] = set()
+    # The file need not be sound yet: there may be cycles.
+    while readers.get(blob, 0) == 1 and blob in producer and blob not in passed:
+        passed.add(blob)
         makers = producer[blob]
         members += makers
         first = makers[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
@@ -48,29 +49,53 @@ def included(state: NetState, layer: pb.LayerParameter) -> bool:
     return not any(meets(state, rule) for rule in layer.exclude)
 
 
-def states_of(layers: Sequence[pb.LayerParameter], phases: Iterable[str] = PHASES) -> list[NetState]:
+MAX_STAGES = 4
+"""Up to so many stages all their combinations are told apart."""
+
+MAX_LEVEL = 2**31 - 1
+
+
+def states_of(
+    layers: Sequence[pb.LayerParameter], phases: Iterable[str] = PHASES, own: pb.NetState | None = None
+) -> list[NetState]:
     """The states worth telling apart: each phase with no stage, each stage and each rule's own stages, at each level.
 
-    States that keep the same layers as an earlier state of the same phase are left out.
+    Combinations of stages come last: a file's data layer may need one stage and its head another. States that keep the
+    same layers as an earlier state of the same phase are left out.
+
+    Args:
+        layers: of the file.
+        phases: of these alone.
+        own: the net's own `state`, whose stages Caffe adds to those it is started with.
     """
+    base = frozenset(own.stage) if own is not None else frozenset()
     rules = [rule for layer in layers for rule in (*layer.include, *layer.exclude)]
     if not rules:
-        return [NetState(phase) for phase in phases]
-    stage_sets: dict[frozenset[str], None] = {frozenset(): None}
+        return [NetState(phase, stages=base) for phase in phases]
+    stage_sets: dict[frozenset[str], None] = {base: None}
+    names: dict[str, None] = {}
     levels: dict[int, None] = {0: None}
+    if own is not None:
+        levels.setdefault(own.level)
     for rule in rules:
-        stage_sets.setdefault(frozenset(rule.stage))
+        stage_sets.setdefault(base | frozenset(rule.stage))
+        names.update(dict.fromkeys((*rule.stage, *rule.not_stage)))
         for stage in (*rule.stage, *rule.not_stage):
-            stage_sets.setdefault(frozenset([stage]))
-        for name in ("min_level", "max_level"):
-            if rule.HasField(name):
-                levels.setdefault(getattr(rule, name))
+            stage_sets.setdefault(base | {stage})
+        # On both sides of each limit the file may be another net.
+        if rule.HasField("min_level"):
+            levels.update(dict.fromkeys((rule.min_level, max(0, rule.min_level - 1))))
+        if rule.HasField("max_level"):
+            levels.update(dict.fromkeys((rule.max_level, min(MAX_LEVEL, max(0, rule.max_level + 1)))))
+    if len(names) <= MAX_STAGES:
+        for size in range(2, len(names) + 1):
+            stage_sets.update((base | frozenset(some), None) for some in combinations(names, size))
     found: dict[tuple[object, ...], NetState] = {}
     # Only layers with rules can differ between states.
     ruled = [layer for layer in layers if layer.include or layer.exclude]
     for phase in phases:
-        for level in levels:
-            for stages in stage_sets:
+        for stages in stage_sets:
+            for level in levels:
                 state = NetState(phase, level, stages)
                 key = (phase, *(included(state, layer) for layer in ruled))
                 found.setdefault(key, state)

@@ -69,8 +69,9 @@ class Weights:
         self._entries.pop(name, None)
 
     def finite(self, name: str) -> bool:
-        """Whether no value of the layer is NaN or infinite."""
-        return all(bool(np.isfinite(array).all()) for array in self[name])
+        """Whether no value of the layer is NaN or infinite, or would be in single precision."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return all(bool(np.isfinite(array.astype(np.float32, copy=False)).all()) for array in self[name])
 
 
 def _todays(layer: LayerBlobs) -> tuple[Array, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .base import Op, Shape, ShapesFn, by, fail, legacy, per_input, same_shape
+from .base import Op, Shape, ShapesFn, by, fail, legacy, not_in_place, per_input, same_shape
 from .cost import BNLL, COPY, ELEMENT, EXP, LOG, POWER, PRELU, SIGMOID
 from .memory import count
 
@@ -47,8 +47,13 @@ def _log_shapes(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: objec
     return [bottoms[0]]
 
 
+def _absolute(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: object) -> list[Shape]:
+    not_in_place(layer)
+    return [bottoms[0]]
+
+
 OPS = [
-    _neuron("AbsVal", ELEMENT),
+    Op("AbsVal", _absolute, cost_fn=per_input(ELEMENT), pointwise=True, channelwise=True),
     _neuron("BNLL", BNLL),
     _neuron("Clip", ELEMENT),
     _neuron("Dropout", COPY),

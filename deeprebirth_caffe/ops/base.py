@@ -76,6 +76,12 @@ def legacy(layer: pb.LayerParameter, shape: Shape) -> Shape:
     return shape + (1,) * (4 - len(shape))
 
 
+def not_in_place(layer: pb.LayerParameter) -> None:
+    """Raises ShapeError where the layer overwrites an input, for the types that Caffe does not let do that."""
+    if set(layer.bottom) & set(layer.top):
+        fail(layer, "cannot run in place: give its top another name")
+
+
 def no_params(layer: pb.LayerParameter, bottoms: Sequence[Shape]) -> list[Shape]:
     """A layer that learns nothing."""
     return []

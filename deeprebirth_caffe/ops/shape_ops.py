@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .base import Datum, Op, Shape, axis_of, by, fail, per_input, per_output, same_shape, unknown
+from .base import Datum, Op, Shape, axis_of, by, fail, not_in_place, per_input, per_output, same_shape, unknown
 from .cost import COPY, ELEMENT, SELECT
 from .memory import count
 
@@ -75,13 +75,8 @@ def _eltwise(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | 
     return [bottoms[0]]
 
 
-def _not_in_place(layer: pb.LayerParameter) -> None:
-    if set(layer.bottom) & set(layer.top):
-        fail(layer, "cannot run in place: give its top another name")
-
-
 def _flatten(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
-    _not_in_place(layer)
+    not_in_place(layer)
     bottom = bottoms[0]
     start = axis_of(layer, layer.flatten_param.axis, bottom)
     end = axis_of(layer, layer.flatten_param.end_axis, bottom, "end_axis") + 1
@@ -91,7 +86,7 @@ def _flatten(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | 
 
 
 def _reshape(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
-    _not_in_place(layer)
+    not_in_place(layer)
     p = layer.reshape_param
     bottom = bottoms[0]
     start = p.axis if p.axis >= 0 else len(bottom) + p.axis + 1
@@ -170,7 +165,13 @@ def _argmax(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | N
     return [top]
 
 
+def _split(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
+    not_in_place(layer)
+    return same_shape(layer, bottoms, datum)
+
+
 def _batch_reindex(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
+    not_in_place(layer)
     if len(bottoms[1]) != 1:
         fail(layer, f"its second input must be a list of indices, is {by(bottoms[1])}")
     return [bottoms[1] + bottoms[0][1:]]
@@ -195,7 +196,7 @@ def _nothing(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | 
 OPS = [
     Op("Concat", _concat, cost_fn=per_output(COPY), max_bottoms=None),
     Op("Slice", _slice, cost_fn=per_input(COPY), max_tops=None),
-    Op("Split", same_shape, max_tops=None, channelwise=True),
+    Op("Split", _split, max_tops=None, channelwise=True),
     Op("Eltwise", _eltwise, cost_fn=per_input(ELEMENT), min_bottoms=2, max_bottoms=None, channelwise=True),
     Op("Flatten", _flatten),
     Op("Reshape", _reshape),

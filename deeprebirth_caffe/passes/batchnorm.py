@@ -116,6 +116,19 @@ def chain_affine(weights: Weights, norms: Sequence[Layer]) -> affine.Affine:
     return total
 
 
+def overflow(weights: Weights | None, chain: Chain) -> str:
+    """Whether folding would give numbers that are not finite; empty when not."""
+    assert weights is not None
+    with np.errstate(all="ignore"):
+        total = chain_affine(weights, chain.norms)
+        largest = max(float(max(abs(blob.max()), abs(blob.min()))) for blob in weights[chain.host.name] if blob.size)
+        reach = float(np.abs(total.scale).max()) * largest + float(np.abs(total.shift).max())
+    if reach < float(np.finfo(np.float32).max):
+        return ""
+    names = " and ".join(layer.name for layer in chain.norms)
+    return f"folding {names} gives numbers that are not finite: has it a negative variance?"
+
+
 def folded(weights: Weights, chain: Chain) -> tuple[Array, Array]:
     """The host's weight and bias with the chain folded in."""
     blobs = weights[chain.host.name]

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from deeprebirth_caffe.ir import Layer, Net, NetState, Value
 from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.ops.forks import DEPTHWISE
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
-CONV = frozenset({"Convolution"})
-LINEAR = frozenset({"Convolution", "Deconvolution", "InnerProduct"})
+# The depthwise types of forks are convolutions with as many groups as channels.
+CONV = frozenset({"Convolution", *DEPTHWISE})
+LINEAR = CONV | {"Deconvolution", "InnerProduct"}
 # Besides the pointwise layers: these see one position (or its channels) at a time, so a stride can move across them.
 PER_POSITION = frozenset({"BatchNorm", "Scale", "Bias", "LRN"})
 
@@ -77,6 +79,8 @@ class Facts:
 
     def before(self, layer: Layer, index: int = 0) -> Layer | str:
         """The one layer whose output this one reads, if this one alone reads it, in every state."""
+        if index >= len(layer.bottoms):
+            return f"{layer.name} has no bottom"
         found = self.net.producers(layer, index)
         name = layer.bottoms[index]
         if len(found) != 1:
@@ -109,11 +113,15 @@ class Facts:
 
 
 def strange(layer: Layer) -> str:
-    """What about a layer is not Caffe 1.0's, so that nobody can say what it does; empty when all is known."""
+    """What about a layer is not Caffe 1.0's and keeps a pass from rewriting it; empty when there is nothing."""
     if layer.unknown:
         return f"{layer.name} has fields that Caffe 1.0 does not have ({', '.join(layer.unknown)})"
     if layer.op is None:
         return f"{layer.name} has type {layer.type}, which Caffe 1.0 does not have"
+    if layer.understood.fixed:
+        return (
+            f"{layer.name} has a fork's fields that only its shapes are known of ({', '.join(layer.understood.fixed)})"
+        )
     return ""
 
 
@@ -210,7 +218,7 @@ def _in_the_way(layer: Layer, *, through_joins: bool, through_pools: bool) -> st
 
 def is_pointwise(layer: Layer) -> bool:
     """Whether each number that a layer puts out depends on one number that it reads."""
-    return layer.op is not None and layer.op.pointwise and not layer.unknown
+    return layer.op is not None and layer.op.pointwise and not strange(layer)
 
 
 def other_axes(layer: Layer, axes: int = 4) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from deeprebirth_caffe.ir import Layer, Net
+from deeprebirth_caffe.ops.forks import DEPTHWISE
 
 LrMults = dict[str, list[float]]
 """The original lr_mult of each blob of a rebirth layer, by the layer's name."""
 
 _WITH_BIAS = {
-    "Convolution": "convolution_param",
+    **dict.fromkeys(("Convolution", *DEPTHWISE), "convolution_param"),
     "Deconvolution": "convolution_param",
     "InnerProduct": "inner_product_param",
     "Scale": "scale_param",

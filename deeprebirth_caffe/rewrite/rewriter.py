@@ -7,7 +7,7 @@ remembers which layer came from which.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ir.stages import MADE_SUFFIX
@@ -83,7 +83,6 @@ class Rewriter:
             param = pb.LayerParameter()
             param.CopyFrom(layer.param)
             twin = Layer(param, layer.source, layer.stage)
-            twin.unknown = layer.unknown
             param.name = self.fresh(before, kind)
             self.made[twin] = kind
             self._swap(layer, twin)
@@ -93,6 +92,25 @@ class Rewriter:
             weights.set(twin.name, weights[before])
             weights.drop(before)
         return twin
+
+    def restate(self, layer: Layer, param: pb.LayerParameter, cut: Iterable[str]) -> Layer:
+        """Replaces a layer by one that says the same in other words, under its own name and with its own weights.
+
+        Args:
+            layer: the layer that is replaced, in place; none that this conversion made.
+            param: what it says now.
+            cut: fields that the schema does not have and that are to go from its text.
+        """
+        if layer in self.made:
+            raise RewriteError(f'layer "{layer.name}" is a new one, which needs no other words')
+        source = layer.source.without(cut) if layer.source is not None else None
+        twin = Layer(param, source, layer.stage)
+        self._swap(layer, twin)
+        return twin
+
+    def cut_header(self, fields: Iterable[str]) -> None:
+        """Takes fields of the net itself out that the schema does not have."""
+        self.net.cut = self.net.cut.union(fields)
 
     def set_weights(self, layer: Layer, arrays: Sequence[Array]) -> None:
         """Gives a layer that this rewriter made its arrays.
@@ -164,6 +182,12 @@ class Rewriter:
     def insert_before(self, anchor: Layer, layer: Layer) -> None:
         """Puts a new layer in front of another."""
         self._replaced[anchor] = [layer, *self._replaced.get(anchor, [anchor])]
+        self._taken.update((layer.name, *layer.tops))
+        self._index(layer)
+
+    def insert_after(self, anchor: Layer, layer: Layer) -> None:
+        """Puts a new layer behind another."""
+        self._replaced[anchor] = [*self._replaced.get(anchor, [anchor]), layer]
         self._taken.update((layer.name, *layer.tops))
         self._index(layer)
 

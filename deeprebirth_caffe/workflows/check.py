@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from deeprebirth_caffe.engines.base import Engine
+from deeprebirth_caffe.errors import RefusedError
 from deeprebirth_caffe.ir import Net, View
-from deeprebirth_caffe.rewrite.pipeline import ExactRun
+from deeprebirth_caffe.passes.exact.portable import Portable
+from deeprebirth_caffe.rewrite import Rewriter
+from deeprebirth_caffe.rewrite.pipeline import ExactRun, run
 from deeprebirth_caffe.workflows.probe import write_probe
 
 TOLERANCE = 1e-4
@@ -51,7 +54,11 @@ def check_runs(runs: Sequence[ExactRun], engine: Engine, *, seed: int = 0) -> li
 def compare_nets(
     before: Net, after: Net, engine: Engine, *, passes: tuple[str, ...] = (), batch: int = 1, seed: int = 0
 ) -> CheckResult:
-    """Runs two nets on the same random input and compares every blob that both have, in the order of the first."""
+    """Runs two nets on the same random input and compares every blob that both have, in the order of the first.
+
+    What they say in a fork's way is said in plain Caffe first, which is what runs them.
+    """
+    before, after = _in_plain_caffe(before), _in_plain_caffe(after)
     views = before.view("TEST"), after.view("TEST")
     with tempfile.TemporaryDirectory(prefix="rebirth-check-") as folder:
         results = []
@@ -59,6 +66,21 @@ def compare_nets(
             path, weights = write_probe(Path(folder), name, net, view, batch)
             results.append(engine.forward(path, weights, _inputs(view, batch, seed)))
     return _compare(results[0], results[1], passes, set(_input_names(views[0])))
+
+
+def _in_plain_caffe(net: Net) -> Net:
+    """The net itself, or a copy of it without what plain Caffe can say in its own way.
+
+    Raises:
+        RefusedError: something of a fork is left, so that Caffe would run another net, or none.
+    """
+    if not any(layer.op is None or layer.understood.fork for layer in net.layers):
+        return net
+    rewriter = Rewriter(net.copy())
+    left = run(rewriter, [Portable()]).refusals
+    if left:
+        raise RefusedError(f"--check runs plain Caffe, which cannot run this net: {left[0].reason}; leave --check out")
+    return rewriter.net
 
 
 def _input_names(view: View) -> list[str]:

@@ -14,7 +14,9 @@ from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
 from deeprebirth_caffe.formats.files import check_directory, publish_directory
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.ops.forks import forks_with_field
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
+from deeprebirth_caffe.passes.exact.portable import Portable
 from deeprebirth_caffe.passes.relearn.merge_branches import DEFAULT_REDUCE, MergeBranches
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
@@ -27,7 +29,7 @@ from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.check import check_runs
 from deeprebirth_caffe.workflows.deploy import DEPLOY, raise_failures, strip
 from deeprebirth_caffe.workflows.ledger import make_ledger
-from deeprebirth_caffe.workflows.load import layers_without_weights, load_net
+from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.workflows.manifest import MANIFEST, earlier_lr_mults, make_manifest, totals
 from deeprebirth_caffe.workflows.probe import save_weights
 from deeprebirth_caffe.workflows.publish import json_bytes
@@ -44,7 +46,8 @@ class ConvertOptions:
     """What `rebirth convert` is told; see its help.
 
     `paper` sets what the paper does: no pool behind a Concat or Eltwise is folded, BatchNorm is pruned, and rebirth
-    layers start from Xavier noise, unless `bn` or `init` say otherwise.
+    layers start from Xavier noise, unless `bn` or `init` say otherwise. `portable` first says in plain Caffe what a
+    fork says, wherever that can be done, whatever `only` and `skip` name.
     """
 
     net: Path
@@ -55,6 +58,7 @@ class ConvertOptions:
     skip: tuple[str, ...] = ()
     paper: bool = False
     exact: bool = False
+    portable: bool = False
     streamline: bool = True
     branch: bool = True
     skip_passes: tuple[str, ...] = ()
@@ -106,7 +110,7 @@ class ConvertOptions:
     def record(self) -> dict[str, Any]:
         """What the manifest remembers of all this."""
         return {
-            "passes": [one.name for one in self.passes()],
+            "passes": [*([Portable.name] if self.portable else []), *(one.name for one in self.passes())],
             "only": list(self.only),
             "skip": list(self.skip),
             "paper": self.paper,
@@ -161,11 +165,14 @@ def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
         # A check needs some weights; these are never written.
         net.weights = random_weights(net)
     rewriter = Rewriter(net)
+    notes = upgrade_notes(net)
+    ported = _make_portable(options, rewriter, notes) if options.portable else Outcome()
     outcome = run(rewriter, options.passes(), selection, keep_exact=engine is not None)
     _refuse_named_stages(options, original, outcome)
     renamed = rename_changed_blobs(original, rewriter)
+    outcome = Outcome(ported.rewrites + outcome.rewrites, ported.refusals + outcome.refusals, outcome.exact_runs)
     relearn = [layer for layer in net.layers if rewriter.made.get(layer) is Kind.RELEARN]
-    notes = list(lent.notes) if lent is not None else []
+    notes += lent.notes if lent is not None else []
     if options.solver is not None and lent is None:
         notes.append("this net has nothing to train with: no solver is written, and --solver lends nothing")
     lr_mult = {}
@@ -207,6 +214,19 @@ def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
     if not options.dry_run:
         _write(options, net, deploy_net, lent, outputs, manifest)
     return Converted(original, net, deploy_net, outcome, manifest)
+
+
+def _make_portable(options: ConvertOptions, rewriter: Rewriter, notes: list[str]) -> Outcome:
+    """Says in plain Caffe what can be said in it. No check: plain Caffe loads the net only afterwards."""
+    source = rewriter.net.source
+    unknown = source.unknown if source is not None else []
+    quiet = [name for name in unknown if forks_with_field(name, "")]
+    if quiet:
+        rewriter.cut_header(quiet)
+        notes.append(f"portable: the net's own {', '.join(quiet)} went, which change nothing that is computed")
+    if rest := [name for name in unknown if name not in quiet]:
+        notes.append(f"portable: the net's own {', '.join(rest)} stay, and plain Caffe does not have them")
+    return run(rewriter, [Portable()])
 
 
 def _check_patterns(options: ConvertOptions, net: Net) -> None:

@@ -18,7 +18,7 @@ from deeprebirth_caffe.rewrite import Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.check import CheckResult, check_runs
 from deeprebirth_caffe.workflows.ledger import make_ledger
-from deeprebirth_caffe.workflows.load import layers_without_weights, load_net
+from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.workflows.manifest import MANIFEST, make_manifest, totals
 from deeprebirth_caffe.workflows.probe import save_weights
 from deeprebirth_caffe.workflows.publish import json_bytes
@@ -114,7 +114,7 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, An
         before=totals(original),
         after=totals(made.net),
         checks=checks,
-        notes=[],
+        notes=upgrade_notes(original),
     )
     weights = made.net.weights
     assert weights is not None

@@ -12,7 +12,7 @@ from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.convert import ConvertOptions
-from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.workflows.load import load_net, upgrade_notes
 
 
 def inspect(
@@ -51,6 +51,7 @@ def inspect(
             {"pass": one.pass_name, "layer": one.layer, "stage": one.stage, "reason": one.reason}
             for one in outcome.refusals
         ],
+        "notes": upgrade_notes(net),
     }
 
 

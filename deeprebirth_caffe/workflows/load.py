@@ -38,6 +38,15 @@ def load_net(path: str | Path, weights: str | Path | None = None, shapes: Mappin
     return net
 
 
+def upgrade_notes(net: Net) -> list[str]:
+    """For people: from which old form a net was read, and what that left out or guessed."""
+    source = net.source
+    if source is None or not source.forms:
+        return []
+    form = "V0" if "V0" in source.forms else "V1"
+    return [f"{source.name}: in Caffe's old form {form}; read, and written, in today's", *source.notes]
+
+
 def _find_data_shapes(net: Net, folder: Path, shapes: dict[str, Shape]) -> None:
     """Fills `net.data`: what the user says, else the first record of the source, else crop_size and channels."""
     known = {top for layer in net.layers for top in layer.tops} | set(net.header.input)
@@ -99,7 +108,7 @@ def _from_transform(net: Net, layer: Layer) -> Shape | None:
     if layer.type == "ImageData" and layer.param.image_data_param.new_height:
         size = (layer.param.image_data_param.new_height, layer.param.image_data_param.new_width)
     if layer.type == "WindowData":
-        size = (layer.param.window_data_param.crop_size,) * 2
+        size = (transform.crop_size or layer.param.window_data_param.crop_size,) * 2
     if not size[0]:
         return None
     channels = _channels(net, layer)

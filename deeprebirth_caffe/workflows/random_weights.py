@@ -34,7 +34,8 @@ def _blobs(kind: str, shapes: Sequence[Shape], rng: np.random.Generator) -> list
     if kind == "BatchNorm":
         total = rng.uniform(0.5, 4.0)
         mean = rng.normal(0, 0.1, shapes[0]) * total
-        return [mean, rng.uniform(0.5, 1.5, shapes[1]) * total, np.full(shapes[2], total)]
+        own = [mean, rng.uniform(0.5, 1.5, shapes[1]) * total, np.full(shapes[2], total)]
+        return own if len(shapes) == len(own) else [*own, *_blobs("Scale", shapes[len(own) :], rng)]  # a fork's
     if kind == "Scale":
         return [rng.uniform(0.3, 0.9, shapes[0]), *(rng.normal(0, 0.1, shape) for shape in shapes[1:])]
     if kind == "PReLU":

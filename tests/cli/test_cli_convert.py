@@ -132,6 +132,12 @@ def option_exact(convert: Convert, net: SmallNet) -> None:
     assert Path("out/train_val.prototxt").read_bytes() == Path(net.train_val).read_bytes()
 
 
+def option_portable(convert: Convert, net: SmallNet) -> None:
+    found = convert("--portable", "--exact")
+    assert found["options"]["passes"] == ["portable", "fold-batchnorm"]
+    assert Path("out/train_val.prototxt").read_bytes() == Path(net.train_val).read_bytes()  # it is plain Caffe's
+
+
 def option_no_streamline(convert: Convert, net: SmallNet) -> None:
     assert passes(convert("--no-streamline")) == {"merge-branches"}
 

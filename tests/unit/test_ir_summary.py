@@ -52,5 +52,5 @@ def test_what_is_not_known_is_none() -> None:
     cost = summarize(parse(text).views[0])
     assert (cost.params, cost.macs, cost.blob_bytes, cost.memory_required_for_data) == (None,) * 4
     assert cost.layers[1].param_shapes is None
-    cost = summarize(parse(data(1, 3, 8, 8) + pool("p", "data", fields="ceil_mode: true")).views[0])
+    cost = summarize(parse(data(1, 3, 8, 8) + pool("p", "data", fields="twist_mode: true")).views[0])
     assert cost.layers[1].macs is None

@@ -181,8 +181,8 @@ def test_unknown_shapes_say_why() -> None:
     assert view.blobs["a"].shape is None and "data" in view.blobs["a"].unknown
     view = parse(data(1, 3, 8, 8) + layer("Quux", "q", "data") + conv("a", "q")).views[0]
     assert view.blobs["a"].unknown == 'layer "q" has type Quux, which Caffe 1.0 does not have'
-    view = parse(data(1, 3, 8, 8) + pool("p", "data", fields="ceil_mode: false")).views[0]
-    assert view.blobs["p"].unknown == ('layer "p" has fields that Caffe 1.0 does not have: pooling_param.ceil_mode')
+    view = parse(data(1, 3, 8, 8) + pool("p", "data", fields="twist_mode: false")).views[0]
+    assert view.blobs["p"].unknown == ('layer "p" has fields that Caffe 1.0 does not have: pooling_param.twist_mode')
 
 
 def test_a_copy_is_its_own() -> None:

@@ -158,8 +158,8 @@ def test_pooling_behind_other_linear_layers() -> None:
     ("text", "reason"),
     [
         (
-            D + CONV + pool("pool", "conv", fields="ceil_mode: false"),
-            "pool has fields that Caffe 1.0 does not have (pooling_param.ceil_mode)",
+            D + CONV + pool("pool", "conv", fields="twist_mode: false"),
+            "pool has fields that Caffe 1.0 does not have (pooling_param.twist_mode)",
         ),
         (
             D + CONV + layer("Pooling", "pool", "conv", ("pool", "mask"), "pooling_param { kernel_size: 2 stride: 2 }"),

@@ -270,10 +270,12 @@ def test_an_unclosed_brace_is_named_by_its_place() -> None:
         parse_net("a:\n ")
 
 
-def test_old_nets_are_sent_to_caffes_own_tool() -> None:
-    with pytest.raises(PrototxtError, match=r"^old:2:1: 'layers' is Caffe's format .*upgrade_net_proto_text") as info:
-        parse_net('name: "v1"\nlayers { name: "a" type: DATA }', "old")
-    assert info.value.exit_code == 1
+def test_old_nets_are_read_in_todays_form() -> None:
+    source = parse_net('name: "v1"\n  layers { name: "a" type: DATA }', "old")
+    assert source.forms == ("V1",)
+    assert source.layers[0].message.type == "Data"
+    assert source.layers[0].where == "old:2:3"
+    assert source.text() == 'name: "v1"\n  layer { name: "a" type: "Data" }'
 
 
 def test_header_fields() -> None:

@@ -8,13 +8,21 @@ from deeprebirth_caffe.formats.prototxt.document import Document
 from deeprebirth_caffe.formats.prototxt.fields import Field, Table, table_of
 from deeprebirth_caffe.formats.prototxt.tree import BLOCK, LIST, Node
 
+_FORK_VALUES = {"engine": ("MKL2017", "MKLDNN")}
+"""Enum values of forks, by field: such a field stands in the text, and the message lacks it."""
+
+
+def fork_value(name: str, spelling: str) -> bool:
+    """Whether a value that the schema does not have is one that a fork gave a field."""
+    return spelling in _FORK_VALUES.get(name, ())
+
 
 class Filler:
     """Fills messages from the nodes of one document.
 
     Attributes:
-        unknown: dotted names of fields that the schema does not have, in order of appearance (a dict used as
-            an ordered set). None makes such a field an error.
+        unknown: dotted names of fields that the schema does not have, or whose value is a fork's own, in order of
+            appearance (a dict used as an ordered set). None makes such a field an error.
     """
 
     __slots__ = ("doc", "unknown")
@@ -62,6 +70,9 @@ class Filler:
                     try:
                         setattr(message, name, convert(text[node.vstart : node.end], node.kind))
                     except ValueError as error:
+                        if self.unknown is not None and fork_value(name, text[node.vstart : node.end]):
+                            self.unknown[prefix + name] = None
+                            continue
                         raise self.doc.error(node.vstart, f"{name}: {error}; correct the value") from error
         for name in table.required:
             if not message.HasField(name):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 
 from deeprebirth_caffe.formats.prototxt.document import Document, PrototxtError, read_document
 from deeprebirth_caffe.formats.prototxt.edits import Edits
+from deeprebirth_caffe.formats.prototxt.extra import Extra, cut, extra_fields, strangers
+from deeprebirth_caffe.formats.prototxt.fields import table_of
 from deeprebirth_caffe.formats.prototxt.fill import fill_message
 from deeprebirth_caffe.formats.prototxt.layout import home_of_each, slots_of, weave
 from deeprebirth_caffe.formats.prototxt.patch import patch_block, patch_top, same
@@ -14,6 +17,9 @@ from deeprebirth_caffe.formats.prototxt.printer import message_lines
 from deeprebirth_caffe.formats.prototxt.source import add_at_top, newline_of, unit_of
 from deeprebirth_caffe.formats.prototxt.tree import BLOCK, LIST, Node, occurrences, parse_tree
 from deeprebirth_caffe.proto import caffe_pb2 as pb
+
+_LAYER = table_of(pb.LayerParameter.DESCRIPTOR)
+_NET = table_of(pb.NetParameter.DESCRIPTOR)
 
 
 class LayerSource:
@@ -24,28 +30,60 @@ class LayerSource:
             meaning is remembered apart.
         unknown: dotted names of fields the schema does not have (``pooling_param.ceil_mode``); they stay in
             the text.
+        origin: the layer of the file that this one is, which is another one after `without`.
     """
 
-    __slots__ = ("_bytes", "_doc", "_node", "_single", "message", "unknown")
+    __slots__ = ("_bytes", "_cut", "_doc", "_node", "_single", "_where", "message", "origin", "unknown")
 
-    def __init__(self, doc: Document, node: Node, single: bool) -> None:
+    def __init__(self, doc: Document, node: Node, single: bool, where: str = "") -> None:
         if node.kind != BLOCK:
             raise doc.error(node.vstart, "'layer' takes a block; write 'layer { ... }'")
         self._doc = doc
         self._node = node
+        self._where = where  # in the file, where the text is an upgraded one
         self._single = single  # false for an item of ``layer: [{...}, {...}]``
         self.message = pb.LayerParameter()
         self.unknown = fill_message(doc, self.message, node.kids, node.vstart)
         self._bytes = self.message.SerializePartialToString(deterministic=True)
+        self._cut: frozenset[str] = frozenset()
+        self.origin = self
+
+    @property
+    def extra(self) -> Extra:
+        """The fields that the schema does not have, with their values."""
+        if not self.unknown:
+            return {}
+        found = extra_fields(self._doc, self._node.kids, _LAYER)
+        return {path: values for path, values in found.items() if not _within(path, self._cut)}
+
+    def where_of(self, path: str) -> str:
+        """``file:line:column`` of a field that the schema does not have; of the layer where it is not there."""
+        for name, node in () if self._where else strangers(self._doc, self._node.kids, _LAYER):
+            if path == name or path.startswith(f"{name}."):
+                return self._doc.where(node.start)
+        return self.where
+
+    def where_type(self) -> str:
+        """``file:line:column`` of the layer's type (of the layer, where the file has an old form)."""
+        if self._where:
+            return self._where
+        return self._doc.where(next((kid.start for kid in self._node.kids if kid.name == "type"), self._node.start))
+
+    def without(self, paths: Iterable[str]) -> LayerSource:
+        """This layer without some of the fields in `unknown`: they are cut when it is rendered."""
+        twin = copy(self)
+        twin._cut = self._cut.union(paths)
+        twin.unknown = [path for path in self.unknown if path not in twin._cut]
+        return twin
 
     @property
     def where(self) -> str:
-        """``file:line:column`` where the layer begins."""
-        return self._doc.where(self._node.start)
+        """``file:line:column`` where the layer begins (in the file as it was read, whatever its form)."""
+        return self._where or self._doc.where(self._node.start)
 
     def says(self, message: pb.LayerParameter) -> bool:
         """Whether the text says exactly `message`."""
-        return message.SerializePartialToString(deterministic=True) == self._bytes
+        return not self._cut and message.SerializePartialToString(deterministic=True) == self._bytes
 
     def render(self, message: pb.LayerParameter) -> str:
         """The layer's text, changed as little as makes it say `message`; without what stands around it."""
@@ -55,6 +93,7 @@ class LayerSource:
             return lead + text[node.start : node.stop]
         edits = Edits(text, newline_of(text), unit_of(text, [node]))
         patch_block(edits, node, pb.LayerParameter.FromString(self._bytes), message)
+        cut(edits, self._doc, node.kids, _LAYER, self._cut)
         patched = lead + edits.apply(node.start, node.stop)
         [written] = parse_net(patched, self._doc.name).layers
         if not written.says(message):  # never let a changed meaning out, whatever the text looked like
@@ -70,24 +109,34 @@ class NetSource:
         header: all but the layers.
         layers: the layers, in the file's order.
         unknown: names of top-level fields the schema does not have; they stay in the text.
+        forms: the old forms of Caffe ("V0", "V1", ...) it was upgraded from; empty for a file in today's form.
+        notes: what that upgrade left out or guessed, each with its line.
     """
 
     def __init__(self, doc: Document) -> None:
         self.name = doc.name
+        self.forms: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = ()
+        self._file, self._file_nodes = doc, parse_tree(doc)  # as it was read
+        self._nodes = self._file_nodes
+        places: Sequence[str] = ()
+        if any(node.name == "layers" for node in self._nodes):
+            # Imported here: few nets need it.
+            from deeprebirth_caffe.formats.upgrade.text import upgrade_text
+
+            upgraded = upgrade_text(doc)
+            self.forms, self.notes, places = upgraded.forms, upgraded.notes, upgraded.where
+            doc = Document(upgraded.text, doc.name)
+            self._nodes = parse_tree(doc)
         self._doc = doc
-        self._nodes = parse_tree(doc)
         self.header = pb.NetParameter()
         self.layers: list[LayerSource] = []
         self._header_nodes: list[Node] = []
         for node in self._nodes:
             if node.name == "layer":
-                self.layers.extend(LayerSource(doc, item, item is node) for item in occurrences(node))
-            elif node.name == "layers":
-                raise doc.error(
-                    node.start,
-                    "'layers' is Caffe's format of 2013 and 2014; convert the file with Caffe's own"
-                    " 'upgrade_net_proto_text OLD NEW' and use NEW",
-                )
+                for item in occurrences(node):
+                    where = places[len(self.layers)] if places else ""
+                    self.layers.append(LayerSource(doc, item, item is node, where))
             else:
                 self._header_nodes.append(node)
         self.unknown = fill_message(doc, self.header, self._header_nodes, 0)
@@ -95,16 +144,36 @@ class NetSource:
         self._header.CopyFrom(self.header)
 
     def text(self) -> str:
-        """The text, unchanged. Encode it with ``errors="surrogateescape"`` to get the file's own bytes."""
+        """The text, unchanged, but for an old form, which is upgraded.
+
+        Encode it with ``errors="surrogateescape"`` to get the file's own bytes.
+        """
         return self._doc.text
 
-    def render(self, header: pb.NetParameter, layers: Sequence[tuple[pb.LayerParameter, LayerSource | None]]) -> str:
+    @property
+    def extra(self) -> Extra:
+        """The fields of the header that the schema does not have, with their values."""
+        return extra_fields(self._doc, self._header_nodes, _NET) if self.unknown else {}
+
+    def where_of(self, path: str) -> str:
+        """``file:line:column`` of a field of the header that the schema does not have; else of the file."""
+        header = [node for node in self._file_nodes if node.name not in ("layer", "layers")]
+        found = strangers(self._file, header, _NET)
+        return self._file.where(next((node.start for name, node in found if path.split(".")[0] == name), 0))
+
+    def render(
+        self,
+        header: pb.NetParameter,
+        layers: Sequence[tuple[pb.LayerParameter, LayerSource | None]],
+        without: frozenset[str] = frozenset(),
+    ) -> str:
         """The text of a changed net: this one, changed where it must be.
 
         Args:
             header: all but the layers.
             layers: the layers in their order, each with the layer its text is to follow. A source may serve
                 more than once, and may come from another file.
+            without: fields of the header in `unknown` that are to go.
 
         Returns:
             A text that reads as exactly these messages. A layer that says what its source says keeps its
@@ -113,27 +182,29 @@ class NetSource:
             directly above them.
         """
         numbers = {id(layer): number for number, layer in enumerate(self.layers)}
-        wanted = [(numbers.get(id(source)) if source is not None else None) for _, source in layers]
+        wanted = [(numbers.get(id(source.origin)) if source is not None else None) for _, source in layers]
         exact = [source is not None and source.says(message) for message, source in layers]
         if header.layer or header.layers:
             header = pb.NetParameter.FromString(header.SerializePartialToString())
             header.ClearField("layer")
             header.ClearField("layers")
-        if wanted == list(range(len(self.layers))) and all(exact) and same(header, self._header):
+        if wanted == list(range(len(self.layers))) and all(exact) and same(header, self._header) and not without:
             return self._doc.text
         if any(node.kind == LIST and node.name == "layer" for node in self._nodes):
             plain = NetSource(Document(self._spread(), self.name))
             return plain.render(
                 header,
                 [
-                    (message, source if number is None else plain.layers[number])
+                    (message, _spread_source(source, None if number is None else plain.layers[number]))
                     for (message, source), number in zip(layers, wanted, strict=True)
                 ],
+                without,
             )
         text = self._doc.text
         slots = slots_of(text, self._nodes, [layer._node for layer in self.layers])
         edits = Edits(text, newline_of(text), unit_of(text, self._nodes))
         homeless = patch_top(edits, self._header_nodes, self._header, header)
+        cut(edits, self._doc, self._header_nodes, _NET, without)
         add_at_top(edits, homeless, self._header_nodes, slots[0].start if slots else len(text))
         homes = home_of_each(wanted, exact)
         pieces: list[tuple[int | None, str]] = []
@@ -159,13 +230,23 @@ class NetSource:
         return edits.apply(0, len(text))
 
 
+def _spread_source(source: LayerSource | None, spread: LayerSource | None) -> LayerSource | None:
+    """The same layer in a text where every layer stands alone."""
+    return source if source is None or spread is None else spread.without(source._cut)
+
+
 def read_net(path: str | os.PathLike[str]) -> NetSource:
     """Reads a net's file.
 
     Raises:
-        PrototxtError: with file, line and column; also for the V1 format (``layers``).
+        PrototxtError: with file, line and column.
     """
     return NetSource(read_document(path))
+
+
+def _within(path: str, blocks: Iterable[str]) -> bool:
+    """Whether a dotted path is one of some fields, or inside one."""
+    return any(path == block or path.startswith(f"{block}.") for block in blocks)
 
 
 def parse_net(text: str, name: str = "<text>") -> NetSource:

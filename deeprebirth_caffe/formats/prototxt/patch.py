@@ -53,9 +53,14 @@ class Patcher:
         gone: set[int] = set()
         for field in self._table.fields:
             olds, news = before.get(field.name, []), after.get(field.name, [])
+            spelled = nodes.get(field.name, [])
+            if not olds and not field.repeated:
+                # A value that only a fork has (engine: MKL2017): the message does not hold it, and it may be cut.
+                gone.update(map(id, spelled))
+                spelled = []
             if not olds and not news:
                 continue
-            repeated = _Repeated(self._edits, field, nodes.get(field.name, []))
+            repeated = _Repeated(self._edits, field, spelled)
             left, anchor = repeated.patch(olds, news)
             gone |= repeated.gone
             if left:

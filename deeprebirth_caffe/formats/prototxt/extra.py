@@ -1,0 +1,81 @@
+"""Fields that the schema does not have, as plain values: what a fork of Caffe wrote, known by name.
+
+Forks give one field different numbers and different types, so there is no message to put them in. A field is its dotted
+path (a block is a prefix) with the values that it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from deeprebirth_caffe.formats.prototxt.document import Document
+from deeprebirth_caffe.formats.prototxt.edits import Edits
+from deeprebirth_caffe.formats.prototxt.fields import Table
+from deeprebirth_caffe.formats.prototxt.fill import fork_value
+from deeprebirth_caffe.formats.prototxt.scalars import unescape
+from deeprebirth_caffe.formats.prototxt.tree import BLOCK, NUMBER, STRING, Node, occurrences
+
+Scalar = bool | int | float | str
+Extra = Mapping[str, tuple[Scalar, ...]]
+"""Dotted path -> values in order. A block has its own entry, without values: `permute_param {}` is not nothing."""
+
+_MAX_DIGITS = 40
+
+
+def strangers(doc: Document, nodes: Sequence[Node], table: Table, prefix: str = "") -> Iterator[tuple[str, Node]]:
+    """The outermost fields that a message type does not know, with their dotted paths, in the order of the text.
+
+    A field of the schema with a value that only a fork has (engine: MKL2017) counts too.
+    """
+    for node in nodes:
+        field = table.by_name.get(node.name)
+        path = prefix + node.name
+        if field is None:
+            yield path, node
+        elif field.message_type is not None:
+            for item in occurrences(node):
+                yield from strangers(doc, item.kids, field.table, f"{path}.")
+        elif fork_value(node.name, doc.text[node.vstart : node.end]):
+            yield path, node
+
+
+def extra_fields(doc: Document, nodes: Sequence[Node], table: Table) -> Extra:
+    """Everything in a block that its message type does not know."""
+    found: dict[str, list[Scalar]] = {}
+    for path, node in strangers(doc, nodes, table):
+        _collect(doc, path, node, found)
+    return {path: tuple(values) for path, values in found.items()}
+
+
+def _collect(doc: Document, path: str, node: Node, found: dict[str, list[Scalar]]) -> None:
+    values = found.setdefault(path, [])
+    for item in occurrences(node):
+        if item.kind == BLOCK:
+            for kid in item.kids:
+                _collect(doc, f"{path}.{kid.name}", kid, found)
+        else:
+            values.append(_value(doc.text[item.vstart : item.end], item.kind))
+
+
+def _value(text: str, kind: int) -> Scalar:
+    """What a spelling most likely means; its own text where it is no number."""
+    if kind == STRING:
+        return unescape(text).decode("utf-8", "replace")
+    if kind != NUMBER:
+        return {"true": True, "false": False}.get(text, text)
+    if len(text) > _MAX_DIGITS:
+        return text
+    try:
+        return int(text, 0)
+    except ValueError:
+        try:
+            return float(text.rstrip("fF"))
+        except ValueError:
+            return text
+
+
+def cut(edits: Edits, doc: Document, nodes: Sequence[Node], table: Table, paths: frozenset[str]) -> None:
+    """Takes the outermost unknown fields of those paths out of a text."""
+    for path, node in strangers(doc, nodes, table):
+        if path in paths:
+            edits.remove(node)
