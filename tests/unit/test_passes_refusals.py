@@ -559,7 +559,17 @@ FIRST = conv("a", "data", 8, 1)
 )
 def test_an_order_that_must_stay(after: str, reason: str) -> None:
     text = module(FIRST, MIDDLE, LATER, after=after)
-    assert only(text, MergeBranches(), "out") == reason
+    assert only(text, MergeBranches(), "a") == reason
+
+
+def test_what_keeps_the_order_is_merged_all_the_same() -> None:
+    proj = pool("d_pool", "data", 3, 1, "pad: 1") + conv("d", "d_pool", 8, 1)
+    net = parse(module(FIRST, MIDDLE, LATER, proj, channels=128))
+    outcome = rewrite(net, MergeBranches(reduce=1.0))
+    assert [one.applied.removed for one in outcome.rewrites] == [["d_pool", "d", "c"]]
+    assert {one.layer: one.reason for one in outcome.refusals} == {
+        "a": "the order of its channels would change, and out is an output of the net"
+    }
 
 
 # The cost gate.

@@ -1,6 +1,7 @@
 """What only training needs, out: data layers, losses, accuracies, auxiliary heads, Dropout. Exact in TEST.
 
-    data layers -> Input           SoftmaxWithLoss -> Softmax "prob"     SigmoidCrossEntropyLoss -> Sigmoid
+    data layers -> Input           SoftmaxWithLoss, InfogainLoss -> Softmax "prob"
+                                   SigmoidCrossEntropyLoss -> Sigmoid "prob"
     other losses, metrics, Silence, and all that only they read -> nothing
     what TEST makes of a loss's input itself (Softmax, ArgMax, …) stays
     Dropout -> nothing (in TEST it is the identity)
@@ -20,7 +21,11 @@ from deeprebirth_caffe.passes.patterns import unknown_shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
 
-_PROBABILITIES = {"SoftmaxWithLoss": "Softmax", "SigmoidCrossEntropyLoss": "Sigmoid"}
+_PROBABILITIES = {
+    "SoftmaxWithLoss": "Softmax",
+    "InfogainLoss": "Softmax",  # it contains one
+    "SigmoidCrossEntropyLoss": "Sigmoid",
+}
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,7 @@ def _input_layer(data: Layer, tops: list[Value], batch: int) -> Layer:
 def _probability_layer(rewriter: Rewriter, loss: Layer, kind: str) -> Layer:
     name = rewriter.free("prob")
     param = pb.LayerParameter(name=name, type=kind, bottom=[loss.bottoms[0]], top=[name])
-    if kind == "Softmax" and loss.param.softmax_param.HasField("axis"):
-        param.softmax_param.axis = loss.param.softmax_param.axis
+    own = loss.param.infogain_loss_param if loss.type == "InfogainLoss" else loss.param.softmax_param
+    if kind == "Softmax" and own.HasField("axis"):
+        param.softmax_param.axis = own.axis
     return Layer(param, None, loss.stage)

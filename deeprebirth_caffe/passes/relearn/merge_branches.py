@@ -91,23 +91,21 @@ class MergeBranches(Pass):
         pairs = [(guest, _last(going, host)) for guest, host in pairs]
         small = [pair for pair in pairs if pair[0].pool is None]
         pools = [pair for pair in pairs if pair[0].pool is not None]
-        options = [option for option in (pairs, small, pools) if option]
-        costs: list[tuple[int, int]] = []
-        for option in [options[0]] if self.force and options else options:
-            graft = self._plan(facts, module, option)
+        why = ""  # the largest merge is not made; what is left out is left out for this
+        taken: set[int] = set()
+        for option in (pairs, small, pools):
+            graft = self._plan(facts, module, option) if option else ""
             if isinstance(graft, str):
-                yield Refusal(module.concat, graft)
-                return
-            costs.append((graft.macs_before, graft.macs_after))
-            if graft.macs_after <= graft.macs_before or self.force:
-                taken = {guest.position for guest, _ in option}
-                for guest, _ in pairs:
-                    if guest.position not in taken:
-                        yield Refusal(guest.layers[0], _rises(*costs[0]))
+                why = why or graft
+            elif graft.macs_after > graft.macs_before and not self.force:
+                why = why or _rises(graft.macs_before, graft.macs_after)
+            else:
                 yield Match(module.concat, module.all | graft.touches, graft)
-                return
+                taken = {guest.position for guest, _ in option}
+                break
         for guest, _ in pairs:
-            yield Refusal(guest.layers[0], _rises(*costs[0]))
+            if guest.position not in taken:
+                yield Refusal(guest.layers[0], why)
 
     def _host_for(self, facts: Facts, guest: Branch, hosts: Sequence[Branch]) -> Branch | str:
         """The branch that takes a guest in; a reason; or "" for a branch that is no guest by kind (a host itself)."""
