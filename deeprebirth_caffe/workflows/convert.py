@@ -192,7 +192,9 @@ def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
         raise_failures(checks)
     if options.weights is None and net.weights is not None:
         net.weights = None
-        notes.append("checked on random weights; convert with -w to get the weights that belong to these files")
+        notes.append(
+            "checked on random weights, and BatchNorm folded as if they were given; convert with -w for the real ones"
+        )
     outputs = _outputs(options, net, deploy_net)
     manifest = make_manifest(
         source={

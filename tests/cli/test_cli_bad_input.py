@@ -46,7 +46,7 @@ NETS: dict[str, tuple[str | bytes, str]] = {
     "wrong enum": (net('name: "p" type: "Pooling" pooling_param { pool: MIX }'), "bad.prototxt:3:"),
     "a word": ("hello\n", "bad.prototxt:"),
     "deep": ("layer { " * 5000 + "}" * 5000, "blocks nested more than 100 deep"),
-    "old format": ('layers { name: "a" type: RELU bottom: "data" top: "a" }\n', "layers"),
+    "old format, dangling": ('layers { name: "a" type: RELU bottom: "data" top: "a" }\n', "bad.prototxt:1:1: "),
     "a cycle": (
         net(
             'name: "a" type: "Eltwise" bottom: "data" bottom: "y" top: "x"',
