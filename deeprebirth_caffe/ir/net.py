@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from deeprebirth_caffe.formats.collector import uncollected
 from deeprebirth_caffe.formats.prototxt import NetSource, format_message, parse_net, read_net
 from deeprebirth_caffe.ir.errors import NetError
 from deeprebirth_caffe.ir.graph import Layer, Value, View
@@ -46,6 +47,7 @@ class Net:
         self._views: tuple[View, ...] | None = None
 
     @classmethod
+    @uncollected
     def read(cls, path: str | Path, weights: Weights | None = None) -> Net:
         """Reads a prototxt.
 
@@ -124,6 +126,7 @@ class Net:
         """Forgets the views; the Rewriter calls it after it changed layers."""
         self._views = None
 
+    @uncollected
     def _build_views(self) -> Iterable[View]:
         phases = ("TRAIN", "TEST") if self.trains else ("TEST",)
         errors: list[NetError] = []
@@ -202,6 +205,7 @@ class Net:
                     shapes.setdefault(name, set()).add(value.shape)
         return {name: frozenset(found) for name, found in shapes.items()}
 
+    @uncollected
     def text(self) -> str:
         """The prototxt: a layer that no pass touched keeps its own text."""
         if self.source is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
+from deeprebirth_caffe.formats.collector import uncollected
 from deeprebirth_caffe.formats.files import check_directory, publish_directory
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ops import Shape
@@ -140,6 +141,7 @@ class Converted:
     manifest: dict[str, Any]
 
 
+@uncollected
 def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
     """Converts a net.
 

@@ -113,6 +113,11 @@ def _fix(message: pb.SolverParameter, options: SolverOptions, net: str, prefix: 
     for index, test in enumerate(message.test_net):
         if Path(test).name == Path(net).name:
             message.test_net[index] = net
+    if message.test_net_param:
+        # Caffe tests inline nets first; test_iter and test_state keep their order.
+        tests = [net] * len(message.test_net_param) + list(message.test_net)
+        del message.test_net[:]
+        message.test_net.extend(tests)
     for name in ("net_param", "train_net_param", "test_net_param", "stepvalue", "power"):
         message.ClearField(name)
     message.base_lr = options.base_lr

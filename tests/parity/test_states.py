@@ -164,6 +164,7 @@ def test_a_rewrite_holds_in_every_variant(caffe: CaffeWorker, tmp_path: Path, na
 
 NET = 'net: "net.prototxt"'
 TESTS = 'test_iter: 1 test_iter: 1 test_interval: 10 test_state { stage: "val" } test_state { stage: "on-train" }'
+ONE_TEST = 'test_iter: 1 test_interval: 10 test_state { stage: "val" }'
 RATE = 'base_lr: 0.1 lr_policy: "fixed" max_iter: 5 solver_mode: CPU snapshot_prefix: "s"'
 SOLVERS = {
     "net": f"{NET} {TESTS} {RATE}",
@@ -171,6 +172,10 @@ SOLVERS = {
     "train": f'train_net: "net.prototxt" {RATE}',
     "inline": f"net_param {{ {VARIANTS} }} {TESTS} {RATE}",
     "inline-train": f"train_net_param {{ {VARIANTS} }} {RATE}",
+    "both": f'train_net: "net.prototxt" test_net: "net.prototxt" test_net: "net.prototxt" {TESTS} {RATE}',
+    "inline-test": f"train_net_param {{ {VARIANTS} }} test_net_param {{ {VARIANTS} }} {ONE_TEST} {RATE}",
+    "train-inline-test": f'train_net: "net.prototxt" test_net_param {{ {VARIANTS} }} {ONE_TEST} {RATE}',
+    "net-inline-test": f"{NET} test_net_param {{ {VARIANTS} }} {TESTS} {RATE}",
 }
 
 

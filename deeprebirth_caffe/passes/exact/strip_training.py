@@ -122,7 +122,7 @@ def _dropouts(view: View, keep: set[Layer]) -> dict[Layer, bool]:
     """The Dropouts that can go, and whether each alone (of what is kept) reads its blob."""
     found = {}
     for layer in view.layers:
-        if layer.type == "Dropout" and layer in keep:
+        if layer.type == "Dropout" and layer in keep and len(layer.bottoms) == len(layer.tops) == 1:
             read, written = view.ins[layer][0], view.outs[layer][0]
             data = read.producer is None or (read.producer.op is not None and read.producer.op.data)
             sole = not data and [use for use, _ in read.uses if use in keep] == [layer]

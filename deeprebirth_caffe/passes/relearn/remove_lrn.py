@@ -38,6 +38,8 @@ class RemoveLrn(Pass):
             if layer.type == "LRN":
                 hosts = find_hosts(facts, layer, LINEAR, through_joins=self.joins, through_pools=True)
                 reason = strange(layer) or (hosts if isinstance(hosts, str) else "")
+                if not reason and len(layer.tops) != 1:
+                    reason = f"{layer.name} has {len(layer.tops)} tops"
                 if reason:
                     yield Refusal(layer, reason)
                 elif isinstance(hosts, Hosts):

@@ -1,0 +1,76 @@
+"""What fuzzing found once."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.caffemodel import write_caffemodel
+from deeprebirth_caffe.formats.collector import uncollected
+from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ir.weights import Weights
+from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
+
+CYCLE = """
+layer { name: "a" type: "Convolution" bottom: "y" top: "x" convolution_param { num_output: 2 kernel_size: 1 } }
+layer { name: "b" type: "ReLU" bottom: "x" top: "y" }
+layer { name: "c" type: "Concat" bottom: "z" bottom: "z2" top: "o" }
+layer { name: "d" type: "ReLU" bottom: "z2" top: "z" }
+layer { name: "e" type: "ReLU" bottom: "z" top: "z2" }
+"""
+
+
+def test_branches_that_go_in_circles() -> None:
+    with pytest.raises(RebirthError, match="reads blob"):
+        _ = Net.parse(CYCLE).views
+
+
+def test_counts_are_checked_where_shapes_are_not_known() -> None:
+    net = Net.parse(
+        'layer { name: "data" type: "Data" top: "data" data_param { source: "x" batch_size: 1 } }'
+        'layer { name: "pool" type: "Pooling" top: "pool" pooling_param { kernel_size: 2 } }'
+        'layer { name: "cat" type: "Concat" bottom: "pool" bottom: "data" top: "cat" }'
+    )
+    with pytest.raises(RebirthError, match=r'layer "pool" \(Pooling\): takes 1 bottom'):
+        _ = net.views
+
+
+NORM = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 4 dim: 4 } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param { num_output: 2 kernel_size: 1 } }
+layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" }
+"""
+
+
+@pytest.mark.parametrize(("variance", "folds"), [(1.0, True), (-1.0, False)])
+def test_a_negative_variance_is_not_folded(tmp_path: Path, variance: float, folds: bool) -> None:
+    (tmp_path / "net.prototxt").write_text(NORM)
+    one = np.ones(2, np.float32)
+    layers = [
+        ("conv", "Convolution", [np.ones((2, 1, 1, 1), np.float32), one]),
+        ("bn", "BatchNorm", [one, variance * one, one[:1]]),
+    ]
+    write_caffemodel(tmp_path / "net.caffemodel", "net", layers)
+    made = convert(ConvertOptions(tmp_path / "net.prototxt", tmp_path / "net.caffemodel", dry_run=True))
+    assert bool(made.outcome.rewrites) is folds
+    assert folds or "negative variance" in made.outcome.refusals[0].reason
+
+
+def test_doubles_beyond_single_precision_are_not_finite() -> None:
+    assert not Weights({"a": (np.array([1e300]),)}).finite("a")
+    assert Weights({"a": (np.array([1e30]),)}).finite("a")
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_collector_is_left_as_it_was(on: bool) -> None:
+    was = gc.isenabled()
+    try:
+        (gc.enable if on else gc.disable)()
+        assert uncollected(gc.isenabled)() is False
+        assert gc.isenabled() is on
+    finally:
+        (gc.enable if was else gc.disable)()
