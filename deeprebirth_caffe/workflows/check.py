@@ -11,11 +11,11 @@ import numpy as np
 
 from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.errors import RefusedError
-from deeprebirth_caffe.ir import Net, View
+from deeprebirth_caffe.ir import Net, Value, View
 from deeprebirth_caffe.passes.exact.portable import Portable
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import ExactRun, run
-from deeprebirth_caffe.workflows.probe import write_probe
+from deeprebirth_caffe.workflows.probe import is_fed, write_probe
 
 TOLERANCE = 1e-4
 """Largest max|a-b| / max|a| of a blob that counts as the same."""
@@ -86,9 +86,14 @@ def _in_plain_caffe(net: Net) -> Net:
 def _input_names(view: View) -> list[str]:
     names = [value.name for value in view.inputs]
     for layer in view.layers:
-        if layer.op is not None and layer.op.data and layer.type not in ("DummyData", "Parameter"):
+        if is_fed(layer):
             names += layer.tops
     return names
+
+
+def _is_label(value: Value) -> bool:
+    """Whether only losses and metrics read it, beside the blob that they judge: it has to be a class number."""
+    return all(index and layer.op and (layer.op.loss or layer.op.metric) for layer, index in value.uses)
 
 
 def _inputs(view: View, batch: int, seed: int) -> dict[str, np.ndarray]:
@@ -100,7 +105,8 @@ def _inputs(view: View, batch: int, seed: int) -> dict[str, np.ndarray]:
         shape = (batch, *value.shape[1:])
         # A stream for each name: the second net may have fewer inputs.
         rng = np.random.default_rng([seed, *name.encode()])
-        found[name] = (rng.standard_normal(shape) if len(shape) > 1 else np.zeros(shape)).astype(np.float32)
+        random = len(shape) > 1 and not _is_label(value)
+        found[name] = (rng.standard_normal(shape) if random else np.zeros(shape)).astype(np.float32)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import stream_caffemodel, write_caffemodel
 from deeprebirth_caffe.formats.prototxt import format_message
-from deeprebirth_caffe.ir import Net, Value, View, Weights
+from deeprebirth_caffe.ir import Layer, Net, Value, View, Weights
 from deeprebirth_caffe.passes.patterns import unknown_shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
@@ -32,7 +32,7 @@ def probe_message(net: Net, view: View, batch: int | None = None) -> pb.NetParam
     for value in view.inputs:
         _add_input(message, value.name, [value], batch)
     for layer in view.layers:
-        if layer.op is not None and layer.op.data and layer.type not in ("DummyData", "Parameter"):
+        if is_fed(layer):
             _add_input(message, layer.name, view.outs[layer], batch)
         else:
             copy = message.layer.add()
@@ -40,6 +40,11 @@ def probe_message(net: Net, view: View, batch: int | None = None) -> pb.NetParam
             copy.ClearField("include")
             copy.ClearField("exclude")
     return message
+
+
+def is_fed(layer: Layer) -> bool:
+    """Whether a layer gives what a probe is given from outside: any data layer, whatever it would read or make up."""
+    return layer.op is not None and layer.op.data and layer.type != "Parameter"
 
 
 def _add_input(message: pb.NetParameter, name: str, values: Sequence[Value], batch: int | None) -> None:

@@ -85,6 +85,16 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "
 """
 
 
+def test_a_net_on_made_up_data_is_checked(cli: Cli, caffe: CaffeWorker) -> None:
+    labels = "shape { dim: 4 }", "shape { dim: 4 dim: 1 dim: 1 dim: 1 }"
+    assert labels[0] in TRAINS
+    for name, text in (("flat", TRAINS), ("deep", TRAINS.replace(*labels))):
+        Path(f"{name}.prototxt").write_text(text, encoding="utf-8")
+        told = cli("convert", f"{name}.prototxt", "-o", name, "--check", "--json").data
+        assert [one["passes"] for one in told["check"]] == [["strip-training"]]
+        assert told["notes"] == ["checked on random weights; convert with -w for the real ones"]
+
+
 def test_the_solver_trains_rebirth_layers_ten_times_as_fast(cli: Cli, caffe: CaffeWorker) -> None:
     Path("net.prototxt").write_text(TRAINS, encoding="utf-8")
     assert cli("convert", "net.prototxt", "-o", "out").code == 0
