@@ -194,9 +194,9 @@ def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
         raise_failures(checks)
     if options.weights is None and net.weights is not None:
         net.weights = None
-        notes.append(
-            "checked on random weights, and BatchNorm folded as if they were given; convert with -w for the real ones"
-        )
+        folded = any(one.pass_name == FoldBatchNorm.name for one in outcome.rewrites)
+        how = ", and BatchNorm folded as if they were given" if folded else ""
+        notes.append(f"checked on random weights{how}; convert with -w for the real ones")
     outputs = _outputs(options, net, deploy_net)
     manifest = make_manifest(
         source={
