@@ -155,7 +155,7 @@ class View:
                 shape = tuple(header.input_dim[4 * index : 4 * index + 4])
             value = Value(name, None, index, shape=shape)
             if shape is None:
-                value.unknown = f'the net input "{name}" has no shape'
+                value.unknown = f'the net input "{name}" has no shape; give --input-shape {name}=CHANNELS,HEIGHT,WIDTH'
             if name in self._latest:
                 raise NetError(f'the net input "{name}" is declared twice; remove one')
             self._latest[name] = value

@@ -143,7 +143,8 @@ def _input(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | No
     if not p.shape:
         record = _record(layer, datum)
         if record is None:
-            unknown(layer, "gives no shape: add input_param { shape { dim: ... } }")
+            flag = f"--input-shape {layer.top[0]}=CHANNELS,HEIGHT,WIDTH"
+            unknown(layer, f"gives no shape: add input_param {{ shape {{ dim: ... }} }} or give {flag}")
         return [(1, *record)] * len(layer.top)
     return _spread(layer, "shape", [tuple(shape.dim) for shape in p.shape])
 

@@ -126,10 +126,8 @@ def strange(layer: Layer) -> str:
 
 
 def unknown_shape(value: Value) -> str:
-    """The reason of a pass that needs geometry and has none, with the flag that helps."""
-    if "--input-shape" in value.unknown:
-        return f"shape unknown: {value.unknown}"
-    return f"shape unknown: {value.unknown}; give --input-shape BLOB=C,H,W (for example data=3,224,224)"
+    """The reason of a pass that needs geometry and has none; where a flag helps, the layer's own words name it."""
+    return f"shape unknown: {value.unknown}"
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,12 @@ def upgrade_notes(net: Net) -> list[str]:
 def _find_data_shapes(net: Net, folder: Path, shapes: dict[str, Shape]) -> None:
     """Fills `net.data`: what the user says, else the first record of the source, else crop_size and channels."""
     known = {top for layer in net.layers for top in layer.tops} | set(net.header.input)
+    given = {top for layer in net.layers if layer.op is not None and layer.op.data for top in layer.tops}
     for name in shapes:
         if name not in known:
             raise UsageError(f'--input-shape names blob "{name}", which no layer of this net puts out')
+        if name not in given | set(net.header.input):
+            raise UsageError(f'--input-shape names blob "{name}", which is no input of this net')
     if net.header.input and any(name in shapes for name in net.header.input):
         _set_header_shapes(net, shapes)
     for layer in net.layers:

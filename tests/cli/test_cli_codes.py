@@ -91,6 +91,7 @@ def test_a_check_without_caffe_is_1(
         ("--skip stem", '--skip: this net has no stage "stem"; its stages are data, conv1, '),
         ("--reduce stem=0.5", '--reduce: this net has no layer "stem"'),
         ("--input-shape image=1,28,28", '--input-shape names blob "image"'),
+        ("--input-shape conv1/5x5=1,28,28", 'blob "conv1/5x5", which is no input of this net'),
         ("--input-shape data", "'data' is not of the form data=3,224,224"),
         ("--input-shape data=0,1,1", "'data=0,1,1' is not of the form"),
         ("--input-shape data=1,99999999999,1", "is not of the form"),

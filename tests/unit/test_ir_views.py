@@ -172,7 +172,9 @@ def test_header_inputs_have_shapes() -> None:
     net = parse('input: "a" input_shape { dim: 5 dim: 7 } ' + fc("c", "a"))
     assert net.views[0].blobs["c"].shape == (5, 5)
     net = parse('input: "a" ' + fc("c", "a"))
-    assert net.views[0].blobs["c"].unknown == 'the net input "a" has no shape'
+    assert net.views[0].blobs["c"].unknown == (
+        'the net input "a" has no shape; give --input-shape a=CHANNELS,HEIGHT,WIDTH'
+    )
 
 
 def test_unknown_shapes_say_why() -> None:

@@ -214,7 +214,7 @@ def test_unknown_shape_names_the_flag(between: str) -> None:
     assert reason.count("--input-shape") == 1
     text = 'input: "data" ' + CONV + between + POOL
     assert only(text, PoolToStride(), "pool") == (
-        'shape unknown: the net input "data" has no shape; give --input-shape BLOB=C,H,W (for example data=3,224,224)'
+        'shape unknown: the net input "data" has no shape; give --input-shape data=CHANNELS,HEIGHT,WIDTH'
     )
 
 
@@ -441,8 +441,7 @@ def test_the_module_of_these_tests_merges() -> None:
         (
             module(ONE + layer("ReLU", "s", "a", "a", "relu_param { slope: 1 }"), THREE),
             "out",
-            'shape unknown: layer "s" has fields that Caffe 1.0 does not have: relu_param.slope; '
-            "give --input-shape BLOB=C,H,W (for example data=3,224,224)",
+            'shape unknown: layer "s" has fields that Caffe 1.0 does not have: relu_param.slope',
         ),
         (
             module(
