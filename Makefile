@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 CAFFE_PREFIX ?= $(or $(REBIRTH_CAFFE_PREFIX),$(or $(XDG_DATA_HOME),$(HOME)/.local/share)/rebirth/caffe)
 JOBS ?= 2
 
-.PHONY: help demo test lint format caffe proto bench clean
+.PHONY: help demo test lint format caffe proto bench fuzz clean
 
 help: ## show this text
 	@echo "rebirth: DeepRebirth for Caffe. Targets:"
@@ -53,6 +53,9 @@ proto: ## regenerate deeprebirth_caffe/proto from proto/caffe.proto
 bench: $(STAMP) ## start-up and conversion times, by the size of the net; time and memory of very large ones
 	@$(BIN)/python benchmarks/startup.py
 	@$(BIN)/python benchmarks/scale.py
+
+fuzz: $(STAMP) ## mutate nets, weights and solvers, 100,000 of each (about four minutes)
+	@for target in prototxt caffemodel solver; do $(BIN)/python fuzz/run.py $$target --runs 100000 || exit 1; done
 
 clean: ## remove what make made here (real Caffe stays)
 	rm -rf $(VENV) .build build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo

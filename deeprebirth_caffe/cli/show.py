@@ -23,6 +23,8 @@ def show_conversion(manifest: Mapping[str, Any], *, dry_run: bool = False) -> No
     show_refusals(manifest["refusals"])
     if not manifest["rewrites"]:
         click.echo("nothing to merge")
+    if manifest.get("check") == []:
+        click.echo("nothing exact to check")
     for check in manifest.get("check") or []:
         click.echo(
             f"{click.style('checked', fg='green')} {', '.join(check['passes'])}: {check['blobs']} blobs agree, "
@@ -31,8 +33,9 @@ def show_conversion(manifest: Mapping[str, Any], *, dry_run: bool = False) -> No
     click.echo()
     show_totals(manifest["before"], manifest["after"])
     ledger = manifest["ledger"]
+    what = "weights of layers" if manifest["source"]["weights"] else "layers that have weights"
     click.echo(
-        f"\nweights: {ledger['copied']} layers copied, {ledger['folded']} folded, {ledger['relearned']} to relearn, "
+        f"\n{what}: {ledger['copied']} copied, {ledger['folded']} folded, {ledger['relearned']} to relearn, "
         f"{ledger['dropped']} dropped"
     )
     for note in manifest["notes"]:

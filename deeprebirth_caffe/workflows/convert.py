@@ -227,7 +227,7 @@ def _make_portable(options: ConvertOptions, rewriter: Rewriter, notes: list[str]
     quiet = [name for name in unknown if forks_with_field(name, "")]
     if quiet:
         rewriter.cut_header(quiet)
-        notes.append(f"portable: the net's own {', '.join(quiet)} went, which change nothing that is computed")
+        notes.append(f"portable: the net's own {', '.join(quiet)} went; nothing that is computed depends on them")
     if rest := [name for name in unknown if name not in quiet]:
         notes.append(f"portable: the net's own {', '.join(rest)} stay, and plain Caffe does not have them")
     return run(rewriter, [Portable()])

@@ -483,7 +483,7 @@ def test_what_people_see(cli: Cli, net28: SmallNet) -> None:
     heads = [line.split("  ")[0] for line in lines[lines.index("") :]]
     for head in ("layers", "parameters", "file size", "multiply-adds", "blob memory"):
         assert head in heads
-    assert "weights: 8 layers copied, 0 folded, 11 to relearn, 17 dropped" in lines
+    assert "weights of layers: 8 copied, 0 folded, 11 to relearn, 17 dropped" in lines
     files = "train_val.prototxt, deploy.prototxt, solver.prototxt, init.caffemodel, manifest.json"
     assert lines[-1] == f"wrote googlenet28/train_val-rebirth: {files}"
     assert not any("\x1b" in line for line in lines)
