@@ -28,7 +28,7 @@ from deeprebirth_caffe.rewrite.learning import learn_faster, restore
 from deeprebirth_caffe.rewrite.names import rename_changed_blobs
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.check import check_runs
-from deeprebirth_caffe.workflows.deploy import DEPLOY, raise_failures, strip
+from deeprebirth_caffe.workflows.deploy import DEPLOY, deploy_text, raise_failures, strip
 from deeprebirth_caffe.workflows.ledger import make_ledger
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.workflows.manifest import MANIFEST, earlier_lr_mults, make_manifest, totals
@@ -306,7 +306,7 @@ def _write(
     directory = options.directory
     files: dict[str, Any] = {}
     if deploy_net is not None and options.net.name != DEPLOY:
-        files[DEPLOY] = deploy_net.text()
+        files[DEPLOY] = deploy_text(deploy_net)
     files[options.net.name] = net.text()
     if "solver" in outputs:
         path = os.path.join(directory, options.net.name)

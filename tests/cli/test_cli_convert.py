@@ -489,3 +489,11 @@ def test_what_people_see(cli: Cli, net28: SmallNet) -> None:
     assert not any("\x1b" in line for line in lines)
     dry = cli("convert", net28.deploy, "--dry-run").out.splitlines()
     assert dry[-1] == "would write googlenet28/deploy-rebirth: deploy.prototxt, manifest.json"
+
+
+def test_a_byte_order_mark_stays_where_it_was(cli: Cli, net28: SmallNet) -> None:
+    text = Path(net28.train_val).read_bytes()
+    Path("bom.prototxt").write_bytes(b"\xef\xbb\xbf" + text)
+    assert cli("convert", "bom.prototxt", "--input-shape", net28.shape, "-o", "out").code == 0
+    assert Path("out/bom.prototxt").read_bytes().startswith(b"\xef\xbb\xbf")
+    assert not Path("out/deploy.prototxt").read_bytes().startswith(b"\xef\xbb\xbf")  # a new file, which Caffe must load
