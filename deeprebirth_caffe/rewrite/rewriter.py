@@ -7,6 +7,7 @@ remembers which layer came from which.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from deeprebirth_caffe.ir import Layer, Net
@@ -36,6 +37,7 @@ class Rewriter:
         self.made: dict[Layer, Kind] = {}
         self.origins: dict[Layer, list[str]] = {}
         self._taken = net.names()
+        self._named = Counter(layer.name for layer in net.layers)
         self._erased: set[Layer] = set()
         self._replaced: dict[Layer, list[Layer]] = {}
         self._users: dict[str, dict[Layer, None]] = {}
@@ -87,10 +89,12 @@ class Rewriter:
             self.made[twin] = kind
             self._swap(layer, twin)
         self.origins[twin] = list(dict.fromkeys(stands_for))
-        weights = self.net.weights
-        if weights is not None and before in weights and before != twin.name:
-            weights.set(twin.name, weights[before])
-            weights.drop(before)
+        if before != twin.name:
+            weights = self.net.weights
+            if weights is not None and before in weights:
+                weights.set(twin.name, weights[before])
+            self._named[twin.name] += 1
+            self._forget(before)
         return twin
 
     def restate(self, layer: Layer, param: pb.LayerParameter, cut: Iterable[str]) -> Layer:
@@ -129,10 +133,7 @@ class Rewriter:
         self.made.pop(layer, None)
         for name in {*layer.bottoms, *layer.tops}:
             self._users.get(name, {}).pop(layer, None)
-        # A train_val may have a layer of the same name for the other phase, which has the same weights.
-        namesakes = (one for one in self.net.layers if one.name == layer.name and one not in self._erased)
-        if self.net.weights is not None and next(namesakes, None) is None:
-            self.net.weights.drop(layer.name)
+        self._forget(layer.name)
 
     def erase(self, layer: Layer, *, sole: bool = True) -> None:
         """Takes out a layer with one bottom and one top; what read its top gets what it read.
@@ -161,13 +162,6 @@ class Rewriter:
         layer.param.bottom.extend(names)
         self._index(layer)
 
-    def set_tops(self, layer: Layer, names: Sequence[str]) -> None:
-        """Gives a layer other tops."""
-        del layer.param.top[:]
-        layer.param.top.extend(names)
-        self._index(layer)
-        self._taken.update(names)
-
     def clear_rules(self, layer: Layer) -> None:
         """Makes a layer alive in every state."""
         layer.param.ClearField("include")
@@ -182,14 +176,12 @@ class Rewriter:
     def insert_before(self, anchor: Layer, layer: Layer) -> None:
         """Puts a new layer in front of another."""
         self._replaced[anchor] = [layer, *self._replaced.get(anchor, [anchor])]
-        self._taken.update((layer.name, *layer.tops))
-        self._index(layer)
+        self._introduce(layer)
 
     def insert_after(self, anchor: Layer, layer: Layer) -> None:
         """Puts a new layer behind another."""
         self._replaced[anchor] = [*self._replaced.get(anchor, [anchor]), layer]
-        self._taken.update((layer.name, *layer.tops))
-        self._index(layer)
+        self._introduce(layer)
 
     def rename_blob(self, old: str, new: str) -> None:
         """Renames a blob wherever it is written or read."""
@@ -230,6 +222,21 @@ class Rewriter:
         self._index(new)
         if old in self.net.data:
             self.net.data[new] = self.net.data.pop(old)
+
+    def _introduce(self, layer: Layer) -> None:
+        """A layer of a pass's own making comes in."""
+        self._taken.update((layer.name, *layer.tops))
+        self._named[layer.name] += 1
+        self._index(layer)
+
+    def _forget(self, name: str) -> None:
+        """A layer of that name is gone; its weights go with the last one that has it.
+
+        A train_val may have a layer for each phase under one name, and with it the same weights.
+        """
+        self._named[name] -= 1
+        if not self._named[name] and self.net.weights is not None:
+            self.net.weights.drop(name)
 
     def _index(self, layer: Layer) -> None:
         for name in (*layer.bottoms, *layer.tops):
