@@ -38,7 +38,7 @@ def command(
 
 
 def _show(found: dict[str, Any]) -> None:
-    from deeprebirth_caffe.cli.show import print_columns, show_refusals
+    from deeprebirth_caffe.cli.show import mib, print_columns, show_refusals
     from deeprebirth_caffe.cli.text import printable
 
     found = printable(found)
@@ -60,8 +60,8 @@ def _show(found: dict[str, Any]) -> None:
     print_columns(rows, left=3)
     click.echo(
         f"\n{len(found['layers'])} layers in {found['state']['phase']}, {_number(found['params']) or '0'} parameters, "
-        f"{_number(found['macs']) or '0'} multiply-adds, blobs {_mib(found['blob_bytes'])}, "
-        f"Caffe's memory for data {_mib(found['memory_required_for_data'])}"
+        f"{_number(found['macs']) or '0'} multiply-adds, blobs {mib(found['blob_bytes'])}, "
+        f"Caffe's memory for data {mib(found['memory_required_for_data'])}"
     )
     for note in found["notes"]:
         click.echo(f"note: {note}")
@@ -74,7 +74,3 @@ def _show(found: dict[str, Any]) -> None:
 
 def _number(value: int | None) -> str:
     return "?" if value is None else f"{value:,}" if value else ""
-
-
-def _mib(value: int | None) -> str:
-    return "unknown" if value is None else f"{value / 2**20:.2f} MiB"

@@ -68,7 +68,7 @@ def show_totals(
         ("parameters", "params", _count),
         ("file size", "params", _file_size),
         ("multiply-adds", "macs", _count),
-        ("blob memory", "blob_bytes", _mib),
+        ("blob memory", "blob_bytes", mib),
     ):
         old, new = before[key], after[key]
         ratio = (
@@ -136,9 +136,10 @@ def _count(value: int) -> str:
     return str(value)
 
 
-def _mib(value: int) -> str:
-    return f"{value / 2**20:.2f} MiB"
+def mib(value: int | None) -> str:
+    """Bytes in MiB."""
+    return "unknown" if value is None else f"{value / 2**20:.2f} MiB"
 
 
 def _file_size(params: int) -> str:
-    return _mib(4 * params)
+    return mib(4 * params)

@@ -4,7 +4,7 @@ from deeprebirth_caffe.ir.errors import NetError
 from deeprebirth_caffe.ir.graph import Layer, Value, View
 from deeprebirth_caffe.ir.net import Net
 from deeprebirth_caffe.ir.state import NetState
-from deeprebirth_caffe.ir.summary import LayerCost, NetCost, summarize
+from deeprebirth_caffe.ir.summary import LayerCost, NetCost, param_shapes, summarize
 from deeprebirth_caffe.ir.weights import Weights, WeightsError
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "View",
     "Weights",
     "WeightsError",
+    "param_shapes",
     "summarize",
 ]

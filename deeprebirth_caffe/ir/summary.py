@@ -60,17 +60,25 @@ def summarize(view: View) -> NetCost:
     )
 
 
+def param_shapes(view: View, layer: Layer) -> tuple[Shape, ...] | None:
+    """The shapes of a layer's learned blobs in Caffe's order, as far as its type and bottoms are known; else None."""
+    bottoms = [value.shape for value in view.ins[layer] if value.shape is not None]
+    if layer.op is None or len(bottoms) != len(layer.bottoms):
+        return None
+    try:
+        return tuple(tuple(shape) for shape in layer.op.params(layer.param, bottoms))
+    except ShapeError:
+        return None
+
+
 def _layer_cost(view: View, layer: Layer) -> LayerCost:
     tops = tuple(value.shape for value in view.outs[layer])
     kind = layer.op
+    blobs = param_shapes(view, layer)
+    if kind is None or blobs is None or None in tops or layer.unknown:
+        return LayerCost(layer, tops, None, None, None, None)
     bottoms = [value.shape for value in view.ins[layer] if value.shape is not None]
-    if kind is None or len(bottoms) != len(layer.bottoms) or None in tops or layer.unknown:
-        return LayerCost(layer, tops, None, None, None, None)
     shapes = [shape for shape in tops if shape is not None]
-    try:
-        blobs = tuple(tuple(shape) for shape in kind.params(layer.param, bottoms))
-    except ShapeError:
-        return LayerCost(layer, tops, None, None, None, None)
     return LayerCost(
         layer,
         tops,

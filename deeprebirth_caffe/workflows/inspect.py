@@ -13,6 +13,7 @@ from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.convert import ConvertOptions
 from deeprebirth_caffe.workflows.load import load_net, upgrade_notes
+from deeprebirth_caffe.workflows.manifest import refusal_rows
 
 
 def inspect(
@@ -47,10 +48,7 @@ def inspect(
         "memory_required_for_data": cost.memory_required_for_data,
         "unknown": sorted({value.unknown for value in view.values if value.shape is None}),
         "merges": merges(outcome),
-        "refusals": [
-            {"pass": one.pass_name, "layer": one.layer, "stage": one.stage, "reason": one.reason}
-            for one in outcome.refusals
-        ],
+        "refusals": refusal_rows(outcome),
         "notes": upgrade_notes(net),
     }
 

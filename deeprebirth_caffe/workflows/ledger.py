@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from deeprebirth_caffe.ir import Net
-from deeprebirth_caffe.ops import ShapeError
+from deeprebirth_caffe.ir import Net, param_shapes
 from deeprebirth_caffe.rewrite import Kind, Rewriter
 
 
@@ -51,13 +50,6 @@ def _with_weights(net: Net) -> dict[str, None]:
     names: dict[str, None] = {}
     for view in net.views:
         for layer in view.layers:
-            bottoms = [value.shape for value in view.ins[layer] if value.shape is not None]
-            if layer.op is None:
-                continue
-            try:
-                has = layer.op.tensor or (len(bottoms) == len(layer.bottoms) and layer.op.params(layer.param, bottoms))
-            except ShapeError:
-                continue
-            if has:
+            if (layer.op is not None and layer.op.tensor) or param_shapes(view, layer):
                 names.setdefault(layer.name)
     return names

@@ -8,8 +8,8 @@ from pathlib import Path
 from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.formats.caffemodel import matches_shape
 from deeprebirth_caffe.formats.records import datum_shape
-from deeprebirth_caffe.ir import Layer, Net, Weights, WeightsError
-from deeprebirth_caffe.ops import Shape, ShapeError
+from deeprebirth_caffe.ir import Layer, Net, Weights, WeightsError, param_shapes
+from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 MAX_NAMED = 3
@@ -177,26 +177,18 @@ def layers_without_weights(net: Net) -> list[str]:
     return [name for name, layer in names.items() if _param_shapes(net, layer) or (layer.op and layer.op.tensor)]
 
 
-def _param_shapes(net: Net, layer: Layer) -> list[Shape] | None:
+def _param_shapes(net: Net, layer: Layer) -> tuple[Shape, ...] | None:
     """What Caffe would allocate for a layer, or None where shapes are not known."""
-    for view in net.views:
-        if layer in view.ins:
-            bottoms = [value.shape for value in view.ins[layer] if value.shape is not None]
-            if layer.op is None or layer.unknown or len(bottoms) != len(layer.bottoms):
-                return None
-            try:
-                return [tuple(shape) for shape in layer.op.params(layer.param, bottoms)]
-            except ShapeError:
-                return None
-    return None
+    view = next((view for view in net.views if layer in view.ins), None)
+    return param_shapes(view, layer) if view is not None and not layer.unknown else None
 
 
-def _loads(have: list[Shape], want: list[Shape], legacy: Sequence[bool]) -> bool:
+def _loads(have: Sequence[Shape], want: Sequence[Shape], legacy: Sequence[bool]) -> bool:
     """Caffe's rule: as many blobs, each of the shape that the layer wants."""
     return len(have) == len(want) and all(
         matches_shape(mine, its, old) for mine, its, old in zip(have, want, legacy, strict=True)
     )
 
 
-def _spell(shapes: list[Shape]) -> str:
+def _spell(shapes: Sequence[Shape]) -> str:
     return " + ".join("x".join(map(str, shape)) for shape in shapes) or "nothing"

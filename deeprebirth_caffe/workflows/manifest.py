@@ -67,10 +67,7 @@ def make_manifest(
             }
             for one in outcome.rewrites
         ],
-        "refusals": [
-            {"pass": one.pass_name, "layer": one.layer, "stage": one.stage, "reason": one.reason}
-            for one in outcome.refusals
-        ],
+        "refusals": refusal_rows(outcome),
         "renamed_blobs": dict(renamed),
         "ledger": ledger.json(),
         "lr_mult": lr_mult,
@@ -89,6 +86,14 @@ def make_manifest(
         ],
         "notes": list(notes),
     }
+
+
+def refusal_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """What stays as it was, and why: one object a place."""
+    return [
+        {"pass": one.pass_name, "layer": one.layer, "stage": one.stage, "reason": one.reason}
+        for one in outcome.refusals
+    ]
 
 
 def earlier_lr_mults(net_path: Path) -> LrMults:
