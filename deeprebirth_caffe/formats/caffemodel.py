@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -123,7 +123,8 @@ class _Reader:
                 raise CaffemodelError(f"{self._name}: more than {MAX_LAYERS} layers; this is no caffemodel")
         return Caffemodel(name, layers)
 
-    def _layer(self, begin: int, end: int) -> LayerBlobs:
+    def _layer(self, begin: int, end: int, blobs_at: int = 7, todays: Callable[[str], str] = str) -> LayerBlobs:
+        """A layer whose name and type are text: one in today's form, or (`blobs_at` 50) the inside of a V0 one."""
         name = kind = ""
         blobs: list[tuple[int, int]] = []
         for number, wire_type, first, last in wire.fields(self._data, begin, end):
@@ -132,8 +133,8 @@ class _Reader:
             if number == 1:
                 name = self._text(first, last)
             elif number == 2:
-                kind = self._text(first, last)
-            elif number == 7:
+                kind = todays(self._text(first, last))
+            elif number == blobs_at:
                 blobs.append((first, last))
         return self._made(name, kind, blobs)
 
@@ -151,21 +152,7 @@ class _Reader:
             elif number == 6:
                 blobs.append((first, last))
             elif number == 1:
-                return self._v0_layer(first, last)
-        return self._made(name, kind, blobs)
-
-    def _v0_layer(self, begin: int, end: int) -> LayerBlobs:
-        name = kind = ""
-        blobs: list[tuple[int, int]] = []
-        for number, wire_type, first, last in wire.fields(self._data, begin, end):
-            if wire_type != wire.BYTES:
-                continue
-            if number == 1:
-                name = self._text(first, last)
-            elif number == 2:
-                kind = v0_type(self._text(first, last))
-            elif number == 50:
-                blobs.append((first, last))
+                return self._layer(first, last, 50, v0_type)
         return self._made(name, kind, blobs)
 
     def _made(self, name: str, kind: str, spans: Sequence[tuple[int, int]]) -> LayerBlobs:
