@@ -102,6 +102,11 @@ def missing_weights(weights: Weights | None, layers: Sequence[Layer]) -> str:
     return ""
 
 
+def unfoldable(weights: Weights | None, chain: Chain) -> str:
+    """Why a chain's weights cannot be folded: they are missing, or the result would not be finite; empty when not."""
+    return missing_weights(weights, [chain.host, *chain.norms]) or overflow(weights, chain)
+
+
 def chain_affine(weights: Weights, norms: Sequence[Layer]) -> affine.Affine:
     """The one map a channel that the normalisation layers make together."""
     total: affine.Affine | None = None

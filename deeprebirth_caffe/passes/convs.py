@@ -37,9 +37,3 @@ def _set(
     del repeated[:]
     setattr(param, name_h, high)
     setattr(param, name_w, wide)
-
-
-def set_bias(param: pb.ConvolutionParameter | pb.InnerProductParameter) -> None:
-    """Gives a layer a bias: folding makes one where there was none."""
-    if param.HasField("bias_term") and not param.bias_term:
-        param.bias_term = True

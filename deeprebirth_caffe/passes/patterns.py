@@ -138,11 +138,6 @@ class Hosts:
     between: tuple[Layer, ...]
 
     @property
-    def joined(self) -> bool:
-        """Whether the way leads through a Concat or an Eltwise."""
-        return any(layer.type in ("Concat", "Eltwise") for layer in self.between)
-
-    @property
     def all(self) -> frozenset[Layer]:
         return frozenset((*self.convs, *self.between))
 

@@ -17,8 +17,7 @@ from deeprebirth_caffe.passes.batchnorm import (
     batch_statistics,
     find_chain,
     folded,
-    missing_weights,
-    overflow,
+    unfoldable,
 )
 from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
@@ -45,7 +44,7 @@ class FoldBatchNorm(Pass):
                         f"it uses batch statistics in {learning}: relearn with it, and `rebirth deploy` folds it "
                         "(or --bn prune)",
                     )
-                elif reason := missing_weights(net.weights, [chain.host, *chain.norms]) or overflow(net.weights, chain):
+                elif reason := unfoldable(net.weights, chain):
                     yield Refusal(layer, reason)
                 else:
                     macs = facts.macs(chain.host)

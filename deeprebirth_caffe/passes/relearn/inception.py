@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from deeprebirth_caffe.ir import Layer
-from deeprebirth_caffe.ops import ConvGeometry, Shape, concat_axis, conv_geometry
+from deeprebirth_caffe.ops import ConvGeometry, concat_axis, conv_geometry
 from deeprebirth_caffe.passes.patterns import PER_POSITION, Facts, is_pointwise, other_axes, strange
 
 Fork = tuple[Layer | None, int]
@@ -73,14 +73,12 @@ class Module:
     Attributes:
         concat: the layer where they meet.
         fork: where they part.
-        fork_shape: of the forked blob.
         branches: in the order of the Concat's bottoms; two at least.
         channels: of every bottom of the Concat, those of other forks included.
     """
 
     concat: Layer
     fork: Fork
-    fork_shape: Shape
     branches: tuple[Branch, ...]
     channels: tuple[int, ...]
 
@@ -118,13 +116,7 @@ def find_modules(facts: Facts) -> Iterator[Module | tuple[Layer, str]]:
                     found = traced[position]
                     assert found is not None
                     branches.append(Branch(position, found[1], channels[position]))
-                # `shapes_in` of a first layer is the fork's shape; a branch without layers is the fork itself.
-                first = next((branch for branch in branches if branch.layers), None)
-                shape = facts.shapes_in(first.layers[0]) if first else [shapes[positions[0]]]
-                if isinstance(shape, str):
-                    yield layer, shape
-                else:
-                    yield Module(layer, fork, shape[0], tuple(branches), channels)
+                yield Module(layer, fork, tuple(branches), channels)
 
 
 def _trace(facts: Facts, concat: Layer, index: int) -> tuple[Fork, tuple[Layer, ...]] | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from deeprebirth_caffe.ir import Net
-from deeprebirth_caffe.passes.batchnorm import Chain, add_bias, find_chain, folded, missing_weights, overflow
+from deeprebirth_caffe.passes.batchnorm import Chain, add_bias, find_chain, folded, unfoldable
 from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.relearn.start import Start, set_filler
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
@@ -40,10 +40,7 @@ class PruneBatchNorm(Pass):
             if isinstance(chain, str):
                 yield Refusal(layer, chain)
             elif chain is not None:
-                reason = net.weights is not None and (
-                    missing_weights(net.weights, [chain.host, *chain.norms]) or overflow(net.weights, chain)
-                )
-                if reason:
+                if net.weights is not None and (reason := unfoldable(net.weights, chain)):
                     yield Refusal(layer, reason)
                 else:
                     yield Match(layer, chain.all, (chain, facts.macs(chain.host)))
