@@ -25,6 +25,8 @@ from deeprebirth_caffe.cli.show import print_columns
 from deeprebirth_caffe.formats.caffemodel import write_caffemodel
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
+from deeprebirth_caffe.workflows.probe import save_weights
+from deeprebirth_caffe.workflows.random_weights import random_weights
 
 LIMIT = 12.0
 MEMORY_LIMIT = 2.0
@@ -109,6 +111,9 @@ def stages(path: Path) -> Iterator[tuple[str, float]]:
     made = convert(ConvertOptions(path, dry_run=True))
     yield "convert", clock() - begin
     begin = clock()
+    convert(ConvertOptions(path, path.with_suffix(".caffemodel"), dry_run=True))
+    yield "convert -w", clock() - begin
+    begin = clock()
     made.net.text()
     yield "write", clock() - begin
 
@@ -119,6 +124,8 @@ def time_chains(layers: int, folder: Path) -> bool:
     times: list[list[dict[str, float]]] = [[], []]
     for count, path in zip((layers, 10 * layers), paths, strict=True):
         path.write_text(chain(count))
+        net = Net.read(path)
+        save_weights(path.with_suffix(".caffemodel"), net, random_weights(net))
     dict(stages(paths[0]))  # what is imported on the way is no part of it
     for _ in range(RUNS):
         for path, taken in zip(paths, times, strict=True):
@@ -168,7 +175,7 @@ def convert_large(folder: Path) -> None:
 
 def measure_memory(megabytes: int, folder: Path) -> bool:
     """Prints the peak memory of a conversion against the size of its weights; whether it keeps the limit."""
-    # In a process of its own too: a child starts with its parent's peak on its account.
+    # The file is made in a process of its own too.
     command = [sys.executable, __file__, "--in", str(folder), "--megabytes", str(megabytes)]
     subprocess.run([*command, "--make"], check=True)
     size = (folder / "large.caffemodel").stat().st_size
@@ -196,8 +203,9 @@ def main() -> int:
             convert_large(options.folder)
         return 0
     with tempfile.TemporaryDirectory() as name:
-        fine = time_chains(options.layers, Path(name))
-        fine = measure_memory(options.megabytes, Path(name)) and fine
+        # Memory first, while this process is small: a child starts with its parent's peak on its account.
+        fine = measure_memory(options.megabytes, Path(name))
+        fine = time_chains(options.layers, Path(name)) and fine
     return 0 if fine else 1
 
 
