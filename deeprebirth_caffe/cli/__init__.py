@@ -18,6 +18,10 @@ from deeprebirth_caffe.errors import RebirthError
 COMMANDS = {
     "convert": "Merge a net's pooling, LRN, BatchNorm and branches into its convolutions.",
     "deploy": "Make the net that goes to the phone out of a training net and its weights.",
+    "finetune": "Relearn: run a solver, in real Caffe or in the embedded engine.",
+    "test": "Run a net over its test data and average its outputs.",
+    "forward": "Run pictures through a net: labels, or a blob.",
+    "data": "Make LMDBs out of pictures.",
     "inspect": "Show layers, shapes, costs, stages, and what could merge and why not.",
     "diff": "Compare two nets by layer name.",
     "zoo": "List and write known nets.",

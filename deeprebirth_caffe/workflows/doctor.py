@@ -12,10 +12,21 @@ from typing import Any
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.engines import EngineError, engine
 
+DATA = "pip install 'deeprebirth-caffe[data]'"
 PACKAGES = (
-    ("lmdb", "reading the shape of the data from an LMDB", "pip install 'deeprebirth-caffe[data]'"),
-    ("Pillow", "reading the shape of encoded pictures", "pip install 'deeprebirth-caffe[data]'"),
+    ("torch", ("torch",), "the embedded engine", "pip install 'deeprebirth-caffe[torch]'"),
+    ("lmdb", ("lmdb",), "reading and writing LMDBs", DATA),
+    ("plyvel", ("plyvel",), "reading and writing LevelDBs", DATA),
+    (
+        "opencv",
+        ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
+        "reading pictures",
+        DATA,
+    ),
+    ("h5py", ("h5py",), "reading HDF5", DATA),
+    ("scikit-learn", ("scikit-learn",), "the pictures of rebirth data digits", DATA),
 )
+"""Each with the distributions it comes in."""
 PROGRAMS = (
     ("apt-get", "installing real Caffe with scripts/install_caffe.sh", "only on Debian, Ubuntu and their like"),
     ("dpkg-deb", "installing real Caffe with scripts/install_caffe.sh", "apt install dpkg"),
@@ -75,11 +86,16 @@ def _caffe(path: str | None) -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    for name, purpose, fix in PACKAGES:
-        try:
-            yield Finding(name, True, importlib.metadata.version(name), "", purpose)
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, False, "", "", purpose, fix)
+    for name, distributions, purpose, fix in PACKAGES:
+        version = next(filter(None, map(_version, distributions)), None)
+        yield Finding(name, version is not None, version or "", "", purpose, fix if version is None else "")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _programs() -> Iterator[Finding]:

@@ -13,6 +13,8 @@ import pytest
 from cli_tools import Cli, Echo, SmallNet
 
 MANIFEST = "convert, deploy: manifest.json"
+RUNS = {"finetune", "finetune --log", "test", "forward"}
+"""Held against in the tests of those commands."""
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_doctor_without_caffe(cli: Cli) -> None:
 
 
 def test_each_table_is_held_against_something() -> None:
-    assert set(jsondocs.sections()) == {MANIFEST, "inspect", "diff", "zoo list", "zoo NAME", "doctor"}
+    assert set(jsondocs.sections()) == {MANIFEST, "inspect", "diff", "zoo list", "zoo NAME", "doctor", "data", *RUNS}
 
 
 @pytest.mark.parametrize(("heading", "text"), jsondocs.examples())
