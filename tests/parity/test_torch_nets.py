@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 FORWARD, BACKWARD = 1e-5, 1e-4
 DEEP = 5e-5
 """Roundings add up: what is allowed behind the many layers of a whole net."""
+SMOOTH = 5e-5
+"""And in its gradients where nothing switches: 1e-5 at most was measured."""
 Arrays = dict[str, "NDArray[np.float32]"]
 
 
@@ -59,12 +61,27 @@ def array(tensor: torch.Tensor) -> NDArray[np.float32]:
     return np.array(tensor.detach().numpy(), order="C")
 
 
+class Exact(TorchNet):
+    """A net in double precision, on `random_weights`: what both engines are measured by."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__(net, NetState("TRAIN"), seed=1, sources=False)
+        self.load(random_weights(net))
+        for tensors in self.blobs_of.values():
+            for tensor in tensors:
+                tensor.data = tensor.data.double()
+
+    def feed(self, inputs: Mapping[str, NDArray[Any] | torch.Tensor]) -> None:
+        """Leaves the inputs in double precision."""
+        self._fed.update((name, torch.as_tensor(array).double()) for name, array in inputs.items())
+
+
 class Pair:
     """One net in both engines with the same weights."""
 
     def __init__(self, caffe: CaffeWorker, path: Path, phase: str) -> None:
         self.caffe = caffe
-        net = Net.read(path)
+        self.net = net = Net.read(path)
         self.real: LoadedNet = caffe.load(path, phase, seed=1)
         self.ours = TorchNet(net, NetState(phase), seed=1, sources=False)
         self.ours.load(random_weights(net))
@@ -162,15 +179,80 @@ def test_deploy(caffe: CaffeWorker, tmp_path: Path, name: str) -> None:
 TRAINED = ["googlenet", "googlenet64", "googlenet28", "alexnet", "alexnet64", "resnet64", "squeezenet1.1"]
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINED if name in zoo.names()])
-def test_training(caffe: CaffeWorker, tmp_path: Path, name: str) -> None:
+def trained(name: str) -> tuple[pb.NetParameter, bool]:
+    """A net of the zoo for training on a small batch, and whether it has BatchNorm."""
     built = zoo.build(name)
     batch = 2 if max(built.input_shape) > 100 else 8
-    # Statistics of a batch's few pixels magnify roundings, and one ReLU that opens or not turns all gradients below.
-    forward, backward = (2e-4, 2e-2) if "BatchNorm" in built.train_val else (DEEP, 3e-3)
-    with pair(caffe, tmp_path, format_message(batched(built.train_val, batch, built.input_shape))) as both:
-        both.forward(random_inputs(both.real), forward)
-        both.backward(limit=backward, deep=True)
+    return batched(built.train_val, batch, built.input_shape), "BatchNorm" in built.train_val
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training(caffe: CaffeWorker, tmp_path: Path, name: str) -> None:
+    net, normalized = trained(name)
+    # A value within a rounding of 0 opens its ReLU in one engine alone, which turns all gradients below: 8 images at
+    # the end of resnet64 have 16,384 values, and one of them moves every gradient before it by up to 1 %. With
+    # BatchNorm two or three do so in either engine (0.6 % apart), else mostly none. What is not luck is tested below.
+    with pair(caffe, tmp_path, format_message(net)) as both:
+        both.forward(random_inputs(both.real), DEEP)
+        both.backward(limit=2e-2 if normalized else 3e-3, deep=True)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_without_switches(caffe: CaffeWorker, tmp_path: Path, name: str) -> None:
+    """The same with an ELU, whose slope has no step, for each ReLU and no largest pixel to be picked."""
+    net, _ = trained(name)
+    for one in net.layer:
+        if one.type == "ReLU":
+            one.type = "ELU"
+        elif one.type == "Pooling":
+            one.pooling_param.pool = pb.PoolingParameter.AVE
+    with pair(caffe, tmp_path, format_message(net)) as both:
+        both.forward(random_inputs(both.real), DEEP)
+        both.backward(limit=SMOOTH)
+
+
+def test_batch_statistics_are_as_exact_as_caffes(caffe: CaffeWorker, tmp_path: Path) -> None:
+    """Each blob of a net with BatchNorm, against double precision: 1.05 times Caffe's distance was measured."""
+    path = tmp_path / "net.prototxt"
+    net, _ = trained("resnet64")
+    path.write_text(format_message(net))
+    exact = Exact(Net.read(path))
+    with pair(caffe, tmp_path, format_message(net)) as both:
+        inputs = random_inputs(both.real)
+        real = both.forward(inputs, DEEP)
+        ours = both.ours.forward(keep=both.ours.blobs)
+        true = exact.forward(inputs, keep=exact.blobs)
+    wrong = {}
+    for name in set(real) - set(inputs) - set(exact.outputs):
+        wanted = true[name].numpy()
+        theirs, mine = apart_as_vectors(wanted, real[name]), apart_as_vectors(wanted, array(ours[name]))
+        if mine > 1.5 * theirs:
+            wrong[name] = mine, theirs
+    assert not wrong
+
+
+@pytest.mark.parametrize("offset", [0, 1, 10])
+@pytest.mark.parametrize("size", [5, 31, 32, 200])
+def test_batch_statistics(caffe: CaffeWorker, tmp_path: Path, size: int, offset: int) -> None:
+    """Of few and many pixels, near zero and far from it: what is added up, what comes out and its gradient."""
+    text = (
+        data(2, 3, size, size)
+        + conv("c", "data", 20, 1, "bias_term: false")
+        + layer("BatchNorm", "bn", "c")
+        + layer("TanH", "bent", "bn")
+        + layer("Reduction", "loss", "bent", "loss", "loss_weight: 1 reduction_param { operation: SUMSQ }")
+    )
+    with pair(caffe, tmp_path, text) as both:
+        inputs = {name: values + np.float32(offset) for name, values in random_inputs(both.real).items()}
+        exact = Exact(both.net)
+        both.forward(inputs)
+        both.ours.backward()
+        assert apart(caffe.backward(both.real).blobs["c"], array(both.ours.blob_diff("c"))) < BACKWARD
+        exact.forward(inputs)
+        real = caffe.get_params(both.real)["bn"]
+    for theirs, ours, true in zip(real, both.ours.blobs_of["bn"], exact.blobs_of["bn"], strict=True):
+        allowed = 2 * apart_as_vectors(array(true), theirs) + 2e-7
+        assert apart_as_vectors(array(true), array(ours)) < allowed
 
 
 def test_converted_googlenet(caffe: CaffeWorker, tmp_path: Path) -> None:
@@ -331,7 +413,7 @@ def test_gradients(caffe: CaffeWorker, tmp_path: Path, name: str, force: bool) -
         for name, grads in once.items():
             for before, tensor in zip(grads, both.ours.blobs_of[name], strict=True):
                 assert (before is None) == (tensor.grad is None)
-                assert before is None or torch.equal(before, tensor.grad)
+                assert before is None or (tensor.grad is not None and torch.equal(before, tensor.grad))
 
 
 # ---------------------------------------------------------------- what the engines have in common
@@ -353,11 +435,14 @@ def test_rates_are_read_off_the_step(caffe: CaffeWorker, tmp_path: Path) -> None
     net.write_text(
         layer("DummyData", "source", [], ["data", "label"], dummy)
         + conv("c", "data", fields=fillers, rest=rates.format(10, 1, 20))
-        + layer("BatchNorm", "bn", "c", "c")
-        + layer("Scale", "scale", "c", "c")
         + relu("r", "c")
-        + fc("frozen", "c", fields=fillers, rest=rates.format(0, 1, 0))
-        + fc("f", "c", fields=fillers, rest=rates.format(1, 0.5, 2))
+        # Without a bias: before BatchNorm its gradient is nothing but rounding, which may be too small to move it.
+        + conv("d", "c", fields=f"{XAVIER} bias_term: false", rest="param { lr_mult: 3 decay_mult: 1 }")
+        + layer("BatchNorm", "bn", "d", "d")
+        + layer("Scale", "scale", "d", "d")
+        + relu("s", "d")
+        + fc("frozen", "d", fields=fillers, rest=rates.format(0, 1, 0))
+        + fc("f", "d", fields=fillers, rest=rates.format(1, 0.5, 2))
         + loss("loss", "f")
         + layer("Silence", "quiet", "frozen", [])
     )
@@ -371,7 +456,7 @@ def test_rates_are_read_off_the_step(caffe: CaffeWorker, tmp_path: Path) -> None
     assert len(ours.losses) == 3 == len(ours.outputs["loss"])
     assert ours.learning_rate == pytest.approx(real.learning_rate)
     same_rates(ours.rates, real.rates)
-    assert ours.rates["c"][0] == pytest.approx(10, rel=1e-2)
+    assert ours.rates["c"] == pytest.approx((10, 20), rel=1e-2)
     assert ours.decays["f"][0] == pytest.approx(0.05, rel=2e-2) == pytest.approx(real.decays["f"][0], rel=2e-2)
 
 
