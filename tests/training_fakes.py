@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from deeprebirth_caffe.engines.base import Score, Snapshot, Step
+from deeprebirth_caffe.engines.base import DivergedError, Score, Snapshot, Step
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.workflows.listening import Silence
+from deeprebirth_caffe.workflows.learn.listening import Silence
 
 
 class FakeTrainer:
@@ -18,6 +18,8 @@ class FakeTrainer:
         losses: the loss of an iteration.
         full: the snapshots for which there is no room.
         before_step: called before each iteration.
+        before_batch: called before each of the three batches of a test, with iteration and batch.
+        broken: whether the weights are no numbers any more.
     """
 
     def __init__(self, start: int = 0, tests: int = 1) -> None:
@@ -28,6 +30,8 @@ class FakeTrainer:
         self.losses: Callable[[int], float] = lambda iteration: 1 / (iteration + 1)
         self.full: frozenset[int] = frozenset()
         self.before_step: Callable[[int], None] = lambda iteration: None
+        self.before_batch: Callable[[int, int], None] = lambda iteration, batch: None
+        self.broken = False
 
     def step(self) -> Step:
         self.before_step(self.iteration)
@@ -36,11 +40,17 @@ class FakeTrainer:
         loss = self.losses(self.iteration - 1)
         return Step(self.iteration - 1, 0.01, loss, {"loss": loss}, 4, 0.5)
 
-    def test(self, index: int = 0) -> dict[str, Score]:
+    def test(self, index: int = 0, between: Callable[[], object] | None = None) -> dict[str, Score]:
+        for batch in range(3):
+            if batch and between is not None:
+                between()
+            self.before_batch(self.iteration, batch)
         self.told.append(("test", self.iteration))
         return {"accuracy": 0.5 + index, "each": (0.25, 0.75)}
 
     def snapshot(self) -> Snapshot:
+        if self.broken:
+            raise DivergedError("the weights of layer ip have diverged")
         if self.iteration in self.full:
             raise RebirthError("net_iter.caffemodel: cannot write it: No space left on device")
         self.told.append(("snapshot", self.iteration))

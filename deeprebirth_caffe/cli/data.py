@@ -8,27 +8,13 @@ from typing import Any
 
 import click
 
-from deeprebirth_caffe.cli.options import FILE, FOLDER, MAX_INT, Command, json_option, print_json
+from deeprebirth_caffe.cli.options import FILE, FOLDER, MAX_INT, Command, Size, json_option, print_json
 
 OUT_FOLDER = click.Path(path_type=Path)
 OUT_FILE = click.Path(dir_okay=False, path_type=Path)
 
 SHOWN = 5
 """How many pictures that were left out are named; JSON names all."""
-
-
-class Size(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """N or HxW."""
-
-    name = "N|HxW"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        numbers = str(value).lower().split("x")
-        if len(numbers) > 2 or not all(one.isascii() and one.isdigit() and 0 < int(one) < 2**15 for one in numbers):
-            self.fail(f"{value!r} is not a size: 227 or 240x320, height first, at most 32767", param, ctx)
-        return int(numbers[0]), int(numbers[-1])
 
 
 backend_option = click.option(

@@ -11,6 +11,7 @@ from deeprebirth_caffe.cli.options import (
     FILE,
     MAX_INT,
     Number,
+    Size,
     chosen_engine,
     engine_options,
     json_option,
@@ -34,20 +35,6 @@ class Means(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         if len(found) not in (1, 3) or not all(abs(one) < 1e38 for one in found):
             self.fail(f"{value!r} is not one number or three, as 104,117,123", param, ctx)
         return found
-
-
-class Size(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """N or HxW."""
-
-    name = "N|HxW"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        numbers = str(value).lower().split("x")
-        if len(numbers) > 2 or not all(one.isascii() and one.isdigit() and 0 < int(one) < 2**15 for one in numbers):
-            self.fail(f"{value!r} is not a size: 256 or 240x320, height first", param, ctx)
-        return int(numbers[0]), int(numbers[-1])
 
 
 @click.command("forward")

@@ -57,6 +57,20 @@ class InputShape(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return blob, shape
 
 
+class Size(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """N or HxW."""
+
+    name = "N|HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        numbers = str(value).lower().split("x")
+        if len(numbers) > 2 or not all(one.isascii() and one.isdigit() and 0 < int(one) < 2**15 for one in numbers):
+            self.fail(f"{value!r} is not a size: 256 or 240x320, height first, at most 32767", param, ctx)
+        return int(numbers[0]), int(numbers[-1])
+
+
 def shapes_option(function: Command) -> Command:
     """Adds `--input-shape`."""
     return click.option(

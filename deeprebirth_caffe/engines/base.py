@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,10 @@ class EngineError(RebirthError):
         super().__init__(message)
         self.stderr_tail = stderr_tail
         self.fatal = fatal
+
+
+class DivergedError(RebirthError):
+    """Training went wrong: the loss is no number, or stays far above where it began, or the weights are no numbers."""
 
 
 @dataclass(frozen=True)
@@ -140,15 +144,37 @@ class Trainer(Protocol):
         """Does one iteration: `iter_size` times forward and backward, then the update."""
         ...
 
-    def test(self, index: int = 0) -> dict[str, Score]:
-        """Runs a test net, with the weights of now, over its `test_iter` batches; the mean of each output blob."""
+    def test(self, index: int = 0, between: Callable[[], object] | None = None) -> dict[str, Score]:
+        """Runs a test net, with the weights of now, over its `test_iter` batches; the mean of each output blob.
+
+        Args:
+            index: which test net.
+            between: called now and then between batches. What it raises ends the test; whoever goes on from a snapshot
+                that is taken then runs all tests since the last step again, on the same data.
+        """
         ...
 
     def snapshot(self) -> Snapshot:
         """Saves weights and solver state: under temporary names, read back, then renamed.
 
         Raises:
-            RebirthError: they cannot be written (a full disk); older snapshots are as they were.
+            DivergedError: the weights are no numbers any more.
+            RebirthError: they cannot be written (a full disk). In either case older snapshots are as they were.
+        """
+        ...
+
+
+class Forward(Protocol):
+    """A loaded net that takes arrays; an input that is never given is zero."""
+
+    def __call__(
+        self, inputs: Array | Mapping[str, Array], blobs: Sequence[str] | None = None
+    ) -> dict[str, FloatArray]:
+        """Runs it.
+
+        Args:
+            inputs: arrays by blob name; a lone array goes to the first input.
+            blobs: which to give back; None: all.
         """
         ...
 
@@ -167,6 +193,18 @@ class Engine(Protocol):
 
     def session(self) -> AbstractContextManager[object]:
         """Stays started for all calls within, where each would start it anew."""
+        ...
+
+    def loaded(
+        self, net: Path | str, weights: Path | str | None, *, root: Path | str = "."
+    ) -> AbstractContextManager[Forward]:
+        """Loads a net in phase TEST, to run it many times.
+
+        Args:
+            net: a prototxt with Input layers; its input shapes follow the arrays given.
+            weights: a caffemodel, or None.
+            root: where relative paths inside the net start.
+        """
         ...
 
     def forward(

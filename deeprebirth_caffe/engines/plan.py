@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deeprebirth_caffe.engines.policy import check_policy
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import read_solver
@@ -80,7 +81,11 @@ def read_plan(solver: Path | str, root: Path | str = ".") -> Plan:
         RebirthError: a file cannot be read, or Caffe would refuse the solver.
     """
     path, root = Path(solver), Path(root)
-    param = read_solver(path).message
+    text = read_solver(path)
+    param = text.message
+    if text.unknown:
+        names = ", ".join(sorted(set(text.unknown)))
+        raise RebirthError(f"{path}: Caffe 1.0 does not know {names}; correct or remove it")
     given = [name for name in ("net", "net_param", "train_net", "train_net_param") if param.HasField(name)]
     if len(given) != 1:
         what = "names no net; add net" if not given else f"has {' and '.join(given)}; keep one"
@@ -125,6 +130,10 @@ def read_plan(solver: Path | str, root: Path | str = ".") -> Plan:
         PlannedNet(one, net_state("TEST", one.header.state, extra), name, count)
         for (one, name), extra, count in zip(test_nets, states, param.test_iter, strict=True)
     )
+    try:
+        check_policy(param)
+    except RebirthError as error:
+        raise RebirthError(f"{path}: {error}") from error
     return Plan(path, param, root, train, tests, _prefix(path, param, root))
 
 

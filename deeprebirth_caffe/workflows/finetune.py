@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deeprebirth_caffe.engines.base import EngineError, Snapshot
+from deeprebirth_caffe.engines.base import DivergedError, EngineError, Snapshot
 from deeprebirth_caffe.engines.plan import Plan, read_plan
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.prototxt import format_message
@@ -18,16 +18,17 @@ from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.workflows.choose import Choice, EngineOptions, choose
 from deeprebirth_caffe.workflows.labels import check_labels
-from deeprebirth_caffe.workflows.listening import Listener, Silence
-from deeprebirth_caffe.workflows.resuming import check_resume
+from deeprebirth_caffe.workflows.learn.listening import Listener, Silence
+from deeprebirth_caffe.workflows.learn.resuming import check_resume
+from deeprebirth_caffe.workflows.learn.runlog import RunLog
+from deeprebirth_caffe.workflows.learn.schedule import Schedule
+from deeprebirth_caffe.workflows.learn.snapshots import check_overwriting, check_room
+from deeprebirth_caffe.workflows.learn.solver_nets import SolverNets, solver_nets
+from deeprebirth_caffe.workflows.learn.start_weights import StartLedger, check_start, start_files
+from deeprebirth_caffe.workflows.learn.training import Course, Training
+from deeprebirth_caffe.workflows.publish import finite
 from deeprebirth_caffe.workflows.roots import find_root
-from deeprebirth_caffe.workflows.runlog import RunLog, finite
-from deeprebirth_caffe.workflows.schedule import Schedule
-from deeprebirth_caffe.workflows.snapshots import broken_weights, check_overwriting, check_room, snapshot_size
-from deeprebirth_caffe.workflows.solver_nets import SolverNets, solver_nets
 from deeprebirth_caffe.workflows.sources import check_sources, source_layers
-from deeprebirth_caffe.workflows.start_weights import StartLedger, check_start, start_files
-from deeprebirth_caffe.workflows.training import Course, DivergedError, Training
 
 NAMED = 8
 """How many layers a note names before it only counts them."""
@@ -93,7 +94,7 @@ def finetune(options: FinetuneOptions, listener: Listener | None = None) -> dict
         ):
             for note in trainer.notes:
                 watcher.say(note)
-            training = Training(trainer, plan.schedule, watcher, log, broken_weights)
+            training = Training(trainer, plan.schedule, watcher, log)
             try:
                 course = training.run()
             except DivergedError as error:
@@ -141,7 +142,7 @@ def prepare(options: FinetuneOptions, listener: Listener) -> Prepared:
     schedule = Schedule.of(solver, start)
     if not options.force:
         check_overwriting(plan, schedule.snapshots(), options.resume)
-    check_room(plan, snapshot_size(solver, nets.train.view))
+    check_room(plan, solver, nets.train.view)
     return Prepared(solver, solver == original, root, weights, ledger, schedule, choice)
 
 
@@ -177,8 +178,6 @@ def _read(file: Path) -> pb.SolverParameter:
     top = {name.split(".")[0] for name in source.unknown}
     if not source.message.ListFields() or not top.isdisjoint(("layer", "layers", "input")):
         raise RebirthError(f"{file}: this is {'a net' if 'layer' in top else 'not a solver'}; finetune wants a solver")
-    if top:
-        raise RebirthError(f"{file}: Caffe 1.0 does not know {', '.join(sorted(top))}; correct or remove it")
     return source.message
 
 

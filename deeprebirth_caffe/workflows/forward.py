@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,9 @@ from deeprebirth_caffe.workflows.choose import EngineOptions, choose
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net
 from deeprebirth_caffe.workflows.pictures import PictureOptions, Preprocessing, data_layer, find_pictures
 from deeprebirth_caffe.workflows.probe import is_fed, probe_message
+from deeprebirth_caffe.workflows.publish import finite
 from deeprebirth_caffe.workflows.ranking import find_classifier
 from deeprebirth_caffe.workflows.roots import find_root
-from deeprebirth_caffe.workflows.runlog import finite
 from deeprebirth_caffe.workflows.sources import source_of
 
 if TYPE_CHECKING:
@@ -101,13 +102,14 @@ def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
         if name not in view.blobs:
             raise UsageError(f'--blob names "{name}", which {options.net} does not have in TEST')
     found: dict[str, list[FloatArray]] = {name: [] for name in wanted}
-    with tempfile.TemporaryDirectory(prefix="rebirth-forward-") as folder, choice.engine.session():
+    with tempfile.TemporaryDirectory(prefix="rebirth-forward-") as folder, ExitStack() as stack:
         probe = Path(folder) / options.net.name
         probe.write_text(format_message(probe_message(net, view)), encoding="utf-8")
+        run = stack.enter_context(choice.engine.loaded(probe, options.weights))
         size = _at_once(view, target)
         for start in range(0, len(files), size):
             batch = preprocessing.read(files[start : start + size])
-            blobs = choice.engine.forward(probe, options.weights, _inputs(view, target, batch), wanted)
+            blobs = run(_inputs(view, target, batch), wanted)
             for name in wanted:
                 if blobs[name].shape[:1] != (len(batch),):
                     raise RebirthError(f'blob "{name}" ({by(blobs[name].shape)}) has no row for each picture')

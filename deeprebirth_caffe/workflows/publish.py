@@ -1,8 +1,10 @@
-"""Small things that every command that writes files needs."""
+"""JSON as the commands write it."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -12,3 +14,14 @@ def json_bytes(data: Any) -> bytes:
     A byte of a path or a name that is no text (PEP 383) becomes JSON's own escape of a lone surrogate.
     """
     return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(errors="backslashreplace")
+
+
+def finite(data: Any) -> Any:
+    """The same data, None where a number is NaN or infinite: JSON has no word for those."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite(value) for value in data]
+    return data

@@ -17,9 +17,9 @@ from deeprebirth_caffe.ir import Layer, Net, View, Weights
 from deeprebirth_caffe.workflows.choose import EngineOptions, choose
 from deeprebirth_caffe.workflows.labels import check_labels
 from deeprebirth_caffe.workflows.load import check_weights, layers_without_weights
+from deeprebirth_caffe.workflows.publish import finite
 from deeprebirth_caffe.workflows.ranking import Ranking, find_classifier
 from deeprebirth_caffe.workflows.roots import find_root
-from deeprebirth_caffe.workflows.runlog import finite
 from deeprebirth_caffe.workflows.sources import (
     batch_of,
     check_sources,

@@ -83,7 +83,7 @@ def option_weights(convert: Convert, net: SmallNet) -> None:
 
 def option_solver(convert: Convert, net: SmallNet) -> None:
     convert("--solver", net.solver)
-    assert "test_iter: 100" in Path("out/solver.prototxt").read_text(encoding="utf-8")
+    assert "test_iter: 5" in Path("out/solver.prototxt").read_text(encoding="utf-8")
 
 
 def option_out(convert: Convert, net: SmallNet) -> None:
@@ -207,7 +207,7 @@ def option_input_shapes(convert: Convert, net: SmallNet) -> None:
     unknown = convert("--dry-run", shape="")
     assert unknown["before"]["macs"] is None and "deploy" not in unknown["outputs"]
     assert any("--input-shape" in one["reason"] for one in unknown["refusals"])
-    assert convert("--dry-run")["before"]["macs"] == 719_116_800
+    assert convert("--dry-run")["before"]["macs"] == 71 * 7_191_168
     # A deploy net says its own, and may be told otherwise; x stands for the comma too.
     found = convert(net=net.deploy, shape="data=1x56x56")
     assert Net.read("out/deploy.prototxt").view().blobs["data"].shape == (1, 1, 56, 56)
@@ -217,7 +217,7 @@ def option_input_shapes(convert: Convert, net: SmallNet) -> None:
 def option_batch(convert: Convert, net: SmallNet) -> None:
     convert("--batch", "7")
     sizes = [layer.param.data_param.batch_size for layer in Net.read("out/train_val.prototxt").layer_named("data")]
-    assert sizes == [7, 100]
+    assert sizes == [7, 71]
     assert any("--batch changes nothing" in note for note in convert("--batch", "7", net=net.deploy, out="2")["notes"])
 
 

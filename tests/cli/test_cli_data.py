@@ -199,7 +199,7 @@ def test_names_cannot_move_the_cursor(cli: Cli) -> None:
         (("data", "list", "list.txt"), 2, "Missing option '-o'"),
         (("data", "list", "nowhere.txt", "-o", "db"), 2, "'nowhere.txt' does not exist"),
         (("data", "folder", "list.txt", "-o", "db"), 2, "is a file"),
-        ((*LIST, "-o", "db", "--resize", "0"), 2, "'0' is not a size: 227 or 240x320, height first"),
+        ((*LIST, "-o", "db", "--resize", "0"), 2, "'0' is not a size: 256 or 240x320, height first"),
         ((*LIST, "-o", "db", "--resize", "1x2x3"), 2, "is not a size"),
         ((*LIST, "-o", "db", "--resize", "99999"), 2, "is not a size"),
         ((*LIST, "-o", "db", "--encoded", "bmp"), 2, "'bmp' is not one of"),

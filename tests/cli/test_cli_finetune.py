@@ -165,6 +165,57 @@ def test_auto_takes_caffe_for_what_torch_does_not_run(cli: Cli) -> None:
     assert said == 'the embedded engine cannot be used: it does not run layer "py" of type Python'
 
 
+PYTHON_LAYER = """
+import caffe
+from factors import FACTORS
+
+class Scaled(caffe.Layer):
+    def setup(self, bottom, top):
+        self.factor = FACTORS[self.param_str]
+
+    def reshape(self, bottom, top):
+        top[0].reshape(*bottom[0].data.shape)
+
+    def forward(self, bottom, top):
+        top[0].data[...] = self.factor * bottom[0].data
+
+    def backward(self, top, propagate_down, bottom):
+        bottom[0].diff[...] = self.factor * top[0].diff
+"""
+
+
+@pytest.mark.caffe
+def test_python_layers(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their modules are found where the net's paths start, and on PYTHONPATH; they do what a layer of Caffe does."""
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "factors.py").write_text("FACTORS = {'two': 2.0}\n", encoding="utf-8")
+    at = NET.index('layer { name: "fc2"')
+    scaled, results = NET.replace('type: "InnerProduct" bottom: "fc1"', 'type: "InnerProduct" bottom: "py"'), []
+    for kind in (
+        'type: "Power" power_param { scale: 2 }',
+        'type: "Python" python_param { module: "scaled" layer: "Scaled" param_str: "two" }',
+    ):
+        layer = f'layer {{ name: "py" {kind} bottom: "fc1" top: "py" }}\n'
+        Path("net.prototxt").write_text(scaled[:at] + layer + scaled[at:], encoding="utf-8")
+        if "Python" in kind:
+            said = last_line(finetune(cli, "--max-iter", 12, "--force", engine="caffe"), 1)
+            assert said == "Caffe, open_solver: ModuleNotFoundError: No module named 'scaled'"
+            Path("scaled.py").write_text(PYTHON_LAYER, encoding="utf-8")
+            monkeypatch.setenv("PYTHONPATH", f"{tmp_path}/nowhere:{tmp_path}/library:")
+        trained = finetune(cli, "--max-iter", 12, "--force", "--json", engine="caffe")
+        assert trained.code == 0, trained.err
+        tested = cli(
+            "test", "net.prototxt", "-w", trained.data["model"], "--engine", "caffe", "--iterations", "all", "--json"
+        )
+        assert tested.code == 0, tested.err
+        monkeypatch.chdir(tmp_path)  # the paths start where the net is
+        far = cli("test", "work/net.prototxt", "-w", f"work/{trained.data['model']}", "--engine", "caffe", "--json")
+        assert far.code == 0, far.err
+        monkeypatch.chdir("work")
+        results.append((trained.data["loss"], trained.data["test"], tested.data["outputs"], far.data["outputs"]))
+    assert results[0] == results[1]
+
+
 # ------------------------------------------------------------ what is found before it starts
 
 
@@ -471,7 +522,7 @@ def test_no_room_for_snapshots(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Non
     # A disk that is full before it starts is no disk to start on.
     usage = type("usage", (), {"total": 10**6, "used": 10**6, "free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    assert "snap: a snapshot takes 0 MiB and 0 MiB are free; make room" in last_line(finetune(cli, "--force"), 1)
+    assert "snap: a snapshot needs 2 MiB and 0 MiB are free; make room" in last_line(finetune(cli, "--force"), 1)
 
 
 @pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="there is no /dev/full here")

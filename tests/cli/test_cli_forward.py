@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,26 @@ def test_the_engines_agree(cli: Cli) -> None:
     tops = [run(cli, "pics", "--json", net="deploy", engine=engine).data["inputs"] for engine in ("torch", "caffe")]
     for mine, its in zip(*tops, strict=True):
         assert [place["score"] for place in mine["top"]] == pytest.approx([p["score"] for p in its["top"]], rel=1e-4)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_net_is_loaded_once(cli: Cli, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    """However many batches the pictures make; the last one is smaller."""
+    monkeypatch.setattr("deeprebirth_caffe.workflows.forward.MOST_PICTURES", 1)
+    alone = run(cli, "pics/0.png", "pics/1.png", "pics/2.png", "--json", engine=engine).data["inputs"]
+    loads: list[str] = []
+    where = "torch.engine.TorchEngine" if engine == "torch" else "caffe.client.CaffeWorker"
+    module, _, name = f"deeprebirth_caffe.engines.{where}".rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    real = kind.load
+    monkeypatch.setattr(kind, "load", lambda self, *a, **k: (loads.append(name), real(self, *a, **k))[1])
+    monkeypatch.setattr("deeprebirth_caffe.workflows.forward.MOST_PICTURES", 2)
+    found = run(cli, "pics/0.png", "pics/1.png", "pics/2.png", "--json", engine=engine).data["inputs"]
+    assert loads == [name]
+    for one, other in zip(alone, found, strict=True):
+        assert [top["index"] for top in one["top"]] == [top["index"] for top in other["top"]]
+        scores = [top["score"] for top in one["top"]]
+        assert [top["score"] for top in other["top"]] == pytest.approx(scores, rel=1e-5)
 
 
 def test_folders_and_patterns_and_many_pictures(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

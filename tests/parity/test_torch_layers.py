@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -156,39 +155,10 @@ def check(case: Case, caffe: CaffeWorker, folder: Path, shapes: tuple[tuple[int,
         ignored = {name: np.ones(pair.real.blobs[name], np.float32) for name in case.outputs if case.takes}
         pair.ours.zero_grad()
         pair.ours.backward(diffs)
-        if case.type == "HingeLoss":
-            pair.backward(hinges(caffe)[case], {})
-        else:
-            real = caffe.backward(pair.real, {**ignored, **diffs}, case.inputs)
-            pair.backward(real.blobs, real.params)
+        real = caffe.backward(pair.real, {**ignored, **diffs}, case.inputs)
+        pair.backward(real.blobs, real.params)
     pair.close()
     assert not pair.wrong, f"{case}\n" + "\n".join(pair.wrong)
-
-
-@cache
-def hinges(caffe: CaffeWorker) -> dict[Case, dict[str, NDArray[np.float32]]]:
-    """Caffe's gradients of all hinge losses. They keep numbers between the passes where our worker would clear them."""
-    cases = [case for case in CASES if case.type == "HingeLoss"]
-    script = (
-        "import caffe, numpy, sys\n"
-        "for number in range(int(sys.argv[2])):\n"
-        "    path = sys.argv[1] + '/' + str(number)\n"
-        "    net = caffe.Net(path + '.prototxt', caffe.TRAIN)\n"
-        "    for name, values in numpy.load(path + '.npz').items(): net.blobs[name].data[...] = values\n"
-        "    net._forward(0, len(net.layers) - 1)\n"
-        "    net._backward(len(net.layers) - 1, 0)\n"
-        "    numpy.savez(path, **{name: net.blobs[name].diff for name in ('x0', 'x1')})\n"
-    )
-    found = {}
-    with TemporaryDirectory() as folder:
-        for number, case in enumerate(cases):
-            Path(folder, f"{number}.prototxt").write_text(case.net())
-            np.savez(Path(folder, f"{number}.npz"), **given(case, chance(case)))
-        run(caffe, script, folder, len(cases))
-        for number, case in enumerate(cases):
-            with np.load(Path(folder, f"{number}.npz")) as diffs:
-                found[case] = dict(diffs)
-    return found
 
 
 @cache

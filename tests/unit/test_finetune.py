@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,56 @@ import pytest
 
 from deeprebirth_caffe.cli.progress import Bar, accuracy_name, clock, spell_score
 from deeprebirth_caffe.engines.base import EngineError, Snapshot, Step
+from deeprebirth_caffe.engines.caffe import saving
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
+from deeprebirth_caffe.engines.plan import read_plan
+from deeprebirth_caffe.engines.snapshots import snapshot_room
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.workflows.choose import EngineOptions, choose
 from deeprebirth_caffe.workflows.finetune import FinetuneOptions, go_on
 from deeprebirth_caffe.workflows.labels import judge_of
+from deeprebirth_caffe.workflows.learn.schedule import Schedule
+from deeprebirth_caffe.workflows.learn.snapshots import check_room
+from deeprebirth_caffe.workflows.learn.solver_nets import solver_nets
 from deeprebirth_caffe.workflows.ranking import Classifier, Ranking, find_classifier
 from deeprebirth_caffe.workflows.roots import find_root
-from deeprebirth_caffe.workflows.schedule import Schedule
 
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"
+
+
+# ------------------------------------------------------------ room for snapshots
+
+
+@pytest.mark.parametrize(
+    ("more", "arrays"), [("", 3), ('type: "Adam"', 5), ('type: "AdaDelta" snapshot_diff: true', 6), ("iter_size: 2", 3)]
+)
+def test_both_who_look_for_room_want_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, arrays: int
+) -> None:
+    """Before training starts, and before real Caffe writes: as much as one snapshot takes while it is made."""
+    net = (
+        'input: "data" input_shape { dim: 1 dim: 500 } layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"'
+    )
+    (tmp_path / "net.prototxt").write_text(net + " inner_product_param { num_output: 2000 } }")
+    (tmp_path / "solver.prototxt").write_text(
+        f'net: "net.prototxt" base_lr: 1 lr_policy: "fixed" snapshot_prefix: "s" max_iter: 1 {more}'
+    )
+    plan = read_plan(tmp_path / "solver.prototxt", tmp_path)
+    need = snapshot_room(plan.param, 2000 * 501)
+    assert need == pytest.approx(4 * 2000 * 501 * arrays, abs=2**20)
+    layers = [("data", []), ("ip", [(2000, 500), (2000,)])]
+    looks = [
+        lambda: check_room(plan, plan.param, solver_nets(plan).train.view),
+        lambda: saving.need_room(plan, layers, tmp_path / "s_iter_1.caffemodel"),
+    ]
+    usage = shutil.disk_usage(tmp_path)
+    for look in looks:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=need))
+        look()
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=need - 1))
+        with pytest.raises(RebirthError, match="make room"):
+            look()
 
 
 # ------------------------------------------------------------ where paths start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from solvers import HISTORIES, NET, torch_trainer, write_net, write_state
 
-from deeprebirth_caffe.engines.base import Snapshot, Step
+from deeprebirth_caffe.engines.base import DivergedError, Snapshot, Step
 from deeprebirth_caffe.engines.plan import Plan, net_state, read_plan, unrestorable
+from deeprebirth_caffe.engines.snapshots import held, remove_leftovers, workspace
+from deeprebirth_caffe.engines.torch.engine import TorchEngine
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import read_caffemodel, write_caffemodel
 from deeprebirth_caffe.formats.solverstate import read_solverstate
@@ -447,6 +451,8 @@ KILLS = int(os.environ.get("REBIRTH_KILLS", "3"))
 def test_kills_at_any_moment_lose_nothing(folder: Path) -> None:
     """Snapshots without end, kill -9, resume; at the end the numbers are those of a run nobody killed."""
     random = np.random.default_rng()
+    steady = BASE.replace("base_lr: 0.05", "base_lr: 0.001")  # however often it steps, it does not diverge
+    (folder / "solver.prototxt").write_text(steady)
     for _ in range(KILLS):
         with subprocess.Popen(
             [sys.executable, "-c", FOREVER, str(folder)],
@@ -465,17 +471,32 @@ def test_kills_at_any_moment_lose_nothing(folder: Path) -> None:
         trainer.snapshot()
     assert not list(folder.glob(".*.tmp"))
     (folder / "whole").mkdir()
-    (folder / "solver.prototxt").write_text(BASE.replace('prefix: "s"', 'prefix: "whole/s"'))
-    with torch_trainer(folder, resume=folder / "s_iter_1.solverstate") as trainer:
-        for _ in range(1, count):
-            trainer.step()
-        whole = trainer.snapshot()
+    (folder / "solver.prototxt").write_text(steady.replace('prefix: "s"', 'prefix: "whole/s"'))
+    before = torch.get_num_threads()  # those that were killed had one: more add up in another order
+    torch.set_num_threads(1)
+    try:
+        with torch_trainer(folder, resume=folder / "s_iter_1.solverstate") as trainer:
+            for _ in range(1, count):
+                trainer.step()
+            whole = trainer.snapshot()
+    finally:
+        torch.set_num_threads(before)
     assert _bits(whole) == _bits(
         Snapshot(folder / f"s_iter_{count}.caffemodel", folder / f"s_iter_{count}.solverstate")
     )
 
 
 def test_only_leftovers_of_the_own_prefix_go(folder: Path) -> None:
+    """Files of this engine, and folders of the other one that no process holds."""
+    stale, held_now, elses = workspace(folder / "s"), workspace(folder / "s"), workspace(folder / "other_s")
+    for one in (stale, elses):
+        one.mkdir()
+        (one / "caffe_iter_1.caffemodel").write_text("half")
+    with held(held_now):
+        remove_leftovers(folder / "s")
+        assert held_now.is_dir() and not stale.exists() and elses.is_dir()
+    assert not held_now.exists()
+    shutil.rmtree(elses)
     mine = [".s_iter_7.caffemodel.0123abcd.tmp", ".s_iter_7.solverstate.h5.resume.0123abcd.tmp"]
     others = [".other_s_iter_7.caffemodel.0123abcd.tmp", ".s_iter_7.txt.0123abcd.tmp", ".s_iter_x.caffemodel.0.tmp"]
     for name in (*mine, *others):
@@ -501,7 +522,74 @@ def test_what_is_read_back_wrong_is_not_kept(folder: Path, monkeypatch: pytest.M
     assert _files(folder) == before
 
 
+@pytest.mark.parametrize("form", ["BINARYPROTO", "HDF5"])
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers_are_not_saved(form: str, number: float, folder: Path) -> None:
+    """Not even for a moment: what has these names already stays as it was."""
+    (folder / "solver.prototxt").write_text(BASE + f"snapshot_format: {form}\n")
+    with torch_trainer(folder) as trainer:
+        trainer.step()
+        trainer.snapshot()
+        before = {one.name: (one.read_bytes(), one.stat().st_ino) for one in folder.iterdir()}
+        with torch.no_grad():
+            trainer.net.blobs_of["one"][1][2] = number
+        with pytest.raises(DivergedError, match="the weights of layer one have diverged"):
+            trainer.snapshot()
+    assert {one.name: (one.read_bytes(), one.stat().st_ino) for one in folder.iterdir()} == before
+
+
+class _EnoughError(Exception):
+    """What ends a test."""
+
+
+def test_a_test_that_is_broken_off_is_run_again_on_the_same_data(pictures: Path) -> None:
+    """Of two test nets the first has run, the second not to its end."""
+    (pictures / "solver.prototxt").write_text(BASE + "test_iter: 2 test_iter: 3 test_interval: 2\n")
+    with torch_trainer(pictures) as trainer:
+        for _ in range(2):
+            trainer.test(0)
+            trainer.test(1)
+            trainer.step()
+        trainer.snapshot()
+        wanted = [trainer.test(0), trainer.test(1), trainer.step().loss, trainer.test(0)]
+    with torch_trainer(pictures, resume=pictures / "s_iter_2.solverstate") as trainer:
+        called: list[int] = []
+
+        def between() -> None:
+            called.append(len(called))
+            if len(called) == 3:
+                raise _EnoughError
+
+        assert trainer.test(0, between) == wanted[0]
+        with pytest.raises(_EnoughError):
+            trainer.test(1, between)
+        assert called == [0, 1, 2]  # once between the first net's two batches, then twice
+        trainer.snapshot()
+    with torch_trainer(pictures, resume=pictures / "s_iter_2.solverstate") as trainer:
+        assert [trainer.test(0), trainer.test(1), trainer.step().loss, trainer.test(0)] == wanted
+
+
 # Setting up.
+
+
+def test_weights_in_hdf5_hold_shared_parameters_once(folder: Path) -> None:
+    """Whatever reads them gives each layer that shares its own."""
+    pytest.importorskip("h5py")
+    for form in (False, True):
+        write_state(folder, 1, hdf5=form, seed=3)
+    (folder / "deploy.prototxt").write_text(
+        'layer { name: "in" type: "Input" top: "data" top: "label" input_param {'
+        " shape { dim: 2 dim: 3 dim: 6 dim: 6 } shape { dim: 2 } } }\n" + NET[NET.index('layer { name: "conv"') :]
+    )
+    engine = TorchEngine()
+    images = np.random.default_rng(0).normal(size=(2, 3, 6, 6)).astype(np.float32)
+    found = []
+    for end in ("", ".h5"):
+        weights = folder / f"begin_iter_1.caffemodel{end}"
+        (batch,) = engine.batches(folder / "net.prototxt", weights, 1, ["three"], root=folder)
+        found.append((batch["three"], engine.forward(folder / "deploy.prototxt", weights, images, ["three"])["three"]))
+    for one, other in zip(*found, strict=True):
+        assert np.array_equal(one, other) and one.any()
 
 
 def test_weights_given_count_instead_of_the_solvers_own(folder: Path) -> None:
@@ -541,6 +629,8 @@ def wrong(folder: Path) -> Iterator[Path]:
         (BASE + 'type: "AdaGrad"', "solver type AdaGrad takes no momentum"),
         (BASE.replace("momentum: 0.9", "rms_decay: 1") + 'type: "RMSProp"', "rms_decay must be at least 0 and below 1"),
         (BASE.replace('"fixed"', '"cosine"'), 'unknown lr_policy "cosine"'),
+        (BASE + "speed: 3", "Caffe 1.0 does not know speed; correct or remove it"),
+        (BASE + "test_state { speed: 3 }", "Caffe 1.0 does not know test_state.speed; correct or remove it"),
         (BASE + "iter_size: 0", "iter_size must be at least 1"),
         (BASE + 'weight_decay: 1 regularization_type: "L3"', 'unknown regularization_type "L3"'),
         (BASE.replace('prefix: "s"', 'prefix: "net.prototxt/x"'), "cannot write snapshots to net.prototxt/x"),

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from training_fakes import FakeTrainer, Notebook
 
-from deeprebirth_caffe.engines.base import EngineError, Snapshot
+from deeprebirth_caffe.engines.base import DivergedError, EngineError, Snapshot
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.workflows.divergence import PATIENCE, DivergenceWatch
-from deeprebirth_caffe.workflows.runlog import RunLog
-from deeprebirth_caffe.workflows.schedule import Schedule, Smoothed
-from deeprebirth_caffe.workflows.training import DivergedError, Training
+from deeprebirth_caffe.workflows.learn.divergence import PATIENCE, DivergenceWatch
+from deeprebirth_caffe.workflows.learn.runlog import RunLog
+from deeprebirth_caffe.workflows.learn.schedule import Schedule, Smoothed
+from deeprebirth_caffe.workflows.learn.training import Training
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -93,6 +93,42 @@ def test_a_second_signal_stops_at_once() -> None:
     with pytest.raises(KeyboardInterrupt):
         Training(trainer, Schedule(0, 10, snapshot=5), seen).run()
     assert trainer.told[-1] == ("step", 2) and not trainer.happened("snapshot") and seen.ended == 1
+
+
+def test_a_signal_ends_a_test_too(tmp_path: Path) -> None:
+    """Between two batches; what is saved are the iterations before it, and the log has no half of a test."""
+    log = RunLog(tmp_path / "run.jsonl")
+    trainer = FakeTrainer(tests=2)
+    trainer.before_batch = lambda iteration, batch: (
+        os.kill(os.getpid(), signal.SIGINT) if (iteration, batch) == (6, 1) else None
+    )
+    course = Training(trainer, Schedule(0, 10, test_interval=3, snapshot=5), Notebook(), log).run()
+    log.close()
+    assert (course.iteration, course.signal) == (6, "SIGINT")
+    assert trainer.happened("test") == [("test", 0)] * 2 + [("test", 3)] * 2
+    assert trainer.happened("snapshot") == [("snapshot", 5), ("snapshot", 6)]
+    assert [one["iteration"] for one in lines(tmp_path / "run.jsonl")] == list(range(6))
+
+
+def test_a_signal_in_the_last_test_ends_a_whole_run(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run.jsonl")
+    trainer, seen = FakeTrainer(), Notebook()
+    trainer.before_batch = lambda iteration, batch: (
+        os.kill(os.getpid(), signal.SIGTERM) if (iteration, batch) == (4, 0) else None
+    )
+    course = Training(trainer, Schedule(0, 4, test_interval=2), seen, log).run()
+    log.close()
+    assert (course.iteration, course.signal, len(course.snapshots)) == (4, None, 1)
+    assert seen.lines[-1] == "the last test is left out; rebirth test runs it"
+    assert [one["iteration"] for one in lines(tmp_path / "run.jsonl")] == [0, 1, 2, 3]
+
+
+def test_weights_that_are_no_numbers_end_the_run() -> None:
+    trainer = FakeTrainer()
+    trainer.before_step = lambda iteration: setattr(trainer, "broken", iteration == 6)
+    with pytest.raises(DivergedError, match=r"^iteration 7: the weights of layer ip have diverged$"):
+        Training(trainer, Schedule(0, 7, snapshot=2), Notebook()).run()
+    assert trainer.happened("snapshot") == [("snapshot", 2), ("snapshot", 4), ("snapshot", 6)]
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), float("-inf")])

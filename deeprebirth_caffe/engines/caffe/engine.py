@@ -11,7 +11,7 @@ from deeprebirth_caffe.engines.base import EngineError, NetTiming, TrainResult
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall, find_caffe
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.engines.base import Array, FloatArray, Trainer
+    from deeprebirth_caffe.engines.base import Array, FloatArray, Forward, Trainer
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 
 
@@ -70,6 +70,29 @@ class CaffeEngine:
         facts["package"] = self.install.version
         return facts
 
+    @contextmanager
+    def loaded(self, net: Path | str, weights: Path | str | None, *, root: Path | str = ".") -> Iterator[Forward]:
+        """Loads a net in phase TEST, to run it many times; see `Engine.loaded`."""
+        with self.session() as worker:
+            loaded = worker.load(net, weights=weights, cwd=root)
+            shapes = dict(loaded.blobs)
+
+            def run(inputs: Array | Mapping[str, Array], blobs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+                given = inputs if isinstance(inputs, Mapping) else self._first(loaded.inputs, net, inputs)
+                new = {
+                    name: array.shape
+                    for name, array in given.items()
+                    if name in shapes and tuple(array.shape) != shapes[name]
+                }
+                if new:
+                    shapes.update(worker.reshape(loaded, new))
+                return worker.forward(loaded, given, blobs)
+
+            try:
+                yield run
+            finally:
+                worker.close(loaded)
+
     def forward(
         self,
         net: Path | str,
@@ -77,7 +100,7 @@ class CaffeEngine:
         inputs: Array | Mapping[str, Array],
         blobs: Sequence[str] | None = None,
     ) -> dict[str, FloatArray]:
-        """Runs a net forward in phase TEST.
+        """Runs a net forward in phase TEST, once.
 
         Args:
             net: A prototxt with Input layers; its input shapes follow the arrays given.
@@ -85,23 +108,8 @@ class CaffeEngine:
             inputs: Arrays by blob name; a lone array goes to the first input.
             blobs: Which to give back; None: all.
         """
-        with self.session() as worker:
-            loaded = worker.load(net, weights=weights)
-            try:
-                if isinstance(inputs, Mapping):
-                    given = dict(inputs)
-                else:
-                    given = self._first(loaded.inputs, net, inputs)
-                shapes = {
-                    name: array.shape
-                    for name, array in given.items()
-                    if name in loaded.blobs and tuple(array.shape) != loaded.blobs[name]
-                }
-                if shapes:
-                    worker.reshape(loaded, shapes)
-                return worker.forward(loaded, given, blobs)
-            finally:
-                worker.close(loaded)
+        with self.loaded(net, weights) as run:
+            return run(inputs, blobs)
 
     @staticmethod
     def _first(names: Sequence[str], net: Path | str, array: Array) -> dict[str, Array]:

@@ -12,22 +12,24 @@ import shutil
 from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deeprebirth_caffe.engines.base import Snapshot
 from deeprebirth_caffe.engines.plan import Plan
+from deeprebirth_caffe.engines.snapshots import check_finite, held, snapshot_room
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats import hdf5
 from deeprebirth_caffe.formats.caffemodel import read_caffemodel
 from deeprebirth_caffe.formats.solverstate import read_solverstate, write_solverstate
+
+if TYPE_CHECKING:
+    from deeprebirth_caffe.engines.base import Array
 
 Layers = Sequence[tuple[str, Sequence[tuple[int, ...]]]]
 """Each layer's name and the shapes of its parameters."""
 
 STEM = "caffe"
 """What Caffe calls its files inside that directory, in front of `_iter_N`."""
-
-_TWO_ARRAYS = ("AdaDelta", "Adam")
-_SLACK = 1 << 20
 
 
 def save(plan: Plan, iteration: int, layers: Layers, work: Path, write: Callable[[], object]) -> Snapshot:
@@ -41,44 +43,42 @@ def save(plan: Plan, iteration: int, layers: Layers, work: Path, write: Callable
         write: makes Caffe write.
 
     Raises:
-        RebirthError: it cannot be written; older snapshots are as they were.
+        DivergedError: the weights are no numbers any more.
+        RebirthError: it cannot be written. In either case older snapshots are as they were.
     """
     learned_net = plan.model_name(iteration)
     model, state = plan.root / learned_net, plan.root / plan.state_name(iteration)
     end = ".h5" if plan.hdf5 else ""
     try:
         model.parent.mkdir(parents=True, exist_ok=True)
-        _need_room(plan, layers, model)
-        work.mkdir()
-        write()
-        made = work / f"{STEM}_iter_{iteration}.caffemodel{end}"
-        _check_model(made, layers, plan.hdf5)
-        # Caffe has named the place it wrote to. The name it would have given is put there instead.
-        found = read_solverstate(work / f"{STEM}_iter_{iteration}.solverstate{end}")
-        if found.iteration != iteration:
-            raise RebirthError(f"{state}: Caffe saved iteration {found.iteration} instead of {iteration}; save again")
-        renamed = work / f"state.solverstate{end}"
-        write_solverstate(renamed, dataclasses.replace(found, learned_net=learned_net))
-        if read_solverstate(renamed).learned_net != learned_net:
-            raise RebirthError(f"{state}: what was written does not read back; check the disk")
-        _synchronise(made)
-        # The state comes last: it names the weights, so where it is, both are.
-        made.replace(model)
-        renamed.replace(state)
-        _synchronise(model.parent)
+        need_room(plan, layers, model)
+        with held(work):
+            write()
+            made = work / f"{STEM}_iter_{iteration}.caffemodel{end}"
+            _check_model(made, layers, plan.hdf5)
+            # Caffe has named the place it wrote to. The name it would have given is put there instead.
+            found = read_solverstate(work / f"{STEM}_iter_{iteration}.solverstate{end}")
+            if found.iteration != iteration:
+                raise RebirthError(
+                    f"{state}: Caffe saved iteration {found.iteration} instead of {iteration}; save again"
+                )
+            renamed = work / f"state.solverstate{end}"
+            write_solverstate(renamed, dataclasses.replace(found, learned_net=learned_net))
+            if read_solverstate(renamed).learned_net != learned_net:
+                raise RebirthError(f"{state}: what was written does not read back; check the disk")
+            _synchronise(made)
+            # The state comes last: it names the weights, so where it is, both are.
+            made.replace(model)
+            renamed.replace(state)
+            _synchronise(model.parent)
     except OSError as error:
         raise RebirthError(f"{model}: cannot write it: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return Snapshot(model, state)
 
 
-def _need_room(plan: Plan, layers: Layers, model: Path) -> None:
+def need_room(plan: Plan, layers: Layers, model: Path) -> None:
     """Refuses before Caffe starts to write: on a full disk it aborts, and the training would be lost with it."""
-    numbers = sum(prod(shape) for _, shapes in layers for shape in shapes)
-    arrays = 2 if plan.param.type in _TWO_ARRAYS else 1
-    # The state stands there twice for a while, before and after its weights have been renamed.
-    need = 4 * numbers * (1 + bool(plan.param.snapshot_diff) + 2 * arrays) + _SLACK
+    need = snapshot_room(plan.param, sum(prod(shape) for _, shapes in layers for shape in shapes))
     free = shutil.disk_usage(model.parent).free
     if free < need:
         raise RebirthError(
@@ -88,26 +88,31 @@ def _need_room(plan: Plan, layers: Layers, model: Path) -> None:
 
 
 def _check_model(path: Path, layers: Layers, as_hdf5: bool) -> None:
-    """Reads weights back; they must hold what the net holds.
+    """Reads weights back; they must hold what the net holds, and numbers.
 
     Raises:
-        RebirthError: they do not.
+        DivergedError: there are some that are none.
+        RebirthError: they are not the net's.
     """
     if as_hdf5:
         shapes = dict(layers)
+        kept: dict[str, Sequence[Array]] = dict(hdf5.read_hdf5_model(path))
         wrong = [
             name
-            for name, arrays in hdf5.read_hdf5_model(path).items()
+            for name, arrays in kept.items()
             if len(arrays) > len(shapes.get(name, ()))
             or any(a is not hdf5.SHARED and a.shape != s for a, s in zip(arrays, shapes[name], strict=False))
         ]
     else:
-        found = [(layer.name, [blob.shape for blob in layer.blobs]) for layer in read_caffemodel(path).layers]
+        read = read_caffemodel(path).layers
+        kept = {layer.name: layer.blobs for layer in read}
+        found = [(layer.name, [blob.shape for blob in layer.blobs]) for layer in read]
         expected = [(name, list(shapes)) for name, shapes in layers]
         wrong = [one[0] for one, other in zip(expected, found, strict=False) if one != other]
         wrong += [name for name, _ in expected[len(found) :]]
     if wrong:
         raise RebirthError(f"{path}: layer {wrong[0]!r} does not read back as Caffe holds it; nothing was saved")
+    check_finite(kept.items())
 
 
 def _synchronise(path: Path) -> None:

@@ -6,13 +6,14 @@ The worker gets a copy of the solver file in which its own testing, printing and
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from deeprebirth_caffe.engines.base import Score, Snapshot, Step
 from deeprebirth_caffe.engines.caffe import saving
@@ -20,19 +21,22 @@ from deeprebirth_caffe.engines.caffe.labels import label_rules
 from deeprebirth_caffe.engines.caffe.moving import moves
 from deeprebirth_caffe.engines.plan import Plan, check_prefix, find_model, read_plan, unrestorable, weights_of
 from deeprebirth_caffe.engines.policy import learning_rate
-from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.engines.snapshots import remove_leftovers, workspace
 from deeprebirth_caffe.formats import hdf5
 from deeprebirth_caffe.formats.prototxt import format_message
-from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.formats.solverstate import SolverState, read_solverstate, write_solverstate
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
+    from deeprebirth_caffe.engines.base import FloatArray
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 
 _NEVER = (1 << 31) - 1
 _SECONDS = 2.0
 """How long data layers are moved forward in one call, so that time-outs keep their meaning."""
+
+_TEST_SECONDS = 0.5
+"""How long a test net runs in one call, one batch at the least: so soon a test can be ended."""
 
 
 class CaffeTrainer:
@@ -76,13 +80,16 @@ class CaffeTrainer:
         outputs = {str(name): float(mean) for name, mean in result["outputs"]}
         return Step(done, rate, float(result["loss"]), outputs, self._images(), seconds)
 
-    def test(self, index: int = 0) -> dict[str, Score]:
-        """Runs a test net as Caffe's own TestAll does; the mean of each output blob."""
-        _, means = self._worker.call("test", index=index, iterations=self._plan.tests[index].iterations)
-        return {
-            str(name): float(mean.item()) if mean.size == 1 else tuple(float(x) for x in mean.reshape(-1))
-            for name, mean in means
-        }
+    def test(self, index: int = 0, between: Callable[[], object] | None = None) -> dict[str, Score]:
+        """Runs a test net as Caffe's own TestAll does, adding up in single precision; see `engines.base.Trainer`."""
+        count = self._plan.tests[index].iterations
+        left, sums = count, list[tuple[Any, Any]]()
+        while left:
+            if sums and between is not None:
+                between()
+            result, sums = self._worker.call("test", sums, index=index, batches=left, seconds=_TEST_SECONDS)
+            left -= int(result["done"])
+        return {str(name): _score(total / np.float32(count)) for name, total in sums}
 
     def snapshot(self) -> Snapshot:
         """Lets Caffe save, reads the files back, and gives them their names; see `saving.save`."""
@@ -128,10 +135,9 @@ def open_trainer(
     plan = read_plan(Path(solver).expanduser(), Path(root).expanduser())
     base = plan.root.absolute()
     check_prefix(plan)
-    unknown = read_solver(plan.path).unknown
-    if unknown:
-        raise RebirthError(f"{plan.path}: Caffe's solvers have no field {unknown[0]!r}; remove it")
-    work = (base / plan.prefix).parent / f".rebirth-{secrets.token_hex(4)}.tmp"
+    prefix = base / plan.prefix
+    remove_leftovers(prefix)
+    work = workspace(prefix)
     with tempfile.TemporaryDirectory(prefix="rebirth-caffe-") as name, worker:
         private = Path(name)
         copy = private / "solver.prototxt"
@@ -185,6 +191,10 @@ def _restorable(state: Path, found: SolverState, root: Path, private: Path, note
     copy = private / f"resume.solverstate{'.h5' if hdf5.is_hdf5(state) else ''}"
     write_solverstate(copy, dataclasses.replace(found, learned_net=str(model.absolute())))
     return copy
+
+
+def _score(mean: FloatArray) -> Score:
+    return float(mean.item()) if mean.size == 1 else tuple(float(x) for x in mean.reshape(-1))
 
 
 def _absolute(paths: Sequence[Path | str]) -> list[str]:

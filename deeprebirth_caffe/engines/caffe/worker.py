@@ -216,12 +216,19 @@ def _guard_labels(held: Held, rules: dict[str, list[Any]]) -> None:
     held.net.before_forward(look)
 
 
+def _import_from(cwd: str) -> None:
+    """Has modules of Python layers looked for in a directory, as where Caffe is started with PYTHONPATH=. in it."""
+    if cwd not in sys.path:
+        sys.path.insert(0, cwd)
+
+
 @contextmanager
 def _directory(cwd: str | None) -> Iterator[None]:
     """The paths inside nets and solvers are relative to the directory Caffe is started in."""
     before = Path.cwd()
     if cwd:
         os.chdir(cwd)
+        _import_from(cwd)
     try:
         yield
     finally:
@@ -425,8 +432,10 @@ def op_backward(arrays: Arrays, handle: int, blobs: list[str] | None = None) -> 
         held.blob(name)
     # Diffs of an earlier pass would be added to or handed on. Those of losses stay: Caffe sets them once.
     losses = held.net.blob_loss_weights
+    # A HingeLoss keeps in its input's diff what its forward pass has found out, for the backward pass.
+    hinges = {bottoms[0] for kind, bottoms in zip(held.types, held.bottoms) if kind == "HingeLoss"}
     for name, blob in held.net.blobs.items():
-        if not losses.get(name):
+        if not losses.get(name) and name not in hinges:
             blob.diff[...] = 0
     held.net.clear_param_diffs()
     for name, array in given.items():
@@ -631,6 +640,7 @@ def op_enter(arrays: Arrays, cwd: str) -> Answer:
     if not Path(cwd).is_dir():
         raise WorkerError(f"there is no directory {cwd}")
     os.chdir(cwd)
+    _import_from(cwd)
     return {}, []
 
 
@@ -677,19 +687,24 @@ def op_step(arrays: Arrays) -> Answer:
     return {"iteration": int(running.solver.iter), "loss": sum(losses) / len(losses), "outputs": outputs}, []
 
 
-def op_test(arrays: Arrays, index: int, iterations: int) -> Answer:
-    """Averages the outputs of a test net, in single precision as Caffe does."""
+def op_test(arrays: Arrays, index: int, batches: int, seconds: float) -> Answer:
+    """Adds the outputs of a test net up, for some seconds at most, in single precision as Caffe does.
+
+    The arrays are the sums so far, none at first.
+    """
     running = _solver()
     held = running.tests[index]
     held.net.share_with(running.net.net)
     last = len(held.names) - 1
-    sums: list[Any] = []
-    for _ in range(iterations):
+    sums = [a for _, a in arrays]
+    end = time.monotonic() + seconds
+    done = 0
+    while done < batches and (not done or time.monotonic() < end):
         held.net._forward(0, last)
         now = [held.net._blobs[i].data for i in held.net._outputs]
         sums = [a + b for a, b in zip(sums, now)] if sums else [a.copy() for a in now]
-    names = [held.blob_names[i] for i in held.net._outputs]
-    return {}, [(name, a / np.float32(iterations)) for name, a in zip(names, sums)]
+        done += 1
+    return {"done": done}, [(held.blob_names[i], a) for i, a in zip(held.net._outputs, sums)]
 
 
 def op_advance(arrays: Arrays, net: int, layer: str, batches: int, seconds: float) -> Answer:
@@ -721,6 +736,7 @@ def main() -> None:
             op, kw, arrays = _receive()
         except EOFError:
             return
+        position = _log_position()
         try:
             function = globals().get("op_" + op)
             if function is None:
@@ -728,6 +744,9 @@ def main() -> None:
             result, answer = function([(tuple(n) if isinstance(n, list) else n, a) for n, a in arrays], **kw)
         except Exception as error:  # pycaffe raises RuntimeError, Boost its own; the caller is told which
             text = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
+            if isinstance(error, SystemError):
+                # A Python layer failed while it was set up; Boost has printed why and lost it.
+                text = next((line for line in reversed(_log_since(position).splitlines()) if line.strip()), text)
             _send({"ok": False, "error": " ".join(text.split())})
             continue
         _send({"ok": True, "result": result}, answer)
@@ -740,6 +759,10 @@ try:
     import numpy as np
 
     caffe.set_mode_cpu()
+    # Our Caffe's Python is started so that it ignores PYTHONPATH, which may hold another Python's NumPy. Behind all of
+    # its own it does no harm, and Python layers may need it.
+    _users = [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path.extend(path for path in _users if path not in sys.path)
 except Exception as error:
     _message = json.dumps({"ok": False, "error": f"{type(error).__name__}: {error}", "arrays": []}).encode()
     _ANSWERS.write(struct.pack("<I", len(_message)) + _message)

@@ -16,7 +16,7 @@ from deeprebirth_caffe.ir import Net, NetState, Weights
 if TYPE_CHECKING:
     import torch
 
-    from deeprebirth_caffe.engines.base import Array, FloatArray
+    from deeprebirth_caffe.engines.base import Array, FloatArray, Forward
     from deeprebirth_caffe.engines.torch.net import TorchNet
     from deeprebirth_caffe.engines.torch.solver import TorchTrainer
 
@@ -101,8 +101,9 @@ class TorchEngine:
         """Builds a net from files; see `TorchNet`."""
         from deeprebirth_caffe.engines.torch.net import TorchNet
 
+        file = Net.read(net)
         built = TorchNet(
-            Net.read(net),
+            file,
             NetState(phase, level, frozenset(stages)),
             device=self.device,
             precision=self.precision,
@@ -111,8 +112,28 @@ class TorchEngine:
             sources=sources,
         )
         if weights is not None:
-            built.load(Weights.read(weights))
+            built.load(Weights.read(weights, [layer.param for layer in file.layers]))
         return built
+
+    @contextmanager
+    def loaded(self, net: Path | str, weights: Path | str | None, *, root: Path | str = ".") -> Iterator[Forward]:
+        """Loads a net in phase TEST, to run it many times; see `Engine.loaded`."""
+        import torch
+
+        built = self.load(net, weights, root=root)
+
+        def run(inputs: Array | Mapping[str, Array], blobs: Sequence[str] | None = None) -> dict[str, FloatArray]:
+            if isinstance(inputs, Mapping):
+                given = dict(inputs)
+            elif built.inputs:
+                given = {built.inputs[0]: inputs}
+            else:
+                raise EngineError(f"{net} has no input: give it an Input layer")
+            with torch.no_grad():
+                found = built.forward(given, built.blobs if blobs is None else blobs)
+            return {name: _array(tensor) for name, tensor in found.items()}
+
+        yield run
 
     def forward(
         self,
@@ -121,7 +142,7 @@ class TorchEngine:
         inputs: Array | Mapping[str, Array],
         blobs: Sequence[str] | None = None,
     ) -> dict[str, FloatArray]:
-        """Runs a net forward in phase TEST.
+        """Runs a net forward in phase TEST, once.
 
         Args:
             net: A prototxt with Input layers; its input shapes follow the arrays given.
@@ -129,18 +150,8 @@ class TorchEngine:
             inputs: Arrays by blob name; a lone array goes to the first input.
             blobs: Which to give back; None: all.
         """
-        import torch
-
-        loaded = self.load(net, weights)
-        if isinstance(inputs, Mapping):
-            given = dict(inputs)
-        elif loaded.inputs:
-            given = {loaded.inputs[0]: inputs}
-        else:
-            raise EngineError(f"{net} has no input: give it an Input layer")
-        with torch.no_grad():
-            found = loaded.forward(given, loaded.blobs if blobs is None else blobs)
-        return {name: _array(tensor) for name, tensor in found.items()}
+        with self.loaded(net, weights) as run:
+            return run(inputs, blobs)
 
     def batches(
         self,

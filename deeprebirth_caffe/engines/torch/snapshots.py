@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprebirth_caffe.engines.base import Snapshot
+from deeprebirth_caffe.engines.snapshots import check_finite
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats import files, hdf5
 from deeprebirth_caffe.formats.caffemodel import read_caffemodel, stream_caffemodel
@@ -77,8 +77,10 @@ def write_snapshot(
         resume: what else is needed to go on exactly.
 
     Raises:
+        DivergedError: the weights are no numbers any more.
         RebirthError: it cannot be written (a full disk), or what was read back is something else.
     """
+    check_finite((layer, arrays) for layer, _, arrays in layers)
     try:
         model.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -113,17 +115,6 @@ def write_snapshot(
         resume_file.write(json.dumps(content, separators=(",", ":")).encode())
         _settle(resume_file)
     return Snapshot(model, state)
-
-
-def remove_leftovers(prefix: Path) -> None:
-    """Removes what a killed run with the same snapshot prefix was writing: such files are as large as whole ones."""
-    ours = re.compile(re.escape(f".{prefix.name}_iter_") + r"\d+\.(caffemodel|solverstate)[.\w]*\.[0-9a-f]{8}\.tmp")
-    try:
-        for one in prefix.parent.glob(".*.tmp"):
-            if ours.fullmatch(one.name):
-                one.unlink(missing_ok=True)
-    except OSError as error:
-        raise RebirthError(f"{prefix.parent}: cannot remove old temporary files: {error.strerror or error}") from error
 
 
 def read_resume(path: Path, state: SolverState, model: Path) -> tuple[Resume | None, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,10 @@ from deeprebirth_caffe.engines.plan import (
     unrestorable,
     weights_of,
 )
-from deeprebirth_caffe.engines.policy import check_policy, learning_rate
+from deeprebirth_caffe.engines.policy import learning_rate
+from deeprebirth_caffe.engines.snapshots import remove_leftovers
 from deeprebirth_caffe.engines.torch.net import TorchNet
-from deeprebirth_caffe.engines.torch.snapshots import Resume, read_resume, remove_leftovers, write_snapshot
+from deeprebirth_caffe.engines.torch.snapshots import Resume, read_resume, write_snapshot
 from deeprebirth_caffe.engines.torch.updates import Updater, check_rule
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import matches_shape
@@ -104,7 +105,7 @@ class TorchTrainer:
         self.notes: list[str] = []
         self._seed = seed
         self._current_step = 0
-        self._saved = False
+        self._before_tests: list[dict[str, Any]] | None = None
 
     @property
     def tests(self) -> int:
@@ -114,6 +115,7 @@ class TorchTrainer:
     def step(self) -> Step:
         """Does one iteration: `iter_size` times forward and backward, then the update."""
         begin = time.perf_counter()
+        self._before_tests = None
         size = self.plan.param.iter_size
         outputs: dict[str, torch.Tensor] = {}
         loss = torch.zeros((), device=self.net.device)
@@ -135,25 +137,37 @@ class TorchTrainer:
             seconds=time.perf_counter() - begin,
         )
 
-    def test(self, index: int = 0) -> dict[str, Score]:
-        """Runs a test net, with the weights of now, over its `test_iter` batches; the mean of each output blob."""
+    def test(self, index: int = 0, between: Callable[[], object] | None = None) -> dict[str, Score]:
+        """Runs a test net, with the weights of now, over its `test_iter` batches; see `engines.base.Trainer`."""
         net, count = self.test_nets[index], self.plan.tests[index].iterations
+        if self._before_tests is None:
+            self._before_tests = [one.state() for one in self.test_nets]
         totals: dict[str, torch.Tensor] = {}
-        for _ in range(count):
+        for number in range(count):
+            if number and between is not None:
+                try:
+                    between()
+                except BaseException:
+                    self._undo_tests()
+                    raise
             for name, value in net.forward().items():
                 flat = value.float().reshape(-1)
                 totals[name] = totals[name] + flat if name in totals else flat
         return {name: _score((total / count).tolist()) for name, total in totals.items()}
 
+    def _undo_tests(self) -> None:
+        """Brings the data of all test nets back to where they were before the tests since the last step."""
+        for net, before in zip(self.test_nets, self._before_tests or (), strict=False):
+            net.restore(before)
+        self._before_tests = None
+
     def snapshot(self) -> Snapshot:
         """Saves weights and solver state: under temporary names, read back, then renamed.
 
         Raises:
-            RebirthError: they cannot be written (a full disk); older snapshots are as they were.
+            DivergedError: the weights are no numbers any more.
+            RebirthError: they cannot be written (a full disk). In either case older snapshots are as they were.
         """
-        if not self._saved:
-            remove_leftovers(self.plan.root / self.plan.prefix)
-            self._saved = True
         name, layers = self.net.export()
         learned = self.plan.model_name(self.iteration)
         state = SolverState(self.iteration, learned, [_array(one) for one in self.updater.history], self._current_step)
@@ -265,11 +279,11 @@ def open_trainer(
     """
     plan = read_plan(solver, root)
     try:
-        check_policy(plan.param)
         check_rule(plan.param)
     except RebirthError as error:
         raise RebirthError(f"{plan.path}: {error}") from error
     check_prefix(plan)
+    remove_leftovers(plan.root / plan.prefix)
     saved = read_saved(Path(resume), plan.root) if resume is not None else None
     seed = _seed(plan, engine)
     data_seed = saved.resume.seed if saved is not None and saved.resume is not None else seed

@@ -8,15 +8,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from deeprebirth_caffe.engines.base import Snapshot
 from deeprebirth_caffe.engines.plan import Plan
+from deeprebirth_caffe.engines.snapshots import remove_leftovers, snapshot_room
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.ir import View, Weights, param_shapes
-from deeprebirth_caffe.ops import FLOAT_BYTES, count
+from deeprebirth_caffe.ir import View, param_shapes
+from deeprebirth_caffe.ops import count
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-
-TWO_HISTORIES = ("AdaDelta", "Adam")
-"""The solvers that keep two numbers for each weight; all others keep one."""
 
 
 def check_overwriting(plan: Plan, iterations: Sequence[int], resume: Path | None) -> None:
@@ -43,20 +40,24 @@ def check_overwriting(plan: Plan, iterations: Sequence[int], resume: Path | None
         )
 
 
-def check_room(plan: Plan, size: int) -> None:
+def check_room(plan: Plan, solver: pb.SolverParameter, view: View) -> None:
     """Makes the directory of the snapshots and looks whether one fits into it.
 
     Args:
         plan: of the run.
-        size: bytes of a snapshot.
+        solver: as it will run.
+        view: the training net.
 
     Raises:
         RebirthError: the directory cannot be made or written, or there is no room.
     """
-    folder = (plan.root / plan.prefix).parent
+    prefix = plan.root / plan.prefix
+    folder = prefix.parent
+    shapes = [shape for layer in view.layers for shape in param_shapes(view, layer) or ()]
+    size = snapshot_room(solver, sum(map(count, shapes)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(plan, folder)
+        remove_leftovers(prefix)
         with tempfile.TemporaryFile(dir=folder):
             pass
         free = shutil.disk_usage(folder).free
@@ -64,28 +65,6 @@ def check_room(plan: Plan, size: int) -> None:
         raise RebirthError(f"{folder}: snapshots cannot be written there: {error.strerror or error}") from error
     if free < size:
         raise RebirthError(
-            f"{folder}: a snapshot takes {size / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free; make room, or "
+            f"{folder}: a snapshot needs {size / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free; make room, or "
             "let snapshot_prefix lead elsewhere"
         )
-
-
-def _sweep(plan: Plan, folder: Path) -> None:
-    """Takes away what a run that was killed while it saved left behind under hidden names."""
-    start = f".{Path(plan.prefix).name}_iter_"
-    for path in folder.iterdir():
-        if path.name.startswith(start) and path.suffix == ".tmp" and path.is_file():
-            path.unlink()
-
-
-def snapshot_size(solver: pb.SolverParameter, view: View) -> int:
-    """About how many bytes a snapshot takes: the weights, and the solver's history of each."""
-    shapes = [shape for layer in view.layers for shape in param_shapes(view, layer) or ()]
-    histories = 2 if solver.type in TWO_HISTORIES else 1
-    return FLOAT_BYTES * sum(map(count, shapes)) * (1 + histories)
-
-
-def broken_weights(snapshot: Snapshot) -> str:
-    """Says which layer of saved weights holds numbers that are none; the empty string where none does."""
-    weights = Weights.read(snapshot.model)
-    layer = next((name for name in weights if not weights.finite(name)), None)
-    return "" if layer is None else f"the weights of layer {layer} are no numbers any more (NaN or infinite)"

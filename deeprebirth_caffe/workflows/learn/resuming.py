@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deeprebirth_caffe.engines.plan import find_model
+from deeprebirth_caffe.engines.snapshots import TWO_HISTORIES
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import matches_shape
 from deeprebirth_caffe.formats.solverstate import SolverState, read_solverstate
@@ -12,9 +13,8 @@ from deeprebirth_caffe.ir import View, Weights, param_shapes
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.ops.base import by
 from deeprebirth_caffe.proto import caffe_pb2 as pb
+from deeprebirth_caffe.workflows.learn.solver_nets import SolverNet
 from deeprebirth_caffe.workflows.load import check_weights
-from deeprebirth_caffe.workflows.snapshots import TWO_HISTORIES
-from deeprebirth_caffe.workflows.solver_nets import SolverNet
 
 
 def check_resume(path: Path, solver: pb.SolverParameter, train: SolverNet, root: Path) -> int:

@@ -7,17 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deeprebirth_caffe.engines.base import EngineError, Score, Snapshot, Step, Trainer
+from deeprebirth_caffe.engines.base import DivergedError, EngineError, Score, Snapshot, Step, Trainer
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.workflows.divergence import DivergenceWatch
-from deeprebirth_caffe.workflows.interruption import Interruption
-from deeprebirth_caffe.workflows.listening import Listener
-from deeprebirth_caffe.workflows.runlog import RunLog
-from deeprebirth_caffe.workflows.schedule import Schedule, Smoothed
-
-
-class DivergedError(RebirthError):
-    """Training went wrong: the loss is no number, or stays far above where it began."""
+from deeprebirth_caffe.workflows.learn.divergence import DivergenceWatch
+from deeprebirth_caffe.workflows.learn.interruption import Interrupted, Interruption
+from deeprebirth_caffe.workflows.learn.listening import Listener
+from deeprebirth_caffe.workflows.learn.runlog import RunLog
+from deeprebirth_caffe.workflows.learn.schedule import Schedule, Smoothed
 
 
 @dataclass
@@ -54,14 +50,12 @@ class Training:
         schedule: Schedule,
         listener: Listener,
         log: RunLog | None = None,
-        broken: Callable[[Snapshot], str] = lambda snapshot: "",
     ) -> None:
         """Args:
         trainer: set up, at the schedule's start.
         schedule: when to test and save.
         listener: is told what happens.
         log: gets a line an iteration.
-        broken: says what is wrong with weights that were saved; the empty string where nothing is.
         """
         self.course = Course(schedule.start)
         self._trainer = trainer
@@ -71,7 +65,6 @@ class Training:
         self._watch = DivergenceWatch()
         self._unsaved = ""
         self._log_waits = False
-        self._broken = broken
 
     def run(self) -> Course:
         """Trains to the end, or until a signal comes; `course` holds what is done also where this raises.
@@ -88,8 +81,9 @@ class Training:
         with Interruption(self._interrupted) as interruption:
             try:
                 while course.iteration < schedule.max_iter and interruption.signal is None:
-                    tests = self._test() if schedule.tests_before(course.iteration) else []
-                    if interruption.signal is not None:
+                    try:
+                        tests = self._test(interruption.check) if schedule.tests_before(course.iteration) else []
+                    except Interrupted:
                         break
                     step = self._trainer.step()
                     course.iteration = step.iteration + 1
@@ -116,7 +110,10 @@ class Training:
                     if schedule.saves_at_end or (self._unsaved and schedule.snapshot_after_train):
                         self._save()
                     if schedule.tests_at_end and interruption.signal is None and line is not None:
-                        _add_tests(line, self._test())
+                        try:
+                            _add_tests(line, self._test(interruption.check))
+                        except Interrupted:
+                            self._listener.say("the last test is left out; rebirth test runs it")
             finally:
                 if line is not None:
                     self._write(line)
@@ -136,11 +133,11 @@ class Training:
     def _interrupted(self) -> None:
         self._listener.say("stopping after this iteration, and saving; once more to stop at once, without saving")
 
-    def _test(self) -> list[dict[str, Any]]:
+    def _test(self, between: Callable[[], object]) -> list[dict[str, Any]]:
         found = []
         for index in range(self._trainer.tests):
             self._listener.testing(self.course.iteration, index)
-            scores = self._trainer.test(index)
+            scores = self._trainer.test(index, between)
             self.course.tests[index] = scores
             self._listener.tested(self.course.iteration, index, scores)
             found.append({"iteration": self.course.iteration, "net": index, "outputs": scores})
@@ -150,6 +147,8 @@ class Training:
         """Takes a snapshot; one that fails is a warning as long as training can go on without it."""
         try:
             snapshot = self._trainer.snapshot()
+        except DivergedError as error:
+            raise DivergedError(f"iteration {self.course.iteration}: {error}") from error
         except RebirthError as error:
             if isinstance(error, EngineError) and error.fatal:
                 raise
@@ -157,12 +156,6 @@ class Training:
             if self.course.iteration < self._schedule.max_iter:
                 self._listener.say(f"no snapshot at iteration {self.course.iteration}: {error}")
             return
-        wrong = self._broken(snapshot)
-        if wrong:
-            # The loss of the next iteration would say so too, but nobody should go on from these.
-            for path in (snapshot.state, snapshot.model):
-                path.unlink(missing_ok=True)
-            raise DivergedError(f"iteration {self.course.iteration}: {wrong}")
         self._unsaved = ""
         self.course.snapshots.append(snapshot)
         if not self._watch.above:

@@ -12,6 +12,10 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Interrupted(Exception):
+    """A signal came, and what runs need not be finished."""
+
+
 class Interruption:
     """While it is entered, a first SIGINT or SIGTERM is only noted; a second one ends the program at once.
 
@@ -38,6 +42,15 @@ class Interruption:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Does nothing as long as no signal came.
+
+        Raises:
+            Interrupted: one did.
+        """
+        if self.signal is not None:
+            raise Interrupted
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:

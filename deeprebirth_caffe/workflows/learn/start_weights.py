@@ -10,8 +10,8 @@ from deeprebirth_caffe.engines.plan import weights_of
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.ir import Weights, param_shapes
 from deeprebirth_caffe.proto import caffe_pb2 as pb
+from deeprebirth_caffe.workflows.learn.solver_nets import SolverNet
 from deeprebirth_caffe.workflows.load import check_weights
-from deeprebirth_caffe.workflows.solver_nets import SolverNet
 
 INIT = "init.caffemodel"
 """What `rebirth convert` leaves beside the solver."""

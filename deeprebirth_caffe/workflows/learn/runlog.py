@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import atomic_write
+from deeprebirth_caffe.workflows.publish import finite
 
 
 class RunLog:
@@ -97,14 +97,3 @@ class RunLog:
     def close(self) -> None:
         """Closes the file; lines that still wait are lost."""
         os.close(self._file)
-
-
-def finite(data: Any) -> Any:
-    """The same data, None where a number is NaN or infinite: JSON has no word for those."""
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, Mapping):
-        return {key: finite(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [finite(value) for value in data]
-    return data

@@ -1,0 +1,1 @@
+"""Training: what `workflows.finetune` is made of."""
