@@ -25,7 +25,7 @@ $(STAMP): setup.cfg pyproject.toml
 caffe: ## install real Caffe 1.0 for this user (no root needed; see docs/caffe.md)
 	@scripts/install_caffe.sh "$(CAFFE_PREFIX)"
 
-demo: $(STAMP) ## convert GoogLeNet and time it against its original in real Caffe
+demo: $(STAMP) ## the whole method on digits, then the speed of GoogLeNet, in real Caffe
 	@scripts/install_caffe.sh "$(CAFFE_PREFIX)"
 	@REBIRTH_CAFFE="$(CAFFE_PREFIX)" $(BIN)/python scripts/demo.py
 
@@ -50,9 +50,9 @@ proto: ## regenerate deeprebirth_caffe/proto from proto/caffe.proto
 	.build/proto/bin/python -m grpc_tools.protoc -Ideeprebirth_caffe/proto=proto \
 	    --python_out=. --pyi_out=. deeprebirth_caffe/proto/caffe.proto
 
-bench: $(STAMP) ## start-up and conversion times, by the size of the net; time and memory of very large ones
+bench: $(STAMP) ## start-up and conversion, by the size of the net (docs/architecture.md names the other benchmarks)
 	@$(BIN)/python benchmarks/startup.py
-	@$(BIN)/python benchmarks/scale.py
+	@$(BIN)/python benchmarks/scale.py --layers 500 --megabytes 100
 
 fuzz: $(STAMP) ## mutate nets, weights and solvers, 100,000 of each (about four minutes)
 	@for target in prototxt caffemodel solver; do $(BIN)/python fuzz/run.py $$target --runs 100000 || exit 1; done
