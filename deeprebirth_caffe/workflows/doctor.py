@@ -11,11 +11,24 @@ from typing import Any
 
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.engines import EngineError, engine
+from deeprebirth_caffe.engines.libraries import version
 
 PACKAGES = (
-    ("lmdb", "reading the shape of the data from an LMDB", "pip install 'deeprebirth-caffe[data]'"),
-    ("Pillow", "reading the shape of encoded pictures", "pip install 'deeprebirth-caffe[data]'"),
+    ("lmdb", "reading the shape of the data from an LMDB", "data", ()),
+    ("Pillow", "reading the shape of encoded pictures", "data", ()),
+    ("onnx", "rebirth export; the engines onnxruntime and ncnn", "onnx", ()),
+    ("onnxruntime", "the engine onnxruntime; rebirth export --check", "onnx", ()),
+    (
+        "opencv-python-headless",
+        "the engine opencv (version 4 reads Caffe files itself, 5 our ONNX export)",
+        "opencv",
+        ("opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
+    ),
+    ("MNN", "the engine mnn", "mnn", ()),
+    ("ncnn", "the engine ncnn", "ncnn", ()),
+    ("pnnx", "the engine ncnn: it converts our ONNX export", "ncnn", ()),
 )
+"""Name, purpose, the extra that brings it, and other names it goes by."""
 PROGRAMS = (
     ("apt-get", "installing real Caffe with scripts/install_caffe.sh", "only on Debian, Ubuntu and their like"),
     ("dpkg-deb", "installing real Caffe with scripts/install_caffe.sh", "apt install dpkg"),
@@ -75,11 +88,10 @@ def _caffe(path: str | None) -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    for name, purpose, fix in PACKAGES:
-        try:
-            yield Finding(name, True, importlib.metadata.version(name), "", purpose)
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, False, "", "", purpose, fix)
+    for name, purpose, extra, others in PACKAGES:
+        found = version(name, *others)
+        fix = "" if found else f"pip install 'deeprebirth-caffe[{extra}]'"
+        yield Finding(name, bool(found), found, "", purpose, fix)
 
 
 def _programs() -> Iterator[Finding]:
