@@ -18,7 +18,10 @@ from deeprebirth_caffe.errors import RebirthError
 COMMANDS = {
     "convert": "Merge a net's pooling, LRN, BatchNorm and branches into its convolutions.",
     "deploy": "Make the net that goes to the phone out of a training net and its weights.",
+    "export": "Write a net and its weights as an ONNX model, checked against real Caffe.",
     "inspect": "Show layers, shapes, costs, stages, and what could merge and why not.",
+    "time": "Time nets against each other, show where the time goes and what they cost.",
+    "device": "List phones and boards, say what they are, put Caffe on them.",
     "diff": "Compare two nets by layer name.",
     "zoo": "List and write known nets.",
     "doctor": "Say which engines and tools are found, or which fork of Caffe a net is written for.",
