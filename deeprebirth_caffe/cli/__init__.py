@@ -18,6 +18,10 @@ from deeprebirth_caffe.errors import RebirthError
 COMMANDS = {
     "convert": "Merge a net's pooling, LRN, BatchNorm and branches into its convolutions.",
     "deploy": "Make the net that goes to the phone out of a training net and its weights.",
+    "finetune": "Relearn: run a solver, in real Caffe or in the embedded engine.",
+    "test": "Run a net over its test data and average its outputs.",
+    "forward": "Run pictures through a net: labels, or a blob.",
+    "data": "Make LMDBs out of pictures.",
     "export": "Write a net and its weights as an ONNX model, checked against real Caffe.",
     "inspect": "Show layers, shapes, costs, stages, and what could merge and why not.",
     "time": "Time nets against each other, show where the time goes and what they cost.",

@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Engine
+    from deeprebirth_caffe.workflows.choose import EngineOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -80,3 +81,33 @@ def print_json(data: Any) -> None:
 
     # Bytes: JSON is UTF-8, whatever the terminal's encoding is.
     click.echo(json_bytes(data), nl=False)
+
+
+def engine_options(function: Command) -> Command:
+    """Adds the options that choose an engine and say how it runs; `chosen_engine` reads them."""
+    for option in reversed(
+        [
+            click.option(
+                "--engine",
+                type=click.Choice(["auto", "caffe", "torch"]),
+                default="auto",
+                show_default=True,
+                help="Real Caffe, or the embedded one; auto: the faster one that runs the net.",
+            ),
+            click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), help="Of the embedded engine."),
+            click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of the embedded engine."),
+            click.option("--threads", type=click.IntRange(1, 1024), help="Of either. [default: as many as it takes]"),
+            caffe_option,
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def chosen_engine(
+    engine: str, device: str | None, precision: str | None, threads: int | None, caffe: str | None
+) -> EngineOptions:
+    """What `engine_options` say."""
+    from deeprebirth_caffe.workflows.choose import EngineOptions
+
+    return EngineOptions(engine, device, precision, threads, caffe)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "EngineError", "engine"]
 
-ENGINES = ("caffe",)
+ENGINES = ("caffe", "torch")
 
 
 def engine(name: str, **options: object) -> Engine:
@@ -19,7 +19,8 @@ def engine(name: str, **options: object) -> Engine:
 
     Args:
         name: One of ENGINES.
-        **options: The engine's own; for "caffe", those of CaffeEngine (`caffe`, `threads`, `timeout`).
+        **options: The engine's own; for "caffe", those of CaffeEngine (`caffe`, `threads`, `timeout`); for "torch",
+            those of TorchEngine (`device`, `precision`, `threads`).
 
     Raises:
         EngineError: No such engine, or what it needs is not installed.
@@ -28,4 +29,8 @@ def engine(name: str, **options: object) -> Engine:
         from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 
         return CaffeEngine(**options)  # type: ignore[arg-type]
+    if name == "torch":
+        from deeprebirth_caffe.engines.torch.engine import TorchEngine
+
+        return TorchEngine(**options)  # type: ignore[arg-type]
     raise EngineError(f"no engine named {name!r}: there is {', '.join(ENGINES)}")

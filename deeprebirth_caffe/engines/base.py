@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,82 @@ class TrainResult:
     decays: Mapping[str, tuple[float | None, ...]]
 
 
+Score = float | tuple[float, ...]
+"""The mean of an output blob: a number where it has one element, else one for each (as `caffe test` prints)."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One iteration of training.
+
+    Attributes:
+        iteration: which; Caffe counts from 0, and the first snapshot after it says one more.
+        lr: the solver's rate in it, before any lr_mult.
+        loss: the weighted total loss, the mean over `iter_size` batches.
+        outputs: the mean of each output blob of the training net, of the last batch.
+        images: how many records it took, over all `iter_size` batches; 0 where the net has no data layer.
+        seconds: how long it took, waiting for data included.
+    """
+
+    iteration: int
+    lr: float
+    loss: float
+    outputs: Mapping[str, float]
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Two files that belong together, complete on the disk under their names.
+
+    Attributes:
+        model: `PREFIX_iter_N.caffemodel` (or `.caffemodel.h5`).
+        state: `PREFIX_iter_N.solverstate` (or `.solverstate.h5`), which names the model.
+    """
+
+    model: Path
+    state: Path
+
+
+class Trainer(Protocol):
+    """A solver that has been set up, in one engine. `workflows.finetune` decides when it steps, tests and saves.
+
+    It never writes, tests or prints by itself, whatever the solver file says.
+    """
+
+    @property
+    def iteration(self) -> int:
+        """How many iterations are done."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What people should know, such as what could not be restored; grows while it is set up."""
+        ...
+
+    @property
+    def tests(self) -> int:
+        """How many test nets there are."""
+        ...
+
+    def step(self) -> Step:
+        """Does one iteration: `iter_size` times forward and backward, then the update."""
+        ...
+
+    def test(self, index: int = 0) -> dict[str, Score]:
+        """Runs a test net, with the weights of now, over its `test_iter` batches; the mean of each output blob."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Saves weights and solver state: under temporary names, read back, then renamed.
+
+        Raises:
+            RebirthError: they cannot be written (a full disk); older snapshots are as they were.
+        """
+        ...
+
+
 class Engine(Protocol):
     """Runs nets that lie on disk."""
 
@@ -105,6 +181,42 @@ class Engine(Protocol):
 
     def train(self, solver: Path | str, iterations: int, weights: Path | str | None = None) -> TrainResult:
         """Trains for some iterations."""
+        ...
+
+    def trainer(
+        self,
+        solver: Path | str,
+        *,
+        weights: Sequence[Path | str] = (),
+        resume: Path | str | None = None,
+        root: Path | str = ".",
+    ) -> AbstractContextManager[Trainer]:
+        """Sets a solver up.
+
+        Args:
+            solver: its prototxt.
+            weights: caffemodels to start from, one after the other; none: the fillers.
+            resume: a solverstate, either engine's, to go on from; its caffemodel is found as Caffe finds it, else
+                beside it.
+            root: the directory where relative paths inside the solver and its nets start.
+        """
+        ...
+
+    def batches(
+        self,
+        net: Path | str,
+        weights: Path | str | None,
+        iterations: int,
+        blobs: Sequence[str] | None = None,
+        *,
+        root: Path | str = ".",
+        stages: Sequence[str] = (),
+        level: int = 0,
+    ) -> Iterator[dict[str, FloatArray]]:
+        """Runs a net with its own data layers in phase TEST, batch by batch.
+
+        Gives, for each batch, the blobs asked for (None: the outputs). A blob is copied: keeping it is safe.
+        """
         ...
 
     def time_nets(

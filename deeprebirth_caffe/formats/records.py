@@ -6,21 +6,18 @@ answer is None, and the shape has to come from elsewhere.
 
 from __future__ import annotations
 
-import io
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.stores import first_record
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 LIST_BYTES = 1 << 16
 """How much of a list of files is read to find its first entry."""
-
-_CHANNELS = {"1": 1, "L": 1, "I;16": 1, "I": 1, "F": 1, "LA": 4, "RGBA": 4, "PA": 4}
 
 
 def datum_shape(
@@ -35,7 +32,7 @@ def datum_shape(
 
     Args:
         source: the layer's ``source``: a database's directory, or a list of files.
-        backend: ``LMDB``, ``LEVELDB`` (no library reads it: None), ``IMAGES`` (a list of images with labels)
+        backend: ``LMDB``, ``LEVELDB``, ``IMAGES`` (a list of images with labels)
             or ``HDF5`` (a list of HDF5 files).
         root: where relative paths are looked up if they do not lead anywhere from the working directory.
         image_root: ImageData's ``root_folder``, put in front of each listed path as it is.
@@ -49,13 +46,13 @@ def datum_shape(
     if path is None:
         return None
     try:
-        if backend == "LMDB":
-            return _lmdb(path)
+        if backend in ("LMDB", "LEVELDB"):
+            return _datum(first_record(path, backend))
         if backend == "IMAGES":
             return _first_image(path, root, image_root)
         if backend == "HDF5":
             return _first_hdf5(path, root, top)
-    except (OSError, ValueError, DecodeError, ImportError):
+    except (OSError, ValueError, DecodeError, ImportError, RebirthError):
         return None
     return None
 
@@ -73,30 +70,12 @@ def _find(name: str, root: str | os.PathLike[str]) -> Path | None:
     return None
 
 
-def _lmdb(path: Path) -> tuple[int, ...] | None:
-    import lmdb
-
-    try:
-        # Without locks: the database may be on a read-only disk, and nothing is written.
-        with (
-            lmdb.open(
-                str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, create=False
-            ) as database,
-            database.begin() as transaction,
-        ):
-            cursor = transaction.cursor()
-            value = bytes(cursor.value()) if cursor.first() else b""
-    except lmdb.Error:
-        return None
-    return _datum(value)
-
-
 def _datum(value: bytes) -> tuple[int, ...] | None:
     if not value:
         return None
     datum = pb.Datum.FromString(value)
     if datum.encoded:
-        return _image(io.BytesIO(datum.data))
+        return _image(datum.data)
     shape = (datum.channels, datum.height, datum.width)
     return shape if min(shape) > 0 else None
 
@@ -105,21 +84,24 @@ def _first_image(listing: Path, root: str | os.PathLike[str], image_root: str) -
     for line in _lines(listing):
         name, _, label = line.rpartition(" ")  # Caffe splits at the last space
         path = _find(image_root + (name if label else line), root)
-        return _image(path) if path is not None else None
+        return _image(path.read_bytes(), listed=True) if path is not None else None
     return None
 
 
-def _image(file: Any) -> tuple[int, ...] | None:
-    from PIL import Image
+def _image(data: bytes, listed: bool = False) -> tuple[int, ...] | None:
+    import cv2
+    import numpy as np
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about sizes: only the header is read
-        try:
-            with Image.open(file) as image:
-                width, height = image.size
-                return (_CHANNELS.get(image.mode, 3), height, width)
-        except Image.DecompressionBombError:
-            return None
+    # Listed pictures are turned as a camera says, which Caffe's OpenCV does with JPEGs alone.
+    turned = listed and data.startswith(b"\xff\xd8")
+    flag = cv2.IMREAD_ANYCOLOR if turned else cv2.IMREAD_UNCHANGED
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+    except cv2.error:
+        return None
+    if image is None:
+        return None
+    return (image.shape[2] if image.ndim > 2 else 1, image.shape[0], image.shape[1])
 
 
 def _first_hdf5(listing: Path, root: str | os.PathLike[str], top: str) -> tuple[int, ...] | None:

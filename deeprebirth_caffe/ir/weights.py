@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import LayerBlobs, read_caffemodel
+from deeprebirth_caffe.formats.hdf5 import is_hdf5, read_hdf5_model
+from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 Array = npt.NDArray[Any]
 
@@ -27,8 +29,18 @@ class Weights:
         self.path = path
 
     @classmethod
-    def read(cls, path: str | Path) -> Weights:
-        """Reads a .caffemodel; of layers that share one name the last with blobs counts, as in Caffe."""
+    def read(cls, path: str | Path, layers: Iterable[pb.LayerParameter] = ()) -> Weights:
+        """Reads a .caffemodel or, told by its contents, a .caffemodel.h5.
+
+        Of layers that share one name the last with blobs counts, as in Caffe.
+
+        Args:
+            path: of the file.
+            layers: of the net. HDF5 keeps parameters that layers share once; with the net each gets its own here, as
+                in a .caffemodel.
+        """
+        if is_hdf5(path):
+            return cls(_with_shared(read_hdf5_model(path), layers), str(path))
         model = read_caffemodel(path)
         return cls({layer.name: layer for layer in model.layers if layer.blobs}, str(path))
 
@@ -89,6 +101,25 @@ def _todays(layer: LayerBlobs) -> tuple[Array, ...]:
             blob.reshape(blob.shape[4 - axes :]) if legacy and blob.shape[: 4 - axes] == (1,) * (4 - axes) else blob
         )
     return tuple(arrays)
+
+
+def _with_shared(
+    arrays: dict[str, tuple[Array, ...]], layers: Iterable[pb.LayerParameter]
+) -> dict[str, LayerBlobs | tuple[Array, ...]]:
+    """Puts in what HDF5 leaves out: the parameters that belong to an earlier layer."""
+    found: dict[str, LayerBlobs | tuple[Array, ...]] = dict(arrays)
+    owners: dict[str, Array] = {}
+    for layer in layers:
+        mine = list(arrays.get(layer.name, ()))
+        for index, spec in enumerate(layer.param):
+            has = index < len(mine) and mine[index].size > 0
+            if spec.name and has:
+                owners.setdefault(spec.name, mine[index])
+            elif spec.name in owners and index <= len(mine):
+                mine[index : index + 1] = [owners[spec.name]]
+        if mine:
+            found[layer.name] = tuple(mine)
+    return found
 
 
 class WeightsError(RebirthError):

@@ -38,9 +38,9 @@ def _image_channels(layer: pb.LayerParameter, record: Shape | None) -> int | Non
     return len(p.mean_value) if len(p.mean_value) > 1 else None
 
 
-def _cropped(layer: pb.LayerParameter, old: int, size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """The height and width behind the crop; `old` is crop_size at its place of 2014."""
-    crop = layer.transform_param.crop_size or old
+def _cropped(layer: pb.LayerParameter, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The height and width behind the crop. Caffe reads crop_size nowhere else, though old messages have it too."""
+    crop = layer.transform_param.crop_size
     if not crop:
         return size
     if size is not None and crop > min(size):
@@ -66,7 +66,7 @@ def _image_tops(
 def _data(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
     p = layer.data_param
     record = _record(layer, datum)
-    size = _cropped(layer, p.crop_size, None if record is None else (record[1], record[2]))
+    size = _cropped(layer, None if record is None else (record[1], record[2]))
     return _image_tops(layer, _batch(layer, p.batch_size), _image_channels(layer, record), size)
 
 
@@ -78,12 +78,12 @@ def _image_data(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum
     size = None if record is None else (record[1], record[2])
     if p.new_height:
         size = p.new_height, p.new_width
-    return _image_tops(layer, _batch(layer, p.batch_size), 3 if p.is_color else 1, _cropped(layer, p.crop_size, size))
+    return _image_tops(layer, _batch(layer, p.batch_size), 3 if p.is_color else 1, _cropped(layer, size))
 
 
 def _window_data(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
     p = layer.window_data_param
-    crop = layer.transform_param.crop_size or p.crop_size
+    crop = layer.transform_param.crop_size
     if not crop:
         fail(layer, "crop_size must be given and positive")
     # The windows are warped to the crop, so the image's own size does not matter.

@@ -14,16 +14,19 @@ from deeprebirth_caffe.engines import EngineError, engine
 from deeprebirth_caffe.engines.libraries import version
 
 PACKAGES = (
-    ("lmdb", "reading the shape of the data from an LMDB", "data", ()),
-    ("Pillow", "reading the shape of encoded pictures", "data", ()),
-    ("onnx", "rebirth export; the engines onnxruntime and ncnn", "onnx", ()),
-    ("onnxruntime", "the engine onnxruntime; rebirth export --check", "onnx", ()),
+    ("torch", "the embedded engine", "torch", ()),
+    ("lmdb", "reading and writing LMDBs", "data", ()),
+    ("plyvel", "reading and writing LevelDBs", "data", ()),
     (
         "opencv-python-headless",
-        "the engine opencv (version 4 reads Caffe files itself, 5 our ONNX export)",
-        "opencv",
+        "reading pictures; the engine opencv (version 4 reads Caffe files itself, 5 our ONNX export)",
+        "data",
         ("opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
     ),
+    ("h5py", "reading and writing HDF5", "data", ()),
+    ("scikit-learn", "the pictures of rebirth data digits", "data", ()),
+    ("onnx", "rebirth export; the engines onnxruntime and ncnn", "onnx", ()),
+    ("onnxruntime", "the engine onnxruntime; rebirth export --check", "onnx", ()),
     ("MNN", "the engine mnn", "mnn", ()),
     ("ncnn", "the engine ncnn", "ncnn", ()),
     ("pnnx", "the engine ncnn: it converts our ONNX export", "ncnn", ()),
@@ -32,6 +35,8 @@ PACKAGES = (
 PROGRAMS = (
     ("apt-get", "installing real Caffe with scripts/install_caffe.sh", "only on Debian, Ubuntu and their like"),
     ("dpkg-deb", "installing real Caffe with scripts/install_caffe.sh", "apt install dpkg"),
+    ("adb", "rebirth device and time --on adb", "apt install adb"),
+    ("ssh", "rebirth device and time --on ssh", "apt install openssh-client"),
     ("qemu-aarch64-static", "running an arm64 Caffe on this machine", "apt install qemu-user-static"),
 )
 

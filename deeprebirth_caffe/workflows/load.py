@@ -30,7 +30,7 @@ def load_net(path: str | Path, weights: str | Path | None = None, shapes: Mappin
     """
     net = Net.read(path)
     if weights is not None:
-        net.weights = Weights.read(weights)
+        net.weights = Weights.read(weights, [layer.param for layer in net.layers])
     _find_data_shapes(net, Path(path).parent, dict(shapes or {}))
     _ = net.views
     if net.weights is not None:
@@ -100,7 +100,8 @@ def _from_source(layer: Layer, folder: Path) -> Shape | None:
     if layer.type == "Data":
         return datum_shape(param.data_param.source, pb.DataParameter.DB.Name(param.data_param.backend), folder)
     if layer.type == "ImageData":
-        return datum_shape(param.image_data_param.source, "IMAGES", folder)
+        images = param.image_data_param
+        return datum_shape(images.source, "IMAGES", folder, image_root=images.root_folder)
     return None
 
 
@@ -110,8 +111,6 @@ def _from_transform(net: Net, layer: Layer) -> Shape | None:
     size = (transform.crop_size, transform.crop_size)
     if layer.type == "ImageData" and layer.param.image_data_param.new_height:
         size = (layer.param.image_data_param.new_height, layer.param.image_data_param.new_width)
-    if layer.type == "WindowData":
-        size = (transform.crop_size or layer.param.window_data_param.crop_size,) * 2
     if not size[0]:
         return None
     channels = _channels(net, layer)

@@ -50,7 +50,7 @@ class ZooNet:
 
 @dataclass(frozen=True)
 class Data:
-    """What a net reads: square crops of `size` pixels out of LMDBs beside the net's files.
+    """What a net reads: square crops of `size` pixels out of LMDBs, by paths from where Caffe is started.
 
     `scale` multiplies a pixel after the mean is taken off; None leaves it as it is.
     """
@@ -62,12 +62,14 @@ class Data:
     mean: tuple[float, ...] = IMAGENET_MEAN
     scale: float | None = None
     mirror: bool = True
+    train_source: str = "data/train_lmdb"
+    test_source: str = "data/val_lmdb"
 
     def add_layers(self, net: NetBuilder) -> str:
         """Add the TRAIN and the TEST data layer; both write ``data`` and ``label``."""
         for phase, source, batch in (
-            (pb.TRAIN, "data/train_lmdb", self.train_batch),
-            (pb.TEST, "data/val_lmdb", self.test_batch),
+            (pb.TRAIN, self.train_source, self.train_batch),
+            (pb.TEST, self.test_source, self.test_batch),
         ):
             layer = net.layer("data", "Data", ())
             layer.top.append("label")

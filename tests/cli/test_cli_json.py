@@ -13,6 +13,8 @@ import pytest
 from cli_tools import Cli, Echo, SmallNet
 
 MANIFEST = "convert, deploy: manifest.json"
+RUNS = {"finetune", "finetune --log", "test", "forward"}
+"""Held against in the tests of those commands."""
 
 
 @pytest.mark.parametrize(
@@ -150,6 +152,8 @@ def test_each_table_is_held_against_something() -> None:
         "zoo list",
         "zoo NAME",
         "doctor",
+        "data",
+        *RUNS,
         "time",
         "device list",
         "device info",

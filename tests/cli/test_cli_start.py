@@ -13,7 +13,7 @@ from cli_tools import Cli, Everything, SmallNet, complaint
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.cli import COMMANDS
 
-HEAVY = ("torch", "cv2", "lmdb", "PIL", "h5py", "hypothesis")
+HEAVY = ("torch", "cv2", "lmdb", "plyvel", "h5py", "sklearn", "hypothesis")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -309,6 +309,16 @@ def test_ctrl_c_ends_it(own: CaffeWorker, tmp_path: Path) -> None:
             os.kill(pid, 0)
 
 
+def test_a_solver_has_to_be_open(caffe: CaffeWorker, tmp_path: Path) -> None:
+    pid = caffe.pid
+    for op in ("step", "snapshot"):
+        with pytest.raises(EngineError, match=f"Caffe, {op}: no solver is open"):
+            caffe.call(op)
+    with pytest.raises(EngineError, match="there is no directory"):
+        caffe.enter(tmp_path / "nowhere")
+    assert caffe.pid == pid
+
+
 def test_what_is_not_pycaffe(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'nothing of the sort' >&2\nexit 3\n")

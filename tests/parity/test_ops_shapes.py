@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from google.protobuf import text_format
 
@@ -448,9 +449,9 @@ def records(folder: Path, shape: Shape, encoded: bool = False) -> Path:
 
 
 def picture(folder: Path, shape: Shape) -> Path:
-    image = pytest.importorskip("PIL.Image")
+    cv2 = pytest.importorskip("cv2")
     path = folder / "picture.png"
-    image.new("RGB" if shape[0] == 3 else "L", (shape[2], shape[1])).save(path)
+    cv2.imwrite(str(path), np.zeros((*shape[1:], shape[0]), np.uint8))
     return path
 
 

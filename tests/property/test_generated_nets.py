@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -78,9 +79,9 @@ def worker(caffe_install: CaffeInstall, tmp_path_factory: pytest.TempPathFactory
 def sources(worker: CaffeWorker, tmp_path_factory: pytest.TempPathFactory) -> Sources:
     """One file of each kind that data layers read."""
     folder = tmp_path_factory.mktemp("sources")
-    image = pytest.importorskip("PIL.Image")
-    for name, size in (("small.png", (7, 6)), ("large.png", (30, 20))):
-        image.new("RGB", size).save(folder / name)
+    cv2 = pytest.importorskip("cv2")
+    for name, size in (("small.png", (6, 7)), ("large.png", (20, 30))):
+        cv2.imwrite(str(folder / name), np.zeros((*size, 3), np.uint8))
     (folder / "images.txt").write_text(f"{folder / 'small.png'} 1\n")
     boxes = "1 0.9 0 0 5 5\n1 0.1 2 2 9 9\n"
     (folder / "windows.txt").write_text(f"# 0\n{folder / 'large.png'}\n3\n20\n30\n2\n{boxes}")

@@ -27,7 +27,8 @@ def test_data_has_the_records_size_or_the_crops() -> None:
     assert shapes("Data", batch, tops=1, datum=RECORD) == [(8, 3, 40, 50)]
     crop = f"{batch} transform_param {{ crop_size: 32 }}"
     assert shapes("Data", crop, datum=RECORD) == [(8, 3, 32, 32), (8,)]
-    assert shapes("Data", "data_param { batch_size: 8 crop_size: 32 }", datum=RECORD)[0] == (8, 3, 32, 32)
+    # In today's form Caffe reads it in transform_param alone.
+    assert shapes("Data", "data_param { batch_size: 8 crop_size: 32 }", datum=RECORD)[0] == (8, *RECORD)
     with pytest.raises(ops.ShapeError, match="crop_size 60 is larger than the image 40x50"):
         shapes("Data", f"{batch} transform_param {{ crop_size: 60 }}", datum=RECORD)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
+import numpy as np
 import pytest
+from data_sources import encode, leveldb_of
 
 from deeprebirth_caffe.formats.records import datum_shape
+from deeprebirth_caffe.formats.stores import open_cursor
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
@@ -19,11 +21,12 @@ def lmdb_at(path: Path, *values: bytes, subdir: bool = True) -> Path:
     return path
 
 
-def image(mode: str, size: tuple[int, int], kind: str = "PNG") -> bytes:
-    pillow = pytest.importorskip("PIL.Image")
-    file = io.BytesIO()
-    pillow.new(mode, size).save(file, kind)
-    return file.getvalue()
+def image(height: int, width: int, channels: int = 3, kind: str = ".png") -> bytes:
+    return encode(np.zeros((height, width, channels), np.uint8), kind)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_lmdb(tmp_path: Path) -> None:
@@ -42,9 +45,33 @@ def test_lmdb_in_one_file(tmp_path: Path) -> None:
     assert datum_shape(str(path), "LMDB") == (1, 28, 28)
 
 
-@pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1), ("RGBA", 4), ("P", 3), ("1", 1)])
-def test_encoded_records(tmp_path: Path, mode: str, channels: int) -> None:
-    datum = pb.Datum(encoded=True, data=image(mode, (7, 5)))
+def test_lmdb_that_is_open_already(tmp_path: Path) -> None:
+    path = lmdb_at(tmp_path / "db", pb.Datum(channels=3, height=4, width=5).SerializeToString())
+    cursor = open_cursor(path, "LMDB")
+    assert datum_shape(str(path), "LMDB") == (3, 4, 5)
+    assert pb.Datum.FromString(bytes(cursor.value())).width == 5
+    cursor.close()
+
+
+def test_leveldb_is_left_as_it_is(tmp_path: Path) -> None:
+    datums = [pb.Datum(channels=3, height=4, width=5 + number) for number in range(9)]
+    path = leveldb_of(tmp_path / "db", datums)
+    before = contents(path)
+    assert datum_shape(str(path), "LEVELDB") == (3, 4, 5)
+    assert contents(path) == before
+    # Also where somebody has it open, and where its files are tables rather than a log.
+    cursor = open_cursor(path, "LEVELDB")
+    assert datum_shape("db", "LEVELDB", tmp_path) == (3, 4, 5)
+    cursor.close()
+    before = contents(path)
+    assert any(name.endswith(".ldb") for name in before)
+    assert datum_shape("db", "LEVELDB", tmp_path) == (3, 4, 5)
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_encoded_records(tmp_path: Path, channels: int) -> None:
+    datum = pb.Datum(encoded=True, data=image(5, 7, channels))
     path = lmdb_at(tmp_path / "db", datum.SerializeToString())
     assert datum_shape(str(path), "LMDB") == (channels, 5, 7)
 
@@ -69,12 +96,17 @@ def test_databases_that_are_none(tmp_path: Path) -> None:
 
 def test_image_lists(tmp_path: Path) -> None:
     (tmp_path / "pic tures").mkdir()
-    (tmp_path / "pic tures" / "a b.jpg").write_bytes(image("RGB", (9, 6), "JPEG"))
+    (tmp_path / "pic tures" / "a b.jpg").write_bytes(image(6, 9, kind=".jpg"))
     listing = tmp_path / "list.txt"
     listing.write_text("\npic tures/a b.jpg 3\nmissing.jpg 4\n")
     assert datum_shape(str(listing), "IMAGES", tmp_path) == (3, 6, 9)
     listing.write_text("a b.jpg 3\n")
     assert datum_shape(str(listing), "IMAGES", "/", image_root=f"{tmp_path}/pic tures/") == (3, 6, 9)
+    turned = b"\xff\xe1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06" + bytes(6)
+    plain = image(6, 9, kind=".jpg")
+    (tmp_path / "turned.jpg").write_bytes(plain[:2] + turned + plain[2:])
+    listing.write_text("turned.jpg 0\n")
+    assert datum_shape(str(listing), "IMAGES", tmp_path) == (3, 9, 6)
     for text in ("", "missing.jpg 1", "list.txt 0", "\xff\xfe"):
         listing.write_text(text)
         assert datum_shape(str(listing), "IMAGES", tmp_path) is None

@@ -345,7 +345,8 @@ def test_train_val_has_a_data_layer_for_each_phase(name: str) -> None:
         assert len(layer.transform_param.mean_value) == channels
         assert layer.data_param.backend == pb.DataParameter.LMDB
         assert layer.data_param.batch_size > 0
-    assert [layer.data_param.source for layer in data] == ["data/train_lmdb", "data/val_lmdb"]
+    sources = ["digits/train", "digits/test"] if name == "googlenet28" else ["data/train_lmdb", "data/val_lmdb"]
+    assert [layer.data_param.source for layer in data] == sources
     assert not data[1].transform_param.mirror
 
 
@@ -422,7 +423,7 @@ def test_solver(name: str) -> None:
     test = next(
         layer for layer in parsed(name, "train_val").layer if layer.type == "Data" and layer.include[0].phase == pb.TEST
     )
-    validation = {1000: 50_000, 100: 5_000, 10: 10_000}[built(name).classes]
+    validation = {1000: 50_000, 100: 5_000, 10: 355}[built(name).classes]
     assert solver.test_iter[0] * test.data_param.batch_size == validation
     needed = {"step": ["stepsize", "gamma"], "poly": ["power"], "multistep": ["gamma"]}[solver.lr_policy]
     assert all(solver.HasField(field) for field in needed)

@@ -77,6 +77,10 @@ class CaffeWorker(WorkerProcess):
         """Gives pycaffe's own caffe.proto as a serialized FileDescriptorProto."""
         return self.call("schema")[1][0][1].tobytes()
 
+    def enter(self, directory: str | Path) -> None:
+        """Goes to a directory for good: there start the paths inside nets whose data layers open files as they run."""
+        self.call("enter", cwd=_path(directory))
+
     def load(
         self,
         net: str | Path,

@@ -11,7 +11,7 @@ from deeprebirth_caffe.engines.base import EngineError, NetTiming, TrainResult
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall, find_caffe
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.engines.base import Array, FloatArray
+    from deeprebirth_caffe.engines.base import Array, FloatArray, Trainer
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 
 
@@ -113,6 +113,48 @@ class CaffeEngine:
         """Trains with Caffe's own solver; CaffeWorker.train can do more."""
         with self.session() as worker:
             return worker.train(solver, iterations, weights)
+
+    @contextmanager
+    def trainer(
+        self,
+        solver: Path | str,
+        *,
+        weights: Sequence[Path | str] = (),
+        resume: Path | str | None = None,
+        root: Path | str = ".",
+    ) -> Iterator[Trainer]:
+        """Sets a solver up, always in a process of its own; see `Engine.trainer`."""
+        from deeprebirth_caffe.engines.caffe.trainer import open_trainer
+
+        with open_trainer(self._worker(), solver, weights, resume, root) as trainer:
+            yield trainer
+
+    def batches(
+        self,
+        net: Path | str,
+        weights: Path | str | None,
+        iterations: int,
+        blobs: Sequence[str] | None = None,
+        *,
+        root: Path | str = ".",
+        stages: Sequence[str] = (),
+        level: int = 0,
+    ) -> Iterator[dict[str, FloatArray]]:
+        """Runs a net with its own data layers in phase TEST, batch by batch, in a process of its own."""
+        from deeprebirth_caffe.engines.caffe.labels import label_rules
+        from deeprebirth_caffe.ir import Net
+        from deeprebirth_caffe.ir.state import NetState
+
+        # Their paths start in `root` as long as it runs, and no other net's may.
+        with self._worker() as worker:
+            path, model = Path(net).absolute(), None if weights is None else Path(weights).absolute()
+            worker.enter(root)
+            loaded = worker.load(path, weights=model, stages=stages, level=level)
+            state = NetState("TEST", level, frozenset(stages))
+            worker.call("guard_labels", handle=loaded.handle, rules=label_rules(Net.read(path), state))
+            wanted = list(loaded.outputs) if blobs is None else list(blobs)
+            for _ in range(iterations):
+                yield worker.forward(loaded, blobs=wanted)
 
     def time_nets(
         self,

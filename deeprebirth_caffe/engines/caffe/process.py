@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Array
 
 WORKER = Path(__file__).with_name("worker.py")
-PROTOCOL = 1
+PROTOCOL = 2
 _LOG_LIMIT = 4 << 20
 _TAIL = 64 << 10
 _MESSAGE_LIMIT = 400
@@ -70,6 +70,7 @@ class WorkerProcess:
         self.respawn = respawn
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
+        self._lifeline: int | None = None
         self._starts = 0
 
     # ------------------------------------------------------------ the process
@@ -126,19 +127,24 @@ class WorkerProcess:
         # Handles of a process that died must not mean nets of the next one.
         first_handle = self._starts * 1_000_000 + 1
         self._starts += 1
+        # Nothing is ever written there; that it closes tells the process that we are gone.
+        theirs, self._lifeline = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [str(python), str(WORKER), str(first_handle)],
+                [str(python), str(WORKER), str(first_handle), str(theirs)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
                 env=self.environment(),
                 # Ctrl-C is for us; we then end the worker, which would else die in the middle of a frame.
                 start_new_session=True,
+                pass_fds=(theirs,),
             )
         except OSError as error:
             self._forget()
             raise EngineError(f"cannot start {python}: {error.strerror or error}", fatal=True) from error
+        finally:
+            os.close(theirs)
         try:
             hello, _ = self._receive("start", self._deadline(self.timeout))
         except EngineError as error:
@@ -184,8 +190,12 @@ class WorkerProcess:
             self._process.wait()
         if self._log is not None:
             self._log.close()
+        # Only now that the process is reaped: a status of its own says more than that we ended it.
+        if self._lifeline is not None:
+            os.close(self._lifeline)
         self._process = None
         self._log = None
+        self._lifeline = None
 
     def _log_text(self) -> str:
         if self._log is None:

@@ -8,8 +8,10 @@ arrays that the header lists, one after the other. Requests are {"op", "kw", "ar
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import select
 import struct
 import sys
 import time
@@ -29,7 +31,7 @@ os.dup2(_null, 0)
 os.close(_null)
 os.dup2(2, 1)
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 Arrays = list[tuple[Any, Any]]
 Answer = tuple[dict[str, Any], Arrays]
@@ -41,6 +43,22 @@ caffe: Any = None
 
 class WorkerError(Exception):
     """A mistake of the caller's; the process goes on."""
+
+
+def _die_with_parent(descriptor: int) -> None:
+    """Lets the kernel end this process when the other end of a pipe closes, which a killed parent does too.
+
+    The end of the requests would be seen only after the operation at work, which may hang for ever. PR_SET_PDEATHSIG
+    would go by the thread that started this process, not by the parent.
+    """
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+        # SIGIO, which comes then, ends a process that does not handle it.
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
+    except (AttributeError, OSError):
+        return  # a system, or an emulator of one, that cannot do it
+    if select.select([descriptor], [], [], 0)[0]:
+        os._exit(1)
 
 
 # ---------------------------------------------------------------- frames
@@ -165,6 +183,39 @@ def _put(blob: Any, array: Any, what: str) -> None:
     blob.data[...] = array
 
 
+def _guard_labels(held: Held, rules: dict[str, list[Any]]) -> None:
+    """Has labels looked at before a layer takes them for indices: Caffe reads and writes beyond its arrays there.
+
+    Args:
+        held: the net.
+        rules: by layer, the axis of the classes (None: all axes behind the first) and the label that means none.
+    """
+    guarded = {held.layer(name): rule for name, rule in rules.items() if name in held.names}
+    if not guarded:
+        return
+
+    def look(number: int) -> None:
+        if number not in guarded:
+            return
+        axis, ignored = guarded[number]
+        scores, labels = (held.net._blobs[i] for i in list(held.net._bottom_ids(number))[:2])
+        shape = tuple(scores.shape)
+        classes = int(np.prod(shape[1:])) if axis is None else shape[axis]
+        values = labels.data.reshape(-1).astype(np.int64)
+        wrong = (values < 0) | (values >= classes)
+        if ignored is not None:
+            wrong &= values != ignored
+        if wrong.any():
+            name, place = held.names[number], int(wrong.argmax())
+            record = place // max(1, values.size // (labels.shape[0] if len(labels.shape) else 1))
+            raise WorkerError(
+                f"layer {name!r}: record {record} of the batch has the label {values[place]}, and there are "
+                f"{classes} classes (0 to {classes - 1}); correct the data or the net"
+            )
+
+    held.net.before_forward(look)
+
+
 @contextmanager
 def _directory(cwd: str | None) -> Iterator[None]:
     """The paths inside nets and solvers are relative to the directory Caffe is started in."""
@@ -283,6 +334,12 @@ def op_load(
         "shared": _owners(held),
         "memory": memory,
     }, []
+
+
+def op_guard_labels(arrays: Arrays, handle: int, rules: dict[str, list[Any]]) -> Answer:
+    """See `_guard_labels`."""
+    _guard_labels(_held(handle), rules)
+    return {}, []
 
 
 def op_close(arrays: Arrays, handle: int) -> Answer:
@@ -528,6 +585,132 @@ def op_train(
     return {"losses": losses, "outputs": outputs, "rate": rate, "rates": found, "decays": decays}, []
 
 
+# ---------------------------------------------------------------- a solver, step by step
+
+_running: Running | None = None
+
+
+class Running:
+    """A solver that is driven from outside."""
+
+    def __init__(self, solver: Any, iter_size: int) -> None:
+        self.solver = solver
+        self.net = Held(solver.net, None)
+        self.tests = [Held(net, None) for net in solver.test_nets]
+        self.iter_size = iter_size
+        self.losses: list[float] = []
+        if iter_size > 1:
+            # Caffe's step runs all batches at once and tells nothing of those before the last.
+            last = len(self.net.names) - 1
+            solver.net.after_forward(lambda layer: self.losses.append(self.loss()) if layer == last else None)
+
+    def loss(self) -> float:
+        """The weighted total loss of the last batch."""
+        net = self.net.net
+        return float(sum(w * float(b.data.sum()) for b, w in zip(net._blobs, net._blob_loss_weights) if w))
+
+
+def _solver() -> Running:
+    if _running is None:
+        raise WorkerError("no solver is open")
+    return _running
+
+
+def _sources(held: Held) -> list[list[Any]]:
+    """Layers that bring data in: name, type, and the first axis of what they give."""
+    found = []
+    for name, kind, bottoms, tops in zip(held.names, held.types, held.bottoms, held.tops):
+        if tops and not bottoms and kind not in ("Input", "Parameter"):
+            shape = list(held.net.blobs[tops[0]].shape)
+            found.append([name, kind, shape[0] if shape else 1])
+    return found
+
+
+def op_enter(arrays: Arrays, cwd: str) -> Answer:
+    """Goes to a directory for good: data layers open files there whenever they come to them."""
+    if not Path(cwd).is_dir():
+        raise WorkerError(f"there is no directory {cwd}")
+    os.chdir(cwd)
+    return {}, []
+
+
+def op_open_solver(
+    arrays: Arrays,
+    solver: str,
+    iter_size: int,
+    weights: list[str],
+    state: str | None,
+    labels: list[dict[str, list[Any]]],
+) -> Answer:
+    """Sets a solver up, from weights or from a solverstate; `labels`: see `_guard_labels`, for each net."""
+    global _running
+    for path in weights:
+        _need_file(path, "weights file")
+    opened = caffe.get_solver(solver)
+    for path in weights:
+        # The test nets too: a layer of theirs may have no namesake in the training net.
+        for net in [opened.net, *opened.test_nets]:
+            net.copy_from(path)
+    if state is not None:
+        opened.restore(state)
+    _running = running = Running(opened, iter_size)
+    for held, rules in zip([running.net, *running.tests], labels):
+        _guard_labels(held, rules)
+    return {
+        "iteration": int(opened.iter),
+        "layers": [
+            [name, [list(b.shape) for b in layer.blobs]] for name, layer in zip(running.net.names, opened.net.layers)
+        ],
+        "sources": [_sources(held) for held in [running.net, *running.tests]],
+    }, []
+
+
+def op_step(arrays: Arrays) -> Answer:
+    """Does one iteration."""
+    running = _solver()
+    del running.losses[:]
+    running.solver.step(1)
+    losses = running.losses if running.iter_size > 1 else [running.loss()]
+    net = running.net.net
+    # By index: several losses without a named top would be one in pycaffe's own dict.
+    outputs = [[running.net.blob_names[i], float(net._blobs[i].data.mean())] for i in net._outputs]
+    return {"iteration": int(running.solver.iter), "loss": sum(losses) / len(losses), "outputs": outputs}, []
+
+
+def op_test(arrays: Arrays, index: int, iterations: int) -> Answer:
+    """Averages the outputs of a test net, in single precision as Caffe does."""
+    running = _solver()
+    held = running.tests[index]
+    held.net.share_with(running.net.net)
+    last = len(held.names) - 1
+    sums: list[Any] = []
+    for _ in range(iterations):
+        held.net._forward(0, last)
+        now = [held.net._blobs[i].data for i in held.net._outputs]
+        sums = [a + b for a, b in zip(sums, now)] if sums else [a.copy() for a in now]
+    names = [held.blob_names[i] for i in held.net._outputs]
+    return {}, [(name, a / np.float32(iterations)) for name, a in zip(names, sums)]
+
+
+def op_advance(arrays: Arrays, net: int, layer: str, batches: int, seconds: float) -> Answer:
+    """Runs one data layer (of the training net: 0, of the test nets: from 1), for some seconds at most."""
+    running = _solver()
+    held = [running.net, *running.tests][net]
+    number = held.layer(layer)
+    end = time.monotonic() + seconds
+    done = 0
+    while done < batches and (not done or time.monotonic() < end):
+        held.net._forward(number, number)
+        done += 1
+    return {"done": done}, []
+
+
+def op_snapshot(arrays: Arrays) -> Answer:
+    """Lets Caffe write its two files, to where the solver file says."""
+    _solver().solver.snapshot()
+    return {}, []
+
+
 # ---------------------------------------------------------------- the loop
 
 
@@ -550,6 +733,8 @@ def main() -> None:
         _send({"ok": True, "result": result}, answer)
 
 
+if len(sys.argv) > 2:
+    _die_with_parent(int(sys.argv[2]))
 try:
     import caffe  # type: ignore[import-not-found,no-redef]
     import numpy as np

@@ -1,0 +1,7 @@
+"""What data layers read: databases, lists of pictures, HDF5; and how those are made."""
+
+from deeprebirth_caffe.data.check import check_source
+from deeprebirth_caffe.data.layer import DataLayer, open_layer
+from deeprebirth_caffe.data.paths import find_path
+
+__all__ = ["DataLayer", "check_source", "find_path", "open_layer"]

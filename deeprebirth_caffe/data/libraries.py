@@ -1,0 +1,27 @@
+"""The libraries that reading pictures and HDF5 needs, imported when they are needed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.stores import HOW_TO_INSTALL
+
+_NAMES = {"cv2": "OpenCV", "h5py": "h5py"}
+
+
+def need(module: str, purpose: str) -> Any:
+    """Imports an optional library.
+
+    Args:
+        module: its module's name.
+        purpose: what for, for the message: "reading pictures".
+
+    Raises:
+        RebirthError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise RebirthError(f"{purpose} needs {_NAMES.get(module, module)}: {HOW_TO_INSTALL}") from error

@@ -1,0 +1,273 @@
+"""Which pictures go into a database, under which keys, with which labels: from a list file or from folders."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeprebirth_caffe.errors import RebirthError
+
+TRAIN = "train"
+PARTS = (TRAIN, "val", "valid", "validation", "test")
+"""What the subfolders of a folder of several parts are called."""
+
+SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("bmp", "dib", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm"),
+        *("pgm", "png", "pnm", "ppm", "ras", "sr", "tif", "tiff", "webp"),
+    )
+)
+"""What files in a class's folder are taken for pictures."""
+
+MOST_ENTRIES = 10**8
+"""Keys begin with eight digits, and databases sort by key."""
+
+_LONGEST_KEY = 511  # LMDB's limit
+_DATABASE_FILES = ("data.mdb", "CURRENT")  # LMDB's and LevelDB's
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture.
+
+    Attributes:
+        number: its place in the list; the key begins with it.
+        name: as the list has it; the key ends with it.
+        path: where it is.
+        label: its class.
+    """
+
+    number: int
+    name: str
+    path: str
+    label: int
+
+    @property
+    def key(self) -> bytes:
+        """The record's key, as convert_imageset makes it; of a name too long for LMDB, the end."""
+        head = b"%08d_" % self.number
+        return head + os.fsencode(self.name)[-(_LONGEST_KEY - len(head)) :]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pictures of one database: `train`, `val`, …"""
+
+    name: str
+    entries: list[Entry]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What was found in a folder with a folder a class.
+
+    Attributes:
+        classes: their names; the place of each is its label.
+        parts: the pictures.
+        notes: for people: what was left out, what looks odd.
+    """
+
+    classes: list[str]
+    parts: list[Part]
+    notes: list[str]
+
+
+def read_list(listing: Path, root: Path | None = None) -> list[Entry]:
+    """Reads a list in convert_imageset's form: in each line a path and, after the last space, a whole number.
+
+    An empty line is no picture, though it counts in the numbers of those after it, as in convert_imageset.
+
+    Args:
+        listing: the file.
+        root: the folder put in front of each path, as it is; None: paths are relative to the list's own folder.
+
+    Raises:
+        RebirthError: it cannot be read, is empty, or a line is not of that form.
+    """
+    try:
+        data = listing.read_bytes()
+    except OSError as error:
+        raise RebirthError(f"{listing}: cannot read this list: {error.strerror or error}") from error
+    entries = []
+    for number, line in enumerate(data.split(b"\n")):
+        if not line.strip():
+            continue
+        name, _, label = line.rpartition(b" ")
+        where = f"{listing}:{number + 1}"
+        if not name:
+            raise RebirthError(f"{where}: {os.fsdecode(line)!r} is not a path, a space and a label")
+        text = os.fsdecode(name)
+        entries.append(Entry(number, text, _join(listing, root, text), _label(label.rstrip(b"\r"), where)))
+    if not entries:
+        raise RebirthError(f"{listing}: this list names no picture")
+    return entries
+
+
+def read_folder(folder: Path, split: str, val_fraction: float, seed: int, labels: Path | None = None) -> Folder:
+    """Finds the pictures of a folder with a folder a class, or with such folders in `train`, `val`, …
+
+    Classes are sorted by name. Of each, its pictures are sorted by path, wherever they are below its folder.
+
+    Args:
+        folder: where to look.
+        split: what the one part is called where there are not several.
+        val_fraction: how much of each class goes into a second part, `val`; 0: nothing.
+        seed: which pictures those are.
+        labels: a file with a class a line, where they are not to be found by looking.
+
+    Raises:
+        RebirthError: there are no classes or no pictures, or the parts do not fit each other.
+    """
+    notes: list[str] = []
+    several = [part for part in PARTS if _subfolders(folder / part)]
+    if TRAIN not in several:
+        several = []
+    if several and val_fraction:
+        raise RebirthError(
+            f"{folder}: it has {', '.join(several)} already; leave --val-fraction out, or name one of them"
+        )
+    roots = {part: folder / part for part in several} or {split: folder}
+    classes = _read_labels(labels) if labels is not None else _subfolders(roots[TRAIN if several else split])
+    if not classes:
+        raise RebirthError(f"{folder}: there is no folder in it; it takes one for each class")
+    if several:
+        _note_ignored(folder, [name for name in _subfolders(folder) if name not in several], notes)
+    parts = [_read_part(name, root, classes, notes) for name, root in roots.items()]
+    if len(classes) == 1:
+        notes.append(f"{folder}: there is one class only, {classes[0]}")
+    if val_fraction:
+        parts = _divide(parts[0], val_fraction, seed)
+    return Folder(classes, parts, notes)
+
+
+def shuffled(entries: Sequence[Entry], seed: int) -> list[Entry]:
+    """The same pictures in an order that hangs on the seed alone, numbered anew."""
+    order = list(entries)
+    random.Random(seed).shuffle(order)
+    return _numbered(order)
+
+
+def label_lines(classes: Iterable[str]) -> str:
+    """The text of labels.txt: a class a line, whatever its name holds."""
+    return "".join("".join(map(_visible, name)) + "\n" for name in classes)
+
+
+def _visible(letter: str) -> str:
+    return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+
+
+def _numbered(entries: Iterable[Entry]) -> list[Entry]:
+    return [Entry(number, one.name, one.path, one.label) for number, one in enumerate(entries)]
+
+
+def _join(listing: Path, root: Path | None, name: str) -> str:
+    if root is None:
+        return str(listing.parent / name)
+    # One string after the other, as Caffe does: lists whose paths begin with "/" are meant to be below the root.
+    slash = "" if name.startswith("/") else os.sep
+    return f"{root}{slash}{name}"
+
+
+def _label(text: bytes, where: str) -> int:
+    if not re.fullmatch(rb"[+-]?[0-9]{1,10}", text) or not -(2**31) <= int(text) < 2**31:
+        raise RebirthError(
+            f"{where}: {os.fsdecode(text)!r} is not a label: a whole number of 32 bits after the last space"
+        )
+    return int(text)
+
+
+def _read_labels(path: Path) -> list[str]:
+    try:
+        return [os.fsdecode(line) for line in path.read_bytes().splitlines() if line]
+    except OSError as error:
+        raise RebirthError(f"{path}: cannot read these labels: {error.strerror or error}") from error
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """The folders in a folder that may be classes: not hidden, no databases."""
+    try:
+        with os.scandir(folder) as found:
+            names = [one.name for one in found if one.is_dir() and not one.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise RebirthError(f"{folder}: cannot read this folder: {error.strerror or error}") from error
+    return sorted(name for name in names if not any((folder / name / file).exists() for file in _DATABASE_FILES))
+
+
+def _read_part(part: str, root: Path, classes: list[str], notes: list[str]) -> Part:
+    numbers = {name: number for number, name in enumerate(classes)}
+    strangers = [name for name in _subfolders(root) if name not in numbers]
+    if strangers:
+        raise RebirthError(
+            f"{root / strangers[0]}: there is no such class ({len(classes)} are known); remove this folder"
+        )
+    entries: list[Entry] = []
+    others = 0
+    for name in classes:
+        files, more = _pictures(root / name)
+        others += more
+        if not files:
+            notes.append(f"{root / name}: there is no picture of this class")
+        entries.extend(Entry(0, f"{name}/{file}", f"{root / name}/{file}", numbers[name]) for file in files)
+    if not entries:
+        raise RebirthError(f"{root}: there is no picture in its {len(classes)} folders")
+    if others:
+        notes.append(f"{root}: {others} files in it are left out: their names are not those of pictures")
+    return Part(part, _numbered(entries))
+
+
+def _pictures(folder: Path) -> tuple[list[str], int]:
+    """The pictures below a folder, relative to it and sorted, and how many other files there are."""
+    files: list[str] = []
+    others = 0
+    seen: set[str] = set()
+
+    def fail(error: OSError) -> None:
+        if folder.exists():
+            raise RebirthError(f"{error.filename}: cannot read this folder: {error.strerror or error}") from error
+
+    for place, below, names in os.walk(folder, onerror=fail, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link that leads to where we have been
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in names:
+            if name.startswith("."):
+                continue
+            if Path(name).suffix.lower() in SUFFIXES:
+                files.append(os.path.relpath(os.path.join(place, name), folder))
+            else:
+                others += 1
+    return sorted(files), others
+
+
+def _divide(part: Part, fraction: float, seed: int) -> list[Part]:
+    """Takes a share of each class out for a second part; a class of two or more is in both."""
+    by_label: dict[int, list[Entry]] = {}
+    for entry in part.entries:
+        by_label.setdefault(entry.label, []).append(entry)
+    taken: set[int] = set()
+    for label, entries in by_label.items():
+        count = max(round(len(entries) * fraction), 1)
+        # The label is part of the seed: a class's choice does not hang on the size of the others.
+        order = [entry.number for entry in entries]
+        random.Random(f"{seed} {label}").shuffle(order)
+        taken.update(order[: min(count, len(entries) - 1)])
+    kept = [entry for entry in part.entries if entry.number not in taken]
+    val = [entry for entry in part.entries if entry.number in taken]
+    if not val:
+        raise RebirthError("no class has two pictures: nothing is left for val; leave --val-fraction out")
+    return [Part(part.name, _numbered(kept)), Part("val", _numbered(val))]
+
+
+def _note_ignored(folder: Path, names: list[str], notes: list[str]) -> None:
+    if names:
+        notes.append(f"{folder}: left out, as it has {TRAIN}: {', '.join(names)}")

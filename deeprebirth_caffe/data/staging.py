@@ -1,0 +1,146 @@
+"""Work that takes long: done in a hidden folder, gone on with after an interruption, published when all is there."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import atomic_write
+
+_MARKER = "rebirth-data.json"
+_LOCK = "lock"
+_DATABASE = ("CURRENT", "data.mdb")
+
+
+class Staging:
+    """A hidden folder in which outputs are made under short names.
+
+    Attributes:
+        folder: where to make them.
+        outputs: each one's short name, and where it goes at the end.
+        resumed: whether an earlier run with the same parameters left something here.
+        changed: whether one with other parameters did, which is gone.
+    """
+
+    def __init__(self, folder: Path, outputs: Mapping[str, Path], parameters: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.outputs = dict(outputs)
+        self._parameters = dict(parameters)
+        found = _read_marker(folder)
+        self.resumed = found is not None and found.get("parameters") == self._parameters
+        self.changed = found is not None and not self.resumed
+        self._publishing = self.resumed and found is not None and found.get("publishing") is True
+
+    def place(self, name: str) -> Path:
+        """Where an output is made, or is: a run that was killed while publishing has moved some already."""
+        made = self.folder / name
+        return self.outputs[name] if self._publishing and not made.exists() else made
+
+    def begin(self, force: bool) -> None:
+        """Clears away what does not belong to this run, and leaves the mark that it has begun.
+
+        Raises:
+            RebirthError: an output is there already.
+        """
+        if not self._publishing:
+            for path in self.outputs.values():
+                _check(path, force)
+        if not self.resumed:
+            for path in self.folder.iterdir():
+                if path.name != _LOCK:
+                    _remove(path)
+            self._mark(publishing=False)
+
+    def publish(self) -> None:
+        """Gives every output its name; a run that is killed here does the rest the next time."""
+        self._mark(publishing=True)
+        for name, target in self.outputs.items():
+            made = self.folder / name
+            if not made.exists():
+                continue
+            if made.is_file():
+                # It may go to another disk, where a rename does not lead.
+                atomic_write(target, made.read_bytes())
+                continue
+            if target.is_symlink() or target.exists():
+                old = self.folder / f"old-{name}"
+                _remove(old)
+                target.rename(old)
+            made.rename(target)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _mark(self, publishing: bool) -> None:
+        marker = {"parameters": self._parameters, "publishing": publishing}
+        atomic_write(self.folder / _MARKER, json.dumps(marker, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def staging(
+    home: Path, name: str, outputs: Mapping[str, Path], parameters: Mapping[str, Any], force: bool
+) -> Iterator[Staging]:
+    """A Staging for one run alone, in `home`, which is made if need be.
+
+    It stays where the block fails, so that the next run can go on there.
+
+    Args:
+        home: on the same disk as the databases that are made.
+        name: tells it from others there.
+        outputs: short names, and where each goes.
+        parameters: what must be the same for a later run to go on with this one.
+        force: whether outputs may be replaced.
+
+    Raises:
+        RebirthError: another run is at work here, an output is there already, or nothing can be written.
+    """
+    folder = home / f".{name}.rebirth-data"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        with (folder / _LOCK).open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RebirthError(f"{folder}: another `rebirth data` is at work here; wait for it") from error
+            work = Staging(folder, outputs, parameters)
+            try:
+                work.begin(force)
+            except RebirthError:
+                if not (folder / _MARKER).exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+            yield work
+    except OSError as error:
+        where = error.filename2 or error.filename or folder
+        raise RebirthError(f"{where}: cannot write it: {error.strerror or error}") from error
+
+
+def _read_marker(folder: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((folder / _MARKER).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else {}
+
+
+def _check(path: Path, force: bool) -> None:
+    if not (path.is_symlink() or path.exists()):
+        return
+    if not force:
+        raise RebirthError(f"{path}: this is there already; choose another name or add --force")
+    if path.is_dir() and any(path.iterdir()) and not any((path / name).exists() for name in _DATABASE):
+        raise RebirthError(
+            f"{path}: this is a folder and no database, so --force does not replace it; remove it yourself"
+        )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif path.is_symlink() or path.exists():
+        path.unlink()

@@ -1,0 +1,300 @@
+"""The embedded engine: Caffe's nets, solvers and data on PyTorch."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeprebirth_caffe.engines.base import EngineError, NetTiming, TrainResult
+from deeprebirth_caffe.ir import Net, NetState, Weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from deeprebirth_caffe.engines.base import Array, FloatArray
+    from deeprebirth_caffe.engines.torch.net import TorchNet
+    from deeprebirth_caffe.engines.torch.solver import TorchTrainer
+
+DEVICES = ("cpu", "cuda", "mps")
+PRECISIONS = ("fp32", "bf16")
+NO_TORCH = "the embedded engine needs PyTorch: pip install 'deeprebirth-caffe[torch]'"
+WARMUP = 2
+
+
+class TorchEngine:
+    """Caffe's nets in this process; nothing but PyTorch is needed."""
+
+    name = "torch"
+
+    def __init__(
+        self,
+        device: str = "cpu",
+        precision: str = "fp32",
+        threads: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Checks that there is such a device; loads PyTorch.
+
+        Args:
+            device: cpu, cuda (or cuda:1 and so on) or mps.
+            precision: fp32, or bf16: matrix products in bfloat16, weights in float32.
+            threads: of PyTorch, for the whole process; None leaves it to the environment.
+            seed: of fillers, Dropout and the like where no solver gives one; None: any.
+
+        Raises:
+            EngineError: PyTorch or the device is missing, or there is no such precision.
+        """
+        if precision not in PRECISIONS:
+            raise EngineError(f"no precision {precision!r}: there is {', '.join(PRECISIONS)}")
+        if importlib.util.find_spec("torch") is None:
+            raise EngineError(NO_TORCH)
+        import torch
+
+        self.device = _checked(device, torch)
+        self.precision = precision
+        self.threads = threads
+        self.seed = seed
+        if threads is not None:
+            if threads < 1:
+                raise EngineError(f"cannot run on {threads} threads; give 1 or more")
+            torch.set_num_threads(threads)
+
+    def describe(self) -> dict[str, object]:
+        """Versions, device and threads."""
+        import torch
+
+        facts: dict[str, object] = {
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "device": self.device,
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "mkldnn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+        }
+        if self.device.startswith("cuda"):
+            facts["gpu"] = torch.cuda.get_device_name(self.device)
+        return facts
+
+    @contextmanager
+    def session(self) -> Iterator[TorchEngine]:
+        """Nothing to start: it lives in this process."""
+        yield self
+
+    def load(
+        self,
+        net: Path | str,
+        weights: Path | str | None = None,
+        *,
+        phase: str = "TEST",
+        stages: Sequence[str] = (),
+        level: int = 0,
+        root: Path | str = ".",
+        sources: bool = False,
+    ) -> TorchNet:
+        """Builds a net from files; see `TorchNet`."""
+        from deeprebirth_caffe.engines.torch.net import TorchNet
+
+        built = TorchNet(
+            Net.read(net),
+            NetState(phase, level, frozenset(stages)),
+            device=self.device,
+            precision=self.precision,
+            seed=self.seed,
+            root=root,
+            sources=sources,
+        )
+        if weights is not None:
+            built.load(Weights.read(weights))
+        return built
+
+    def forward(
+        self,
+        net: Path | str,
+        weights: Path | str | None,
+        inputs: Array | Mapping[str, Array],
+        blobs: Sequence[str] | None = None,
+    ) -> dict[str, FloatArray]:
+        """Runs a net forward in phase TEST.
+
+        Args:
+            net: A prototxt with Input layers; its input shapes follow the arrays given.
+            weights: A caffemodel, or None.
+            inputs: Arrays by blob name; a lone array goes to the first input.
+            blobs: Which to give back; None: all.
+        """
+        import torch
+
+        loaded = self.load(net, weights)
+        if isinstance(inputs, Mapping):
+            given = dict(inputs)
+        elif loaded.inputs:
+            given = {loaded.inputs[0]: inputs}
+        else:
+            raise EngineError(f"{net} has no input: give it an Input layer")
+        with torch.no_grad():
+            found = loaded.forward(given, loaded.blobs if blobs is None else blobs)
+        return {name: _array(tensor) for name, tensor in found.items()}
+
+    def batches(
+        self,
+        net: Path | str,
+        weights: Path | str | None,
+        iterations: int,
+        blobs: Sequence[str] | None = None,
+        *,
+        root: Path | str = ".",
+        stages: Sequence[str] = (),
+        level: int = 0,
+    ) -> Iterator[dict[str, FloatArray]]:
+        """Runs a net with its own data layers in phase TEST, batch by batch.
+
+        Gives, for each batch, the blobs asked for (None: the outputs). A blob is copied: keeping it is safe.
+        """
+        loaded = self.load(net, weights, stages=stages, level=level, root=root, sources=True)
+        try:
+            for _ in range(iterations):
+                yield {name: _array(tensor) for name, tensor in loaded.forward(None, blobs).items()}
+        finally:
+            loaded.close()
+
+    @contextmanager
+    def trainer(
+        self,
+        solver: Path | str,
+        *,
+        weights: Sequence[Path | str] = (),
+        resume: Path | str | None = None,
+        root: Path | str = ".",
+    ) -> Iterator[TorchTrainer]:
+        """Sets a solver up; see `Engine.trainer`."""
+        from deeprebirth_caffe.engines.torch.memory import freed_memory_kept
+        from deeprebirth_caffe.engines.torch.solver import open_trainer
+
+        thrift = freed_memory_kept() if self.device == "cpu" else nullcontext()
+        with thrift, open_trainer(self, solver, weights=weights, resume=resume, root=root) as made:
+            yield made
+
+    def train(self, solver: Path | str, iterations: int, weights: Path | str | None = None) -> TrainResult:
+        """Trains for some iterations; `rates` and `decays` are measured in the first."""
+        from deeprebirth_caffe.engines.torch.measure import Measure
+
+        losses: list[float] = []
+        outputs: dict[str, list[float]] = {}
+        rate = 0.0
+        measure: Measure | None = None
+        with self.trainer(solver, weights=() if weights is None else (weights,)) as trainer:
+            for iteration in range(iterations):
+                if iteration == 0:
+                    measure = Measure(trainer.net)
+                step = trainer.step()
+                if measure is not None and iteration == 0:
+                    rate = step.lr
+                    measure.finish(rate)
+                losses.append(step.loss)
+                for name, value in step.outputs.items():
+                    outputs.setdefault(name, []).append(value)
+        return TrainResult(
+            losses=tuple(losses),
+            outputs={name: tuple(values) for name, values in outputs.items()},
+            learning_rate=rate,
+            rates=measure.rates if measure is not None else {},
+            decays=measure.decays if measure is not None else {},
+        )
+
+    def time_nets(
+        self,
+        nets: Sequence[Path | str],
+        runs: int = 5,
+        iterations: int = 10,
+        threads: int | None = None,
+        weights: Sequence[Path | str | None] | None = None,
+    ) -> list[NetTiming]:
+        """Times forward passes on random input, the nets taking turns run by run.
+
+        Args:
+            nets: Prototxts with Input layers.
+            runs: Turns.
+            iterations: Forward passes in a turn, after two that do not count.
+            threads: Threads of PyTorch; None: the engine's.
+            weights: A caffemodel for each net; without one, the fillers' weights, random ones where those are zero.
+        """
+        import torch
+
+        given = weights if weights is not None else [None] * len(nets)
+        before = torch.get_num_threads()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        from deeprebirth_caffe.engines.torch.memory import freed_memory_kept
+
+        try:
+            loaded = [self._filled(net, model) for net, model in zip(nets, given, strict=True)]
+            times: list[list[tuple[float, ...]]] = [[] for _ in nets]
+            with freed_memory_kept():
+                for _ in range(runs):
+                    for net, found in zip(loaded, times, strict=True):
+                        found.append(self._time(net, iterations))
+        finally:
+            torch.set_num_threads(before)
+        return [NetTiming(Path(net), tuple(found)) for net, found in zip(nets, times, strict=True)]
+
+    def _filled(self, path: Path | str, weights: Path | str | None) -> TorchNet:
+        from deeprebirth_caffe.engines.torch.fill import fill
+
+        net = self.load(path, weights)
+        fill(net)
+        return net
+
+    def _time(self, net: TorchNet, iterations: int) -> tuple[float, ...]:
+        import torch
+
+        times: list[float] = []
+        with torch.no_grad():
+            for count in range(WARMUP + iterations):
+                self._wait()
+                begin = time.perf_counter()
+                net.forward()
+                self._wait()
+                if count >= WARMUP:
+                    times.append((time.perf_counter() - begin) * 1000)
+        return tuple(times)
+
+    def _wait(self) -> None:
+        """A GPU answers before it is done."""
+        import torch
+
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+        elif self.device == "mps":
+            torch.mps.synchronize()
+
+
+def _checked(device: str, torch_module: Any) -> str:
+    kind = device.split(":", 1)[0]
+    if kind not in DEVICES:
+        raise EngineError(f"no device {device!r}: there is {', '.join(DEVICES)}")
+    if kind == "cuda":
+        if not torch_module.cuda.is_available():
+            raise EngineError(
+                f"PyTorch sees no CUDA device for {device!r}; use --device cpu, or install its CUDA build"
+            )
+        index = device.partition(":")[2]
+        if index and (not index.isdigit() or int(index) >= torch_module.cuda.device_count()):
+            raise EngineError(f"no device {device!r}: PyTorch sees {torch_module.cuda.device_count()} of that kind")
+    if kind == "mps" and not torch_module.backends.mps.is_available():
+        raise EngineError("PyTorch sees no Apple GPU here; use --device cpu")
+    if kind != "cuda" and device != kind:
+        raise EngineError(f"no device {device!r}: there is one {kind} only")
+    return device
+
+
+def _array(tensor: torch.Tensor) -> FloatArray:
+    import numpy as np
+
+    return np.array(tensor.detach().float().cpu().numpy(), dtype=np.float32, order="C")

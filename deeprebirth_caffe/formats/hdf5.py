@@ -1,0 +1,186 @@
+"""Caffe's HDF5 files: weights (`.caffemodel.h5`) as ``data/LAYER/N``, and what `solverstate` needs.
+
+Caffe tells weights in HDF5 by their first bytes, not by their name; so does this.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeprebirth_caffe.errors import RebirthError
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+
+Array = NDArray[Any]
+
+SHARED: Array = np.empty(0, np.float32)
+"""Stands for a parameter that the file leaves out because it is another layer's: an array without values."""
+
+Entry = tuple[str, Sequence["Array | None"]]
+"""(name, parameters) of a layer to write; None for a parameter that is another layer's."""
+
+
+class Hdf5Error(RebirthError):
+    """An HDF5 file that cannot be read or written."""
+
+
+def is_hdf5(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is HDF5, by its first bytes; False where it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def read_hdf5_model(path: str | os.PathLike[str]) -> dict[str, tuple[Array, ...]]:
+    """Reads weights: the parameters of each layer that has any, in the file's order of layers.
+
+    A parameter that the file leaves out in front of one it has is `SHARED`; a layer that shares all is left out.
+
+    Raises:
+        Hdf5Error: it cannot be read or is something else; h5py is missing.
+    """
+    with Reader(path) as file:
+        layers: dict[str, tuple[Array, ...]] = {}
+        for name, group in file.groups("data", "weights: it has no group 'data'"):
+            arrays = file.numbered(group, f"layer {name!r}")
+            if arrays:
+                layers[name] = tuple(arrays.get(index, SHARED) for index in range(max(arrays) + 1))
+    if not layers:
+        raise Hdf5Error(f"{os.fspath(path)}: holds no weights; give the file that Caffe saved as .caffemodel.h5")
+    return layers
+
+
+def stream_hdf5_model(file: BinaryIO, layers: Iterable[Entry], path: str = "weights") -> None:
+    """Writes weights as Caffe does into an open file.
+
+    Args:
+        file: where to.
+        layers: all layers of the net in order, those without parameters too.
+        path: what errors call it.
+
+    Raises:
+        Hdf5Error: the names cannot be written so that Caffe would find them again; h5py is missing.
+    """
+    entries = list(layers)
+    check_names([name for name, _ in entries], path)
+
+    def fill(out: Any) -> None:
+        data = out.create_group("data")
+        for name, arrays in entries:
+            group = data.create_group(name)
+            for index, array in enumerate(arrays):
+                if array is not None:
+                    group.create_dataset(str(index), data=np.asarray(array, "<f4"))
+
+    write_hdf5(file, fill, path)
+
+
+def check_names(names: Iterable[str], path: str) -> None:
+    """Refuses names of layers that HDF5 cannot hold: a slash makes groups in groups, where Caffe aborts.
+
+    Raises:
+        Hdf5Error: there is such a name, or one stands twice.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if "/" in name or name in ("", "."):
+            raise Hdf5Error(
+                f"{path}: Caffe cannot keep layer {name!r} in HDF5 because of its name; "
+                "set snapshot_format: BINARYPROTO"
+            )
+        if name in seen:
+            raise Hdf5Error(f"{path}: two layers are called {name!r}, which HDF5 cannot hold; rename one")
+        seen.add(name)
+
+
+def write_hdf5(file: BinaryIO, fill: Any, path: str) -> None:
+    """Builds an HDF5 file in memory with `fill(h5py.File)`, then writes it, so that a full disk is an OSError."""
+    h5py = _h5py(path)
+    memory = io.BytesIO()
+    # The oldest layout: Caffe is linked with old versions of the library.
+    with h5py.File(memory, "w", libver=("earliest", "v108")) as out:
+        fill(out)
+    file.write(memory.getbuffer())
+
+
+class Reader:
+    """An open HDF5 file whose faults are told as `Hdf5Error`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.name = os.fspath(path)
+        h5py = _h5py(self.name)
+        self._group, self._dataset = h5py.Group, h5py.Dataset
+        try:
+            self.file = h5py.File(self.name, "r")
+        except OSError as error:
+            if not is_hdf5(self.name):
+                reason = getattr(error, "strerror", None) or "it is no HDF5 file"
+                raise Hdf5Error(f"{self.name}: cannot read it: {reason}") from error
+            raise Hdf5Error(f"{self.name}: cut off or damaged; download or copy it again") from error
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def groups(self, name: str, what: str) -> Iterable[tuple[str, Any]]:
+        """The groups inside a group, by name; one that is missing is told as no `what`."""
+        outer = self._get(self.file, name)
+        if not isinstance(outer, self._group):
+            raise Hdf5Error(f"{self.name}: an HDF5 file, but none with {what}")
+        for key in self._keys(outer):
+            inner = self._get(outer, key)
+            if isinstance(inner, self._group):
+                yield str(key), inner
+
+    def numbered(self, group: Any, what: str) -> dict[int, Array]:
+        """The arrays of a group, by the numbers they are called."""
+        arrays: dict[int, Array] = {}
+        for key in self._keys(group):
+            value = self.array(group, key)
+            if value is None or not str(key).isdecimal() or int(key) > 1 << 20:
+                continue
+            if value.dtype.kind != "f":
+                raise Hdf5Error(f"{self.name}: {what} holds {value.dtype} where numbers are wanted")
+            arrays[int(key)] = value
+        return arrays
+
+    def array(self, group: Any, key: str) -> Array | None:
+        """The values of a dataset; None where there is none of that name."""
+        found = self._get(group, key)
+        if not isinstance(found, self._dataset):
+            return None
+        try:
+            return np.asarray(found[()])
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            raise Hdf5Error(f"{self.name}: cut off or damaged at {key!r}; download or copy it again") from error
+
+    def _get(self, group: Any, key: str) -> Any:
+        try:
+            return group.get(key)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise Hdf5Error(f"{self.name}: cut off or damaged at {key!r}; download or copy it again") from error
+
+    def _keys(self, group: Any) -> list[str]:
+        try:
+            return list(group)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise Hdf5Error(f"{self.name}: cut off or damaged; download or copy it again") from error
+
+
+def _h5py(path: str) -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise Hdf5Error(f"{path}: HDF5 files need h5py: pip install 'deeprebirth-caffe[data]'") from error
+    return h5py

@@ -1,0 +1,259 @@
+"""Key-value databases as Caffe writes them, opened for reading: LMDB, and LevelDB through plyvel.
+
+LMDB must not be opened twice in one process and LevelDB cannot be, so all who read one share a handle.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from deeprebirth_caffe.errors import RebirthError
+
+HOW_TO_INSTALL = "pip install 'deeprebirth-caffe[data]'"
+
+
+class Cursor(Protocol):
+    """A place in a database; behind the last record comes the first one again."""
+
+    def key(self) -> bytes:
+        """The key of the record it stands at."""
+        ...
+
+    def value(self) -> bytes | memoryview:
+        """The record it stands at; a view holds as long as the cursor is open."""
+        ...
+
+    def advance(self) -> None:
+        """Goes to the next record, from the last one to the first."""
+        ...
+
+    def seek(self, key: bytes) -> bool:
+        """Goes to a record; whether there is one of that key."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the database."""
+        ...
+
+
+def open_cursor(path: Path, backend: str) -> Cursor:
+    """Opens a database for reading, at its first record.
+
+    Args:
+        path: its directory (LMDB: or its only file).
+        backend: ``LMDB`` or ``LEVELDB``.
+
+    Raises:
+        RebirthError: it is not there, no database, locked, damaged or empty, or a library is missing. The text
+            does not say where: the caller knows the layer.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        raise RebirthError("not found") from error
+    except OSError as error:
+        raise RebirthError(f"cannot be reached ({error.strerror})") from error
+    return _LmdbCursor(path) if backend == "LMDB" else _LevelCursor(path)
+
+
+def first_record(path: Path, backend: str) -> bytes:
+    """The first record of a database, which is left as it is.
+
+    Opening a LevelDB writes into it and wants it for itself; what is opened here are links to its files.
+
+    Raises:
+        RebirthError: as `open_cursor`.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        if backend == "LEVELDB" and (path / "CURRENT").is_file():
+            path = _linked(path, Path(name))
+        cursor = open_cursor(path, backend)
+        try:
+            return bytes(cursor.value())
+        finally:
+            cursor.close()
+
+
+def _linked(path: Path, folder: Path) -> Path:
+    for file in path.iterdir():
+        if file.suffix in (".ldb", ".sst", ".log"):
+            (folder / file.name).symlink_to(file.resolve())
+        elif file.name == "CURRENT" or file.name.startswith("MANIFEST-"):
+            shutil.copyfile(file, folder / file.name)
+    return folder
+
+
+class _Shared:
+    """An open database and how many use it."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self.process = os.getpid()
+        self.users = 0
+
+
+_shared: dict[Path, _Shared] = {}
+_lock = threading.Lock()
+# A fork may happen while another thread holds the lock, and nobody would ever release it in the child.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _renew_lock())
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+def _acquire(path: Path, opener: Callable[[Path], Any], reopen: Callable[[Any], None]) -> _Shared:
+    name = path.resolve()
+    with _lock:
+        shared = _shared.get(name)
+        if shared is not None and shared.process != os.getpid():
+            reopen(shared.handle)
+            shared = None
+        if shared is None:
+            shared = _shared[name] = _Shared(opener(name))
+        shared.users += 1
+        return shared
+
+
+def _release(shared: _Shared) -> None:
+    with _lock:
+        shared.users -= 1
+        if shared.users or shared.process != os.getpid():
+            return
+        for name in [name for name, one in _shared.items() if one is shared]:
+            del _shared[name]
+        shared.handle.close()
+
+
+class _LmdbCursor:
+    def __init__(self, path: Path) -> None:
+        self._shared = _acquire(path, _open_lmdb, lambda handle: handle.close())
+        try:
+            self._transaction = self._shared.handle.begin(buffers=True)
+            self._cursor = self._transaction.cursor()
+            if not self._cursor.first():
+                raise RebirthError("this LMDB is empty")
+        except BaseException:
+            _release(self._shared)
+            raise
+
+    def key(self) -> bytes:
+        return bytes(self._cursor.key())
+
+    def value(self) -> memoryview:
+        value: memoryview = self._cursor.value()
+        return value
+
+    def advance(self) -> None:
+        if not self._cursor.next():
+            self._cursor.first()
+
+    def seek(self, key: bytes) -> bool:
+        return bool(self._cursor.set_key(key))
+
+    def close(self) -> None:
+        if self._shared.process == os.getpid():
+            self._transaction.abort()
+        _release(self._shared)
+
+
+def _open_lmdb(path: Path) -> Any:
+    try:
+        import lmdb
+    except ImportError as error:
+        raise RebirthError(f"reading an LMDB needs lmdb: {HOW_TO_INSTALL}") from error
+    subdirectory = path.is_dir()
+    data = path / "data.mdb" if subdirectory else path
+    try:
+        # Without locks: the database may be on a read-only disk, and nothing is written.
+        handle = lmdb.open(str(path), subdir=subdirectory, readonly=True, lock=False, create=False)
+        need = (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
+        have = data.stat().st_size
+    except (lmdb.Error, OSError, ValueError) as error:
+        if not data.is_file():
+            raise RebirthError("no LMDB: it has no data.mdb") from error
+        if not os.access(data, os.R_OK):
+            raise RebirthError("no permission to read its data.mdb") from error
+        raise RebirthError(f"no LMDB, or a damaged one ({error})") from error
+    if have < need:
+        # Reading on would end the process with SIGBUS.
+        handle.close()
+        raise RebirthError(f"truncated: its data.mdb has {have} bytes of at least {need}; copy or make it anew")
+    return handle
+
+
+class _LevelCursor:
+    def __init__(self, path: Path) -> None:
+        self._shared = _acquire(path, _open_leveldb, _no_fork)
+        try:
+            self._iterator = self._shared.handle.raw_iterator()
+            self._guard(self._iterator.seek_to_first)
+            if not self._iterator.valid():
+                raise RebirthError("this LevelDB is empty")
+        except BaseException:
+            _release(self._shared)
+            raise
+
+    @staticmethod
+    def _guard(move: Callable[[], None]) -> None:
+        import plyvel
+
+        try:
+            move()
+        except plyvel.Error as error:
+            raise RebirthError(f"this LevelDB is damaged ({_text(error)})") from error
+
+    def key(self) -> bytes:
+        return bytes(self._iterator.key())
+
+    def value(self) -> bytes:
+        return bytes(self._iterator.value())
+
+    def advance(self) -> None:
+        self._guard(self._iterator.next)
+        if not self._iterator.valid():
+            self._guard(self._iterator.seek_to_first)
+
+    def seek(self, key: bytes) -> bool:
+        self._guard(lambda: self._iterator.seek(key))
+        return bool(self._iterator.valid()) and self.key() == key
+
+    def close(self) -> None:
+        if self._shared.process == os.getpid():
+            self._iterator.close()
+        _release(self._shared)
+
+
+def _open_leveldb(path: Path) -> Any:
+    try:
+        import plyvel
+    except ImportError as error:
+        raise RebirthError(f"reading a LevelDB needs plyvel: {HOW_TO_INSTALL}") from error
+    if not (path / "CURRENT").is_file():
+        raise RebirthError("no LevelDB: it has no file CURRENT")
+    try:
+        return plyvel.DB(str(path), create_if_missing=False, max_open_files=100)
+    except plyvel.Error as error:
+        text = _text(error)
+        if "ermission" in text or "Read-only" in text:
+            raise RebirthError(f"opening a LevelDB takes permission to write into it ({text})") from error
+        if "lock" in text:
+            raise RebirthError("locked: another process has this LevelDB open; wait for it or end it") from error
+        raise RebirthError(f"no LevelDB, or a damaged one ({text})") from error
+
+
+def _no_fork(handle: Any) -> None:
+    raise RebirthError("a LevelDB that was open before a fork cannot be read after it; open it in the new process")
+
+
+def _text(error: Exception) -> str:
+    text = error.args[0] if error.args else ""
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)

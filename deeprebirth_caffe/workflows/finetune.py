@@ -1,0 +1,278 @@
+"""`rebirth finetune`: a solver run in whichever engine, with everything checked before it starts."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deeprebirth_caffe.engines.base import EngineError, Snapshot
+from deeprebirth_caffe.engines.plan import Plan, read_plan
+from deeprebirth_caffe.errors import RebirthError, UsageError
+from deeprebirth_caffe.formats.prototxt import format_message
+from deeprebirth_caffe.formats.solver import read_solver
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+from deeprebirth_caffe.workflows.choose import Choice, EngineOptions, choose
+from deeprebirth_caffe.workflows.labels import check_labels
+from deeprebirth_caffe.workflows.listening import Listener, Silence
+from deeprebirth_caffe.workflows.resuming import check_resume
+from deeprebirth_caffe.workflows.roots import find_root
+from deeprebirth_caffe.workflows.runlog import RunLog, finite
+from deeprebirth_caffe.workflows.schedule import Schedule
+from deeprebirth_caffe.workflows.snapshots import broken_weights, check_overwriting, check_room, snapshot_size
+from deeprebirth_caffe.workflows.solver_nets import SolverNets, solver_nets
+from deeprebirth_caffe.workflows.sources import check_sources, source_layers
+from deeprebirth_caffe.workflows.start_weights import StartLedger, check_start, start_files
+from deeprebirth_caffe.workflows.training import Course, DivergedError, Training
+
+NAMED = 8
+"""How many layers a note names before it only counts them."""
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """What `rebirth finetune` is told; see its help."""
+
+    solver: Path
+    weights: Sequence[Path] = ()
+    resume: Path | None = None
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    max_iter: int | None = None
+    log: Path | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that has been checked and can start.
+
+    Attributes:
+        solver: what counts: the file with `--max-iter` put in and its weights taken out, which stand below.
+        same: whether the file itself says just that.
+        root: where its paths start.
+        weights: files to start from.
+        ledger: what becomes of them; None when resuming.
+        schedule: the iterations.
+        choice: the engine.
+    """
+
+    solver: pb.SolverParameter
+    same: bool
+    root: Path
+    weights: Sequence[Path]
+    ledger: StartLedger | None
+    schedule: Schedule
+    choice: Choice
+
+
+def finetune(options: FinetuneOptions, listener: Listener | None = None) -> dict[str, Any]:
+    """Trains.
+
+    Args:
+        options: what to do.
+        listener: is told what happens.
+
+    Returns:
+        The summary that docs/json.md describes.
+
+    Raises:
+        RebirthError: something is missing or does not fit, which is found before training starts wherever it can be;
+            the engine fails; training diverges; or the last snapshot cannot be written.
+    """
+    watcher = listener or Silence()
+    plan = prepare(options, watcher)
+    log = RunLog(options.log, plan.schedule.start, options.force) if options.log else None
+    try:
+        with (
+            _solver_file(plan, options.solver) as solver,
+            plan.choice.engine.trainer(solver, weights=plan.weights, resume=options.resume, root=plan.root) as trainer,
+        ):
+            for note in trainer.notes:
+                watcher.say(note)
+            training = Training(trainer, plan.schedule, watcher, log, broken_weights)
+            try:
+                course = training.run()
+            except DivergedError as error:
+                raise DivergedError(f"{error}; {_advice(plan, options, training.course)}") from error
+            except EngineError as error:
+                if training.course.snapshots:
+                    how = go_on(options, training.course.snapshots[-1].state)
+                    error.args = (f"{error}; go on from the last snapshot with: {how}",)
+                raise
+    finally:
+        if log is not None:
+            log.close()
+    if course.signal is not None:
+        watcher.say(_stopped(options, course))
+    return _summary(options, plan, course)
+
+
+def prepare(options: FinetuneOptions, listener: Listener) -> Prepared:
+    """Checks everything that can be known before training starts; see `finetune`."""
+    if options.weights and options.resume:
+        raise UsageError("-w and --resume exclude each other: a solverstate names its own weights")
+    file = options.solver
+    original = _read(file)
+    root = find_root(_net_paths(original), file)
+    if root != Path():
+        listener.say(f"paths in {file} start in {root}")
+    plan = read_plan(file, root)
+    solver = _settled(original, options, plan)
+    nets = solver_nets(plan)
+    choice = choose(options.engine, nets.views)
+    if choice.reason:
+        listener.say(f"engine {choice.engine.name}: {choice.reason}")
+    _check_sources(nets, root)
+    start, weights, ledger = 0, list[Path](), None
+    if options.resume is not None:
+        start = check_resume(options.resume, solver, nets.train, root)
+        listener.say(f"going on from iteration {start}, {options.resume}")
+    else:
+        weights, why = start_files(options.weights, original, file, root)
+        ledger = check_start(nets.train, weights)
+        for line in _ledger_lines(ledger, weights, why):
+            listener.say(line)
+    if start >= solver.max_iter:
+        raise RebirthError(f"{file}: max_iter is {solver.max_iter}: nothing to train; set it, or give --max-iter")
+    schedule = Schedule.of(solver, start)
+    if not options.force:
+        check_overwriting(plan, schedule.snapshots(), options.resume)
+    check_room(plan, snapshot_size(solver, nets.train.view))
+    return Prepared(solver, solver == original, root, weights, ledger, schedule, choice)
+
+
+def go_on(options: FinetuneOptions, state: Path | None) -> str:
+    """The command that continues a run.
+
+    Args:
+        options: how it was started.
+        state: the solverstate to go on from; None starts anew.
+    """
+    engine = options.engine
+    words: list[object] = ["rebirth", "finetune", options.solver]
+    if state is not None:
+        words += ["--resume", state]
+    else:
+        words += [word for path in options.weights for word in ("-w", path)]
+    for flag, value in (
+        ("--engine", None if engine.name == "auto" else engine.name),
+        ("--device", engine.device),
+        ("--precision", engine.precision),
+        ("--threads", engine.threads),
+        ("--caffe", engine.caffe),
+        ("--max-iter", options.max_iter),
+        ("--log", options.log),
+    ):
+        if value is not None:
+            words += [flag, value]
+    return shlex.join(str(word) for word in words)
+
+
+def _read(file: Path) -> pb.SolverParameter:
+    source = read_solver(file)
+    top = {name.split(".")[0] for name in source.unknown}
+    if not source.message.ListFields() or not top.isdisjoint(("layer", "layers", "input")):
+        raise RebirthError(f"{file}: this is {'a net' if 'layer' in top else 'not a solver'}; finetune wants a solver")
+    if top:
+        raise RebirthError(f"{file}: Caffe 1.0 does not know {', '.join(sorted(top))}; correct or remove it")
+    return source.message
+
+
+def _net_paths(solver: pb.SolverParameter) -> list[str]:
+    """The files of a solver's nets, else the sources of those that stand in it."""
+    files = [name for name in (solver.train_net, solver.net, *solver.test_net) if name]
+    inline = [*solver.test_net_param, solver.net_param, solver.train_net_param]
+    parts = [(one.data_param, one.image_data_param, one.hdf5_data_param) for net in inline for one in net.layer]
+    return files or [part.source for group in parts for part in group if part.source]
+
+
+def _settled(original: pb.SolverParameter, options: FinetuneOptions, plan: Plan) -> pb.SolverParameter:
+    """The solver as it will run: with what the command line says, its weights apart."""
+    solver = pb.SolverParameter()
+    solver.CopyFrom(original)
+    if options.max_iter is not None:
+        solver.max_iter = options.max_iter
+    del solver.weights[:]
+    if solver != original:
+        # It will lie elsewhere, and where there is no prefix, its own path is one.
+        solver.snapshot_prefix = plan.prefix
+    return solver
+
+
+def _check_sources(nets: SolverNets, root: Path) -> None:
+    different = {layer.param.SerializeToString(): layer for view in nets.views for layer in source_layers(view)}
+    check_sources(different.values(), root)
+    for view in nets.views:
+        check_labels(view, root)
+
+
+def _ledger_lines(ledger: StartLedger, weights: Sequence[Path], why: str) -> Iterator[str]:
+    if not weights:
+        yield f"no weights given: all {len(ledger.left)} layers start from their fillers"
+        return
+    names = ", ".join(map(str, weights))
+    yield f"weights {names} ({why}): {len(ledger.loaded)} layers loaded"
+    if ledger.left:
+        yield f"left at their fillers: {_some(ledger.left)}"
+    if ledger.unused:
+        yield f"in the file and not used: {_some(ledger.unused)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+@contextmanager
+def _solver_file(plan: Prepared, file: Path) -> Iterator[Path]:
+    """The file itself where it says all that counts, else one that lives as long as the run."""
+    if plan.same:
+        yield file
+        return
+    with tempfile.TemporaryDirectory(prefix="rebirth-finetune-") as folder:
+        path = Path(folder) / file.name
+        path.write_text(format_message(plan.solver), encoding="utf-8")
+        yield path
+
+
+def _advice(plan: Prepared, options: FinetuneOptions, course: Course) -> str:
+    rate = f"lower base_lr ({plan.solver.base_lr:g} now) in {options.solver} and start again"
+    if course.good is not None:
+        return f"{rate}, or go on from the last good snapshot: {go_on(options, course.good.state)}"
+    if options.resume is not None:
+        return f"{rate} from {options.resume}, which is as it was"
+    return f"{rate}; nothing was saved"
+
+
+def _stopped(options: FinetuneOptions, course: Course) -> str:
+    state = course.snapshots[-1].state if course.snapshots else options.resume
+    return f"stopped by {course.signal} after {course.iteration} iterations; go on with: {go_on(options, state)}"
+
+
+def _summary(options: FinetuneOptions, plan: Prepared, course: Course) -> dict[str, Any]:
+    last: Snapshot | None = course.snapshots[-1] if course.snapshots else None
+    ledger = plan.ledger
+    return {
+        "version": 1,
+        "engine": plan.choice.engine.name,
+        "solver": str(options.solver),
+        "weights": [str(path) for path in plan.weights],
+        "resumed": str(options.resume) if options.resume else None,
+        "start": plan.schedule.start,
+        "iteration": course.iteration,
+        "max_iter": plan.schedule.max_iter,
+        "stopped": course.signal,
+        "loss": course.loss,
+        "test": finite(course.tests[0]) if 0 in course.tests else None,
+        "snapshots": [str(one.state) for one in course.snapshots],
+        "model": str(last.model) if last else None,
+        "state": str(last.state) if last else None,
+        "images_per_second": course.images / course.seconds if course.images and course.seconds > 0 else None,
+        "ledger": None
+        if ledger is None
+        else {"loaded": list(ledger.loaded), "left": list(ledger.left), "unused": list(ledger.unused)},
+    }

@@ -1,0 +1,225 @@
+"""`rebirth forward`: pictures through a net, to labels or to a blob."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deeprebirth_caffe.errors import RebirthError, UsageError
+from deeprebirth_caffe.formats.files import atomic_file
+from deeprebirth_caffe.formats.prototxt import format_message
+from deeprebirth_caffe.ir import Net, Value, View, summarize
+from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.ops.base import by
+from deeprebirth_caffe.passes.patterns import unknown_shape
+from deeprebirth_caffe.workflows.choose import EngineOptions, choose
+from deeprebirth_caffe.workflows.load import layers_without_weights, load_net
+from deeprebirth_caffe.workflows.pictures import PictureOptions, Preprocessing, data_layer, find_pictures
+from deeprebirth_caffe.workflows.probe import is_fed, probe_message
+from deeprebirth_caffe.workflows.ranking import find_classifier
+from deeprebirth_caffe.workflows.roots import find_root
+from deeprebirth_caffe.workflows.runlog import finite
+from deeprebirth_caffe.workflows.sources import source_of
+
+if TYPE_CHECKING:
+    from deeprebirth_caffe.engines.base import FloatArray
+
+MOST_PICTURES = 64
+MOST_BYTES = 1 << 30
+"""How many pictures run at once, and what the blobs of the net may take then."""
+
+Say = Callable[[str], None]
+Show = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ForwardOptions:
+    """What `rebirth forward` is told; see its help."""
+
+    net: Path
+    weights: Path
+    images: Sequence[str]
+    blobs: Sequence[str] = ()
+    out: Path | None = None
+    labels: Path | None = None
+    top: int = 5
+    pictures: PictureOptions = field(default_factory=PictureOptions)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Where a net has a score for each class.
+
+    Attributes:
+        blob: its name.
+        softmax: whether they still have to be made probabilities.
+    """
+
+    blob: str
+    softmax: bool
+
+
+def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
+    """Runs pictures through a net.
+
+    Args:
+        options: what to do.
+        say: is told what people should know.
+        show: is told how many pictures are done, and of how many.
+
+    Returns:
+        The result that docs/json.md describes.
+
+    Raises:
+        RebirthError: something is missing or does not fit.
+    """
+    if bool(options.blobs) != (options.out is not None):
+        raise UsageError("--blob and -o belong together: which blob, and the .npz it goes into")
+    files = find_pictures(options.images)
+    labels = _labels(options.labels)
+    net = load_net(options.net, options.weights, options.input_shapes)
+    view = net.view("TEST")
+    for name in layers_without_weights(net):
+        if any(layer.name == name for layer in view.layers):
+            say(f"{options.weights}: holds nothing for {name}, which runs with what its filler makes")
+    target = _target(options.net, view)
+    preprocessing = _preprocessing(options, net, target)
+    say(preprocessing.said)
+    choice = choose(options.engine, [view])
+    if choice.reason:
+        say(f"engine {choice.engine.name}: {choice.reason}")
+    scores = None if options.blobs else _scores(options.net, view)
+    wanted = list(options.blobs) if scores is None else [scores.blob]
+    for name in wanted:
+        if name not in view.blobs:
+            raise UsageError(f'--blob names "{name}", which {options.net} does not have in TEST')
+    found: dict[str, list[FloatArray]] = {name: [] for name in wanted}
+    with tempfile.TemporaryDirectory(prefix="rebirth-forward-") as folder, choice.engine.session():
+        probe = Path(folder) / options.net.name
+        probe.write_text(format_message(probe_message(net, view)), encoding="utf-8")
+        size = _at_once(view, target)
+        for start in range(0, len(files), size):
+            batch = preprocessing.read(files[start : start + size])
+            blobs = choice.engine.forward(probe, options.weights, _inputs(view, target, batch), wanted)
+            for name in wanted:
+                if blobs[name].shape[:1] != (len(batch),):
+                    raise RebirthError(f'blob "{name}" ({by(blobs[name].shape)}) has no row for each picture')
+                found[name].append(blobs[name])
+            show("pictures", start + len(batch), len(files))
+    arrays = {name: np.concatenate(parts) for name, parts in found.items()}
+    result: dict[str, Any] = {
+        "version": 1,
+        "engine": choice.engine.name,
+        "net": str(options.net),
+        "weights": str(options.weights),
+        "preprocessing": preprocessing.said,
+    }
+    if scores is None:
+        assert options.out is not None
+        with atomic_file(options.out) as out:
+            np.savez(out, **arrays)  # type: ignore[arg-type]
+        result["inputs"] = [{"file": str(path)} for path in files]
+        result["output"] = str(options.out)
+        result["blobs"] = {name: list(array.shape) for name, array in arrays.items()}
+        return result
+    table = _probabilities(arrays[scores.blob], scores, options.net)
+    if labels and len(labels) != table.shape[1]:
+        raise RebirthError(f"{options.labels}: has {len(labels)} lines, and the net knows {table.shape[1]} classes")
+    result["inputs"] = [
+        {"file": str(path), "top": _top(row, labels, options.top)} for path, row in zip(files, table, strict=True)
+    ]
+    return result
+
+
+def _labels(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        return [line.strip() for line in path.read_text("utf-8", "surrogateescape").splitlines() if line.strip()]
+    except OSError as error:
+        raise RebirthError(f"{path}: cannot read these labels: {error.strerror or error}") from error
+
+
+def _fed(view: View) -> list[Value]:
+    """What comes from outside."""
+    return [*view.inputs, *(value for layer in view.layers if is_fed(layer) for value in view.outs[layer])]
+
+
+def _target(path: Path, view: View) -> Value:
+    """The input that takes the pictures."""
+    fed = _fed(view)
+    for value in fed:
+        if value.shape is None:
+            raise RebirthError(unknown_shape(value))
+    found = next((value for value in fed if value.shape is not None and len(value.shape) == 4), None)
+    if found is None:
+        raise RebirthError(f"{path}: it has no input of four axes (pictures, channels, height, width)")
+    return found
+
+
+def _preprocessing(options: ForwardOptions, net: Net, target: Value) -> Preprocessing:
+    own = data_layer(net)
+    lender = (
+        None if own is None else (own, find_root([own.param.transform_param.mean_file, source_of(own)], options.net))
+    )
+    assert target.shape is not None
+    return Preprocessing(options.pictures, target.shape, lender)
+
+
+def _scores(path: Path, view: View) -> Scores:
+    """The last Softmax, else what the last Accuracy or loss reads, else the last output."""
+    softmax = [layer for layer in view.layers if layer.type == "Softmax"]
+    if softmax:
+        return Scores(view.outs[softmax[-1]][0].name, False)
+    judged = find_classifier(view)
+    if judged is not None:
+        losses = [layer for layer in view.layers if layer.type == "SoftmaxWithLoss"]
+        return Scores(judged.scores, any(view.ins[layer][0].name == judged.scores for layer in losses))
+    if not view.outputs:
+        raise RebirthError(f"{path}: it puts nothing out")
+    return Scores(view.outputs[-1].name, False)
+
+
+def _at_once(view: View, target: Value) -> int:
+    assert target.shape is not None
+    size = summarize(view).blob_bytes
+    if not size:
+        return MOST_PICTURES
+    return max(1, min(MOST_PICTURES, MOST_BYTES * max(1, target.shape[0]) // size))
+
+
+def _inputs(view: View, target: Value, batch: FloatArray) -> dict[str, FloatArray]:
+    """The pictures, and zeros for labels."""
+    found = {target.name: batch}
+    for value in _fed(view):
+        if value.name not in found and value.shape is not None:
+            found[value.name] = np.zeros((len(batch), *value.shape[1:]), np.float32)
+    return found
+
+
+def _probabilities(scores: FloatArray, where: Scores, path: Path) -> FloatArray:
+    table = scores.reshape(len(scores), -1)
+    if scores.ndim < 2 or table.shape[1] != scores.shape[1]:
+        raise RebirthError(
+            f'{path}: blob "{where.blob}" ({by(scores.shape)}) is not one score for each picture and class; '
+            "name a blob with --blob"
+        )
+    if not where.softmax:
+        return table
+    powers = np.exp(table - table.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def _top(row: FloatArray, labels: Sequence[str], count: int) -> list[dict[str, Any]]:
+    best = np.argsort(-row, kind="stable")[:count]
+    return [
+        {"label": labels[index] if labels else str(index), "index": int(index), "score": finite(float(row[index]))}
+        for index in best
+    ]

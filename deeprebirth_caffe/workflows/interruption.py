@@ -1,0 +1,54 @@
+"""Ctrl-C and `kill` while something runs that must end in good order."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption:
+    """While it is entered, a first SIGINT or SIGTERM is only noted; a second one ends the program at once.
+
+    Attributes:
+        signal: which one came; None as long as none did.
+    """
+
+    def __init__(self, on_first: Callable[[], None]) -> None:
+        """Args:
+        on_first: called, from the signal handler, when the first one comes.
+        """
+        self.signal: signal.Signals | None = None
+        self._on_first = on_first
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        # Python hands signals to the main thread alone.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is None:
+            self.signal = signal.Signals(number)
+            self._on_first()
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            sys.exit(128 + number)
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a program that such a signal ended; 0 where none came."""
+        return 0 if self.signal is None else 128 + self.signal

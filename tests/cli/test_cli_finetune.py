@@ -1,0 +1,482 @@
+"""`rebirth finetune`, in both engines."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jsondocs
+import numpy as np
+import pytest
+from cli_tools import Cli, complaint, listing
+from tiny import NET, SOLVER, datum, make_tiny, write_lmdb
+
+from deeprebirth_caffe.formats.solverstate import read_solverstate
+from deeprebirth_caffe.ir import Weights
+
+pytest.importorskip("torch")
+pytest.importorskip("lmdb")
+
+ENGINES = ["torch", pytest.param("caffe", marks=pytest.mark.caffe)]
+
+
+@pytest.fixture(autouse=True)
+def _tiny(_folder: None) -> None:
+    make_tiny(Path())
+
+
+def log(path: str = "run.jsonl") -> list[dict[str, Any]]:
+    """A log, held against its documentation."""
+    found = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    for one in found:
+        jsondocs.check(one, "finetune --log")
+    return found
+
+
+def finetune(cli: Cli, *more: object, engine: str = "torch") -> Any:
+    """Runs the tiny solver."""
+    return cli("finetune", "solver.prototxt", "--engine", engine, "--threads", 1, *more)
+
+
+def same_weights(a: str, b: str) -> bool:
+    """Whether two caffemodels hold the same numbers."""
+    one, other = Weights.read(a), Weights.read(b)
+    return list(one) == list(other) and all(
+        np.array_equal(x, y) for name in one for x, y in zip(one[name], other[name], strict=True)
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_whole_run(cli: Cli, engine: str) -> None:
+    result = finetune(cli, "--log", "run.jsonl", "--json", engine=engine)
+    assert result.code == 0, result.err
+    jsondocs.check(result.data, "finetune")
+    found = result.data
+    assert (found["engine"], found["iteration"], found["stopped"]) == (engine, 25, None)
+    assert found["model"] == "snap/tiny_iter_25.caffemodel" and found["state"] == "snap/tiny_iter_25.solverstate"
+    assert found["ledger"] == {"loaded": [], "left": ["fc1", "fc2"], "unused": []}
+    assert found["test"]["accuracy"] >= 0.5
+    names = {f"tiny_iter_{number}.{end}" for number in (10, 20, 25) for end in ("caffemodel", "solverstate")}
+    assert names <= set(listing("snap"))
+    assert all("resume" in name for name in set(listing("snap")) - names)
+    lines = log()
+    assert [one["iteration"] for one in lines] == list(range(25))
+    assert [one["iteration"] for one in lines if "test" in one] == [0, 10, 20]
+    assert lines[0]["lr"] == 0.05 and lines[-1]["loss"] < 0.8 * lines[0]["loss"]
+    said = result.err.splitlines()
+    assert "no weights given: all 2 layers start from their fillers" in said
+    assert any(re.fullmatch(r"iteration 5: loss [\d.]+, lr 0.05, [\d.]+ images/s, 0:\d\d left", line) for line in said)
+    assert any(line.startswith("iteration 10, test: accuracy 0.") for line in said)
+    assert "saved snap/tiny_iter_10.caffemodel and tiny_iter_10.solverstate" in said
+
+
+@pytest.mark.caffe
+def test_the_engines_agree(cli: Cli) -> None:
+    finetune(cli, "--max-iter", 1)
+    for engine in ("torch", "caffe"):
+        Path(f"{engine}.prototxt").write_text(SOLVER.replace("snap/tiny", f"{engine}/tiny"), encoding="utf-8")
+        arguments = (f"{engine}.prototxt", "-w", "snap/tiny_iter_1.caffemodel", "--log", f"{engine}.jsonl")
+        assert cli("finetune", *arguments, "--engine", engine, "--threads", 1).code == 0
+    for mine, its in zip(log("torch.jsonl"), log("caffe.jsonl"), strict=True):
+        assert mine["loss"] == pytest.approx(its["loss"], rel=1e-4)
+        assert mine["lr"] == its["lr"] and mine["outputs"].keys() == its["outputs"].keys()
+        assert mine.get("test", {}) == pytest.approx(its.get("test", {}), rel=1e-4)
+
+
+@pytest.mark.parametrize("then", ENGINES)
+@pytest.mark.parametrize("first", ENGINES)
+def test_going_on_is_the_same_run(cli: Cli, first: str, then: str) -> None:
+    assert finetune(cli, "--log", "whole.jsonl", engine=first).code == 0
+    whole = Path("snap").rename("whole")
+    assert finetune(cli, "--log", "run.jsonl", "--max-iter", 20, engine=first).code == 0
+    # As if the run had been killed at iteration 17.
+    with Path("run.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"iteration": 20, "lo')
+    result = finetune(cli, "--log", "run.jsonl", "--resume", "snap/tiny_iter_10.solverstate", "--json", engine=then)
+    assert result.code == 0, result.err
+    jsondocs.check(result.data, "finetune")
+    assert (result.data["start"], result.data["resumed"]) == (10, "snap/tiny_iter_10.solverstate")
+    for mine, its in zip(log(), log("whole.jsonl"), strict=True):
+        assert mine["iteration"] == its["iteration"] and mine["loss"] == pytest.approx(its["loss"], rel=1e-4)
+    if first == then == "torch":
+        assert same_weights("snap/tiny_iter_25.caffemodel", str(whole / "tiny_iter_25.caffemodel"))
+
+
+def test_weights_are_found_and_counted(cli: Cli) -> None:
+    finetune(cli, "--max-iter", 1)
+    Path("snap/tiny_iter_1.caffemodel").rename("init.caffemodel")
+    said = finetune(cli, "--max-iter", 1, "--force").err.splitlines()
+    assert "weights init.caffemodel (beside the solver): 2 layers loaded" in said
+    Path("net.prototxt").write_text(NET.replace('"fc2"', '"fc3"'), encoding="utf-8")
+    said = finetune(cli, "--max-iter", 1, "--force", "-w", "init.caffemodel").err.splitlines()
+    assert "weights init.caffemodel (-w): 1 layers loaded" in said
+    assert "left at their fillers: fc3" in said and "in the file and not used: fc2" in said
+    Path("init.caffemodel").rename("named.caffemodel")
+    Path("solver.prototxt").write_text(SOLVER + 'weights: "named.caffemodel"\n', encoding="utf-8")
+    said = finetune(cli, "--max-iter", 1, "--force").err.splitlines()
+    assert "weights named.caffemodel (the solver names them): 1 layers loaded" in said
+
+
+def test_max_iter_takes_the_place_of_the_solvers(cli: Cli) -> None:
+    text = SOLVER.replace('"fixed"', '"poly" power: 1').replace('snapshot_prefix: "snap/tiny" ', "")
+    Path("solver.prototxt").write_text(text, encoding="utf-8")
+    assert finetune(cli, "--max-iter", 4, "--log", "run.jsonl").code == 0
+    # The policy "poly" reaches 0 at max_iter; without snapshot_prefix the solver lends its name.
+    assert [one["lr"] for one in log()] == pytest.approx([0.05, 0.0375, 0.025, 0.0125])
+    assert Path("solver_iter_4.caffemodel").is_file()
+
+
+def test_started_elsewhere(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("models").mkdir()
+    Path("solver.prototxt").rename("models/solver.prototxt")
+    Path("sub").mkdir()
+    monkeypatch.chdir("sub")
+    result = cli("finetune", "../models/solver.prototxt", "--engine", "torch", "--threads", 1, "--max-iter", 2)
+    assert result.code == 0, result.err
+    top = Path("..").resolve()
+    assert result.err.splitlines()[0] == f"paths in ../models/solver.prototxt start in {top}"
+    assert (top / "snap" / "tiny_iter_2.caffemodel").is_file() and not listing()
+
+
+def test_auto_says_which_engine(cli: Cli) -> None:
+    result = cli("finetune", "solver.prototxt", "--max-iter", 1, "--threads", 1)
+    assert result.err.splitlines()[0] == "engine torch: installed, runs every layer here, faster than Caffe"
+
+
+@pytest.mark.caffe
+def test_auto_takes_caffe_for_what_torch_does_not_run(cli: Cli) -> None:
+    python = 'layer { name: "py" type: "Python" bottom: "fc1" top: "py" python_param { module: "m" layer: "L" } }\n'
+    text = NET.replace(
+        'name: "fc2" type: "InnerProduct" bottom: "fc1"', 'name: "fc2" type: "InnerProduct" bottom: "py"'
+    )
+    at = text.index('layer { name: "fc2"')
+    Path("net.prototxt").write_text(text[:at] + python + text[at:], encoding="utf-8")
+    result = cli("finetune", "solver.prototxt", "--max-iter", 2, "--threads", 1)
+    assert result.err.splitlines()[0] == 'engine caffe: it does not run layer "py" of type Python'
+    said = complaint(finetune(cli), 1)
+    assert said == 'the embedded engine cannot be used: it does not run layer "py" of type Python'
+
+
+# ------------------------------------------------------------ what is found before it starts
+
+
+def replace(file: str, old: str, new: str) -> None:
+    """Changes a text."""
+    path = Path(file)
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def last_line(result: Any, code: int) -> str:
+    """The one error of a command that had something to say before."""
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert (result.code, result.out, len(errors)) == (code, "", 1) and "Traceback" not in result.err, result
+    assert result.err.splitlines()[-1] == errors[0]
+    return errors[0].removeprefix("error: ")
+
+
+def spoil(what: str) -> None:
+    """Breaks one thing."""
+    if what == "a net for a solver":
+        Path("net.prototxt").replace("solver.prototxt")
+    elif what == "no net":
+        Path("net.prototxt").unlink()
+    elif what == "unsound":
+        replace(
+            "net.prototxt", 'bottom: "fc2" bottom: "label" top: "loss"', 'bottom: "fc9" bottom: "label" top: "loss"'
+        )
+    elif what == "no max_iter":
+        replace("solver.prototxt", "max_iter: 25", "")
+    elif what == "no source":
+        Path("train_lmdb/data.mdb").unlink()
+        Path("train_lmdb/lock.mdb").unlink()
+        Path("train_lmdb").rmdir()
+    elif what == "empty source":
+        for name in ("data.mdb", "lock.mdb"):
+            Path("test_lmdb", name).unlink()
+        write_lmdb(Path("test_lmdb"), [])
+    elif what == "truncated source":
+        data = Path("train_lmdb/data.mdb")
+        data.write_bytes(data.read_bytes()[:9000])
+    elif what == "no database":
+        Path("train_lmdb/data.mdb").write_bytes(b"something else" * 1000)
+    elif what == "no batch size":
+        replace("net.prototxt", "batch_size: 8", "")
+    elif what == "a label too high":
+        random = np.random.default_rng(0)
+        for name in ("data.mdb", "lock.mdb"):
+            Path("train_lmdb", name).unlink()
+        records = [datum(index % 4, random) for index in range(8)]
+        records[6].label = 4
+        write_lmdb(Path("train_lmdb"), [one.SerializeToString() for one in records])
+    elif what == "a file in the way":
+        Path("snap").write_text("", encoding="utf-8")
+    else:
+        raise AssertionError(what)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("a net for a solver", "solver.prototxt: this is a net; finetune wants a solver"),
+        ("no net", "solver.prototxt: net names net.prototxt, which is not there"),
+        ("unsound", 'layer "loss" reads blob "fc9", which no layer produces'),
+        ("no max_iter", "max_iter is 0: nothing to train"),
+        ("no source", 'layer "data" (Data): train_lmdb: '),
+        ("empty source", 'layer "data" (Data): test_lmdb: this LMDB is empty'),
+        ("truncated source", 'layer "data" (Data): train_lmdb: truncated'),
+        ("no database", 'layer "data" (Data): train_lmdb: '),
+        ("no batch size", 'layer "data" (Data): batch_size must be given and positive'),
+        ("a label too high", 'record 00000006 has label 4, and "loss" knows 4 classes, 0 to 3'),
+        ("a file in the way", "snap"),
+    ],
+)
+def test_what_is_wrong_is_said_before_it_starts(cli: Cli, engine: str, what: str, said: str) -> None:
+    spoil(what)
+    result = finetune(cli, "--json", engine=engine)
+    error = last_line(result, 1)
+    assert said in error
+    assert ("; paths start in /" in error) == (what == "no source")
+    assert not any(line.startswith("training:") for line in result.err.splitlines())
+    assert "snap" not in listing() or what == "a file in the way"
+
+
+def test_what_does_not_belong_together(cli: Cli) -> None:
+    finetune(cli, "--max-iter", 12)
+    state, model = "snap/tiny_iter_10.solverstate", "snap/tiny_iter_10.caffemodel"
+    for more, code, said in (
+        (("--resume", model), 1, "these are weights, not a solverstate"),
+        (("-w", state), 1, "tiny_iter_10.solverstate: "),
+        (("--resume", state, "-w", model), 2, "-w and --resume exclude each other"),
+        (("--resume", state, "--max-iter", 10), 1, "10 iterations are done, and max_iter is 10; raise it (--max-iter)"),
+        ((), 1, "snap/tiny_iter_10.caffemodel (and 1 more): an older run's snapshot, which this run would write over"),
+        (("--device", "cuda", "--force"), 1, "CUDA"),
+        (("--max-iter", 0), 2, "0 is not in the range"),
+        (("--engine", "caffe", "--precision", "bf16"), 2, "--precision is the embedded engine's"),
+        (("--log", "solver.prototxt", "--force"), 1, "--log solver.prototxt: line 1 is none of a log"),
+    ):
+        before = {name: Path("snap", name).read_bytes() for name in listing("snap")}
+        if "cuda" in more:
+            torch = pytest.importorskip("torch")
+            if torch.cuda.is_available():
+                continue
+        assert said in last_line(finetune(cli, *more), code)
+        assert {name: Path("snap", name).read_bytes() for name in listing("snap")} == before
+    Path(model).unlink()
+    assert "its weights are missing" in last_line(finetune(cli, "--resume", state), 1)
+
+
+def test_a_state_of_another_net(cli: Cli) -> None:
+    finetune(cli, "--max-iter", 10)
+    replace("net.prototxt", "num_output: 8", "num_output: 9")
+    said = last_line(finetune(cli, "--resume", "snap/tiny_iter_10.solverstate"), 1)
+    assert "array 0 of its history is 8x64 where this net has 9x64" in said
+    replace("net.prototxt", "num_output: 9", "num_output: 8")
+    replace("solver.prototxt", "base_lr", 'type: "Adam" base_lr')
+    said = last_line(finetune(cli, "--resume", "snap/tiny_iter_10.solverstate"), 1)
+    assert "holds 4 arrays where a Adam solver of this net has 8" in said
+
+
+def test_weights_of_another_net(cli: Cli) -> None:
+    finetune(cli, "--max-iter", 1)
+    replace("net.prototxt", "num_output: 8", "num_output: 9")
+    said = last_line(finetune(cli, "-w", "snap/tiny_iter_1.caffemodel", "--force"), 1)
+    assert "fc1 wants 9x64 + 9 and the file has 8x64 + 8" in said
+
+
+# ------------------------------------------------------------ what happens while it runs
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_loss_that_explodes(cli: Cli, engine: str) -> None:
+    finetune(cli, "--max-iter", 10, engine=engine)
+    good = {name: Path("snap", name).read_bytes() for name in listing("snap")}
+    replace("solver.prototxt", "base_lr: 0.05", "base_lr: 1e30")
+    result = finetune(cli, "--resume", "snap/tiny_iter_10.solverstate", "--log", "run.jsonl", engine=engine)
+    said = last_line(result, 1)
+    assert re.match(r"iteration 1\d: the (loss is no number|weights of layer)", said)
+    assert "lower base_lr (1e+30 now) in solver.prototxt" in said and "tiny_iter_10.solverstate" in said
+    assert {name: Path("snap", name).read_bytes() for name in listing("snap")} == good
+    log()
+
+
+def test_weights_that_explode_at_the_end_are_not_saved(cli: Cli) -> None:
+    replace("solver.prototxt", "base_lr: 0.05", "base_lr: 1e38")
+    replace("net.prototxt", 'bottom: "data" top: "fc1"', 'bottom: "data" top: "fc1" param { lr_mult: 1000 }')
+    said = last_line(finetune(cli, "--max-iter", 1), 1)
+    assert "NaN or infinite" in said and not [name for name in listing("snap") if name.endswith(("model", "state"))]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_record_that_is_broken_far_behind(cli: Cli, engine: str) -> None:
+    random = np.random.default_rng(0)
+    for name in ("data.mdb", "lock.mdb"):
+        Path("train_lmdb", name).unlink()
+    records = [datum(index % 4, random).SerializeToString() for index in range(40)]
+    records[30] = datum(1, random).SerializeToString()[:20]
+    write_lmdb(Path("train_lmdb"), records)
+    said = last_line(finetune(cli, engine=engine), 1)
+    assert said.startswith('layer "data": train_lmdb: record 00000030 is damaged')
+    assert "snap" not in listing()
+
+
+def start(*more: object, engine: str = "torch", max_iter: int = 10**6) -> subprocess.Popen[bytes]:
+    """A long run as a process of its own, whose log has begun when this returns."""
+    command = [sys.executable, "-m", "deeprebirth_caffe.cli", "finetune", "solver.prototxt", "--engine", engine]
+    command += ["--threads", "1", "--max-iter", str(max_iter), "--log", "run.jsonl", *map(str, more)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for _ in range(6000):
+        if Path("run.jsonl").exists() and Path("run.jsonl").stat().st_size > 3000:
+            return process
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    raise AssertionError("it does not start")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(cli: Cli, engine: str, number: int, code: int) -> None:
+    process = start("--json", engine=engine)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    found = json.loads(out)
+    jsondocs.check(found, "finetune")
+    assert found["stopped"] == signal.Signals(number).name
+    last = err.decode().splitlines()[-1]
+    assert last.startswith(f"stopped by {found['stopped']} after {found['iteration']} iterations; go on with: rebirth ")
+    words = shlex.split(last.partition("go on with: rebirth ")[2])
+    assert words[:4] == ["finetune", "solver.prototxt", "--resume", found["state"]]
+    assert read_solverstate(found["state"]).iteration == found["iteration"]
+    words[words.index("--max-iter") + 1] = str(found["iteration"] + 3)
+    result = cli(*words)
+    assert result.code == 0, result.err
+    assert [one["iteration"] for one in log()] == list(range(found["iteration"] + 3))
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+from deeprebirth_caffe.cli import main
+from deeprebirth_caffe.engines.torch import solver
+from deeprebirth_caffe.engines.torch.layers.base import made_types
+
+made_types()
+torch.set_num_threads(1)
+random = random.Random(5)
+
+def latest():
+    states = sorted(Path("snap").glob("*.solverstate"), key=lambda path: int(path.stem.rpartition("_")[2]))
+    return states[-1] if states else None
+
+def grown():
+    global size
+    before, size = size, os.stat("run.jsonl").st_size if os.path.exists("run.jsonl") else 0
+    return size > before
+
+size = 0
+
+def run(end):
+    state = latest()
+    more = ["--resume", str(state)] if state else []
+    sys.stdout = sys.stderr = open(os.devnull, "w")
+    main(["finetune", "solver.prototxt", "--engine", "torch", "--log", "run.jsonl", "--max-iter", str(end), *more])
+
+for kill in range(20):
+    child = os.fork()
+    if not child:
+        run(100000)
+        os._exit(0)
+    began = time.monotonic()
+    while time.monotonic() - began < 20 and not grown():
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.3))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print(latest(), flush=True)
+state = latest()
+done = int(state.stem.rpartition("_")[2]) if state else 0
+print(done + 7)
+run(done + 7)
+"""
+
+
+def test_kill_9_at_any_moment(cli: Cli) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    *states, end = done.stdout.split()
+    numbers = [0 if state == "None" else int(Path(state).stem.rpartition("_")[2]) for state in states]
+    # Nothing that was saved is ever lost, and everything there is whole.
+    assert len(numbers) == 20 and numbers == sorted(numbers) and numbers[-1] > 0
+    for path in Path("snap").glob("*.solverstate"):
+        assert Weights.read(read_solverstate(path).learned_net).finite("fc1")
+    assert [one["iteration"] for one in log()] == list(range(int(end)))
+    # It is the run that it would have been without a kill, to the bit.
+    Path("snap").rename("killed")
+    assert finetune(cli, "--max-iter", end, "--log", "whole.jsonl").code == 0
+    assert same_weights(f"killed/tiny_iter_{end}.caffemodel", f"snap/tiny_iter_{end}.caffemodel")
+    assert [one["loss"] for one in log()] == [one["loss"] for one in log("whole.jsonl")]
+
+
+def test_what_a_killed_run_left_goes(cli: Cli) -> None:
+    Path("snap").mkdir()
+    for name in (".tiny_iter_9.caffemodel.0a1b2c3d.tmp", ".other_iter_9.caffemodel.0a1b2c3d.tmp"):
+        Path("snap", name).write_bytes(b"half")
+    assert finetune(cli, "--max-iter", 1).code == 0
+    assert [name for name in listing("snap") if name.startswith(".")] == [".other_iter_9.caffemodel.0a1b2c3d.tmp"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_snapshots_in_hdf5(cli: Cli, engine: str) -> None:
+    pytest.importorskip("h5py")
+    replace("solver.prototxt", "display: 5", "display: 5 snapshot_format: HDF5")
+    result = finetune(cli, "--max-iter", 12, "--json", engine=engine)
+    assert result.code == 0, result.err
+    assert result.data["state"] == "snap/tiny_iter_12.solverstate.h5"
+    result = finetune(cli, "--resume", "snap/tiny_iter_10.solverstate.h5", "--max-iter", 14, "--json", engine=engine)
+    assert result.code == 0 and result.data["model"] == "snap/tiny_iter_14.caffemodel.h5"
+
+
+FULL = """
+import resource
+from deeprebirth_caffe.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+main(["finetune", "solver.prototxt", "--engine", "torch", "--threads", "1", "--log", "run.jsonl"])
+"""
+
+
+def test_no_room_for_snapshots(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace("net.prototxt", "num_output: 8", "num_output: 800")
+    done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, timeout=120)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert [line[:28] for line in lines if line.startswith("no snapshot")] == [
+        "no snapshot at iteration 10:",
+        "no snapshot at iteration 20:",
+    ]
+    assert lines[-1].startswith("error: iteration 25 is not saved: ") and "File too large" in lines[-1]
+    assert listing("snap") == [] and len(log()) == 25
+    # A disk that is full before it starts is no disk to start on.
+    usage = type("usage", (), {"total": 10**6, "used": 10**6, "free": 1000})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    assert "snap: a snapshot takes 0 MiB and 0 MiB are free; make room" in last_line(finetune(cli, "--force"), 1)
+
+
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="there is no /dev/full here")
+def test_a_log_on_a_full_disk(cli: Cli) -> None:
+    result = finetune(cli, "--max-iter", 3, "--log", "/dev/full")
+    said = last_line(result, 1)
+    assert "--log /dev/full: cannot write it: No space left on device" in said
+    assert Path("snap/tiny_iter_3.solverstate").is_file()
