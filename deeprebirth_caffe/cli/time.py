@@ -11,7 +11,7 @@ import click
 
 from deeprebirth_caffe.cli.options import FILE, MAX_INT, Number, caffe_option, json_option, print_json, shapes_option
 
-ENGINES = ("caffe", "opencv", "mnn", "onnxruntime", "ncnn")
+ENGINES = ("caffe", "torch", "opencv", "mnn", "onnxruntime", "ncnn")
 UNITS = {"B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MODULES = {
     "caffe": "caffe_runner",
+    "torch": "torch_runner",
     "opencv": "opencv_runner",
     "mnn": "mnn_runner",
     "onnxruntime": "onnx_runner",

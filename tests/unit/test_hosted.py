@@ -83,7 +83,7 @@ def test_wrong_inputs(net: Path, inputs: dict[str, np.ndarray]) -> None:
 
 def test_no_such_engine(tmp_path: Path) -> None:
     for opened in (open_runner, HostedRunner):
-        with pytest.raises(UsageError, match="there is caffe, opencv"):
+        with pytest.raises(UsageError, match="there is caffe, torch"):
             opened("tvm", write(tmp_path))
 
 
@@ -92,7 +92,7 @@ def test_a_missing_library_says_what_to_type(tmp_path: Path, monkeypatch: pytest
     ours = libraries.importlib.util.find_spec
 
     def find(module: str) -> object:
-        return None if module in ("cv2", "MNN", "_tools", "onnx", "pnnx") else ours(module)
+        return None if module in ("torch", "cv2", "MNN", "_tools", "onnx", "pnnx") else ours(module)
 
     def missing(module: str) -> object:
         if find(module) is None:
@@ -103,7 +103,7 @@ def test_a_missing_library_says_what_to_type(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(libraries.importlib.util, "find_spec", find)
     monkeypatch.setattr(libraries.importlib, "import_module", missing)
     with pytest.raises(
-        EngineError, match=r"is not installed: pip install 'deeprebirth-caffe\[(opencv|mnn|onnx|ncnn)\]'"
+        EngineError, match=r"is not installed: pip install 'deeprebirth-caffe\[(torch|opencv|mnn|onnx|ncnn)\]'"
     ):
         open_runner(name, write(tmp_path))
 
