@@ -74,7 +74,10 @@ class Weights:
 
     def set(self, name: str, arrays: Sequence[Array]) -> None:
         """Gives a layer new arrays, as float32."""
-        self._entries[name] = tuple(np.ascontiguousarray(array, dtype=np.float32) for array in arrays)
+        # A single number keeps its shape, which has no axes: ascontiguousarray would give it one.
+        self._entries[name] = tuple(
+            np.ascontiguousarray(array, dtype=np.float32).reshape(np.shape(array)) for array in arrays
+        )
 
     def drop(self, name: str) -> None:
         """Forgets a layer's arrays, if it has any."""

@@ -11,25 +11,32 @@ from typing import Any
 
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.engines import EngineError, engine
+from deeprebirth_caffe.engines.libraries import version
 
-DATA = "pip install 'deeprebirth-caffe[data]'"
 PACKAGES = (
-    ("torch", ("torch",), "the embedded engine", "pip install 'deeprebirth-caffe[torch]'"),
-    ("lmdb", ("lmdb",), "reading and writing LMDBs", DATA),
-    ("plyvel", ("plyvel",), "reading and writing LevelDBs", DATA),
+    ("torch", "the embedded engine", "torch", ()),
+    ("lmdb", "reading and writing LMDBs", "data", ()),
+    ("plyvel", "reading and writing LevelDBs", "data", ()),
     (
-        "opencv",
-        ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
-        "reading pictures",
-        DATA,
+        "opencv-python-headless",
+        "reading pictures; the engine opencv (version 4 reads Caffe files itself, 5 our ONNX export)",
+        "data",
+        ("opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
     ),
-    ("h5py", ("h5py",), "reading HDF5", DATA),
-    ("scikit-learn", ("scikit-learn",), "the pictures of rebirth data digits", DATA),
+    ("h5py", "reading and writing HDF5", "data", ()),
+    ("scikit-learn", "the pictures of rebirth data digits", "data", ()),
+    ("onnx", "rebirth export; the engines onnxruntime and ncnn", "onnx", ()),
+    ("onnxruntime", "the engine onnxruntime; rebirth export --check", "onnx", ()),
+    ("MNN", "the engine mnn", "mnn", ()),
+    ("ncnn", "the engine ncnn", "ncnn", ()),
+    ("pnnx", "the engine ncnn: it converts our ONNX export", "ncnn", ()),
 )
-"""Each with the distributions it comes in."""
+"""Name, purpose, the extra that brings it, and other names it goes by."""
 PROGRAMS = (
     ("apt-get", "installing real Caffe with scripts/install_caffe.sh", "only on Debian, Ubuntu and their like"),
     ("dpkg-deb", "installing real Caffe with scripts/install_caffe.sh", "apt install dpkg"),
+    ("adb", "rebirth device and time --on adb", "apt install adb"),
+    ("ssh", "rebirth device and time --on ssh", "apt install openssh-client"),
     ("qemu-aarch64-static", "running an arm64 Caffe on this machine", "apt install qemu-user-static"),
 )
 
@@ -86,16 +93,10 @@ def _caffe(path: str | None) -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    for name, distributions, purpose, fix in PACKAGES:
-        version = next(filter(None, map(_version, distributions)), None)
-        yield Finding(name, version is not None, version or "", "", purpose, fix if version is None else "")
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    for name, purpose, extra, others in PACKAGES:
+        found = version(name, *others)
+        fix = "" if found else f"pip install 'deeprebirth-caffe[{extra}]'"
+        yield Finding(name, bool(found), found, "", purpose, fix)
 
 
 def _programs() -> Iterator[Finding]:

@@ -144,7 +144,20 @@ def test_doctor_without_caffe(cli: Cli) -> None:
 
 
 def test_each_table_is_held_against_something() -> None:
-    assert set(jsondocs.sections()) == {MANIFEST, "inspect", "diff", "zoo list", "zoo NAME", "doctor", "data", *RUNS}
+    assert set(jsondocs.sections()) == {
+        MANIFEST,
+        "inspect",
+        "diff",
+        "export",
+        "zoo list",
+        "zoo NAME",
+        "doctor",
+        "data",
+        *RUNS,
+        "time",
+        "device list",
+        "device info",
+    }
 
 
 @pytest.mark.parametrize(("heading", "text"), jsondocs.examples())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ class TorchNet:
         blobs_of: each layer's learnable blobs; a tensor that layers share is the same object.
         learnable: each learnable tensor once.
         loss: the weighted total of the last forward pass.
+        on_layer: where set, is told each layer's name and seconds as it has run (on a GPU, only as it was started).
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class TorchNet:
         self._roots: list[tuple[torch.Tensor, float]] = []
         self._last: dict[int, torch.Tensor] = {}
         self._outs: dict[str, torch.Tensor] = {}
+        self.on_layer: Callable[[str, float], None] | None = None
 
     # Running.
 
@@ -192,12 +195,15 @@ class TorchNet:
         run.overwrite = step.overwrite and not retain
         if self._half and not run.half:
             bottoms = [bottom.float() for bottom in bottoms]
+        begin = time.perf_counter() if self.on_layer is not None else 0.0
         try:
             with self._precision(run):
                 tops = run.forward(bottoms, blobs)
         except RuntimeError as error:
             what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise EngineError(f'layer "{step.layer.name}" ({step.layer.type}) failed in PyTorch: {what}') from error
+        if self.on_layer is not None:
+            self.on_layer(step.layer.name, time.perf_counter() - begin)
         if retain:
             # Each value needs a tensor of its own for its own gradient.
             known = {id(tensor) for tensor in bottoms}

@@ -1,0 +1,1 @@
+"""Measuring: how long nets take, on this machine and on devices, and what they cost beside time."""

@@ -1,0 +1,208 @@
+"""Reads what `caffe time` prints, in every fork's dialect.
+
+The rows are `name<TAB>forward: X ms.` behind a glog prefix, the name right-aligned to ten bytes. A name may hold any
+character but a line break. Times are averages over the iterations, but for the oldest Caffe, which prints sums.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from deeprebirth_caffe.errors import RebirthError
+
+PREFIX = re.compile(r"[IWEF](?:\d{4}|\d{8}) \d\d:\d\d:\d\d(?:\.\d+)?\s+\d+ [^\]\s]+:\d+\] ?")
+"""glog's: a letter, the day (with the year since glog 0.5), the time, the thread, file and line."""
+
+_NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?nan|[-+]?inf)"
+_UNIT = r"(ms|us|µs|ns|s|milli ?seconds?|micro ?seconds?|nano ?seconds?|seconds?)"
+_ROW = re.compile(rf"(.*)\t(forward|backward): {_NUMBER} ?{_UNIT}\.?\s*", re.DOTALL)
+_TOTAL = re.compile(rf"(Average )?(Forward|Backward|Forward-Backward)(?: pass)?: {_NUMBER} ?{_UNIT}\.?\s*")
+_WALL = re.compile(rf"Total Time: {_NUMBER} ?{_UNIT}\.?\s*")
+_ITERATIONS = re.compile(r"Testing for (\d{1,9}) iterations\.?\s*")
+_BEGIN = "*** Benchmark begins ***"
+_END = "*** Benchmark ends ***"
+_TABLE = "Average time per layer"
+_MS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "ns": 1e-6}
+_LONG = {"milli": "ms", "micro": "us", "nano": "ns", "secon": "s"}
+_PADDED = 10
+"""To so many bytes Caffe fills up a name."""
+_LOOSE = 1.5
+"""Layers and their sum are timed by different clocks that round; further apart is another unit or a lost line."""
+_SLACK_MS = 0.5
+"""What short passes may differ by: the total also holds what lies between the layers."""
+
+
+class CaffeLogError(RebirthError):
+    """A log holds no benchmark, or one that cannot be right."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer.
+
+    Attributes:
+        name: the layer's, inserted Split layers included.
+        forward_ms: mean milliseconds of its forward pass.
+        backward_ms: likewise backward; None where the log does not say.
+    """
+
+    name: str
+    forward_ms: float
+    backward_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One table of a log.
+
+    Attributes:
+        rows: the layers in the order of the log; names may repeat.
+        iterations: how many passes were averaged; None where the log does not say.
+        forward_ms: mean milliseconds of a whole forward pass; None where the log ends before it.
+        backward_ms: likewise backward.
+        total_ms: of all iterations together.
+    """
+
+    rows: tuple[Row, ...]
+    iterations: int | None = None
+    forward_ms: float | None = None
+    backward_ms: float | None = None
+    total_ms: float | None = None
+
+    @property
+    def sum_ms(self) -> float:
+        """The forward times of all rows together."""
+        return math.fsum(row.forward_ms for row in self.rows)
+
+    def check(self) -> None:
+        """Compares the sum of the layers with the whole pass.
+
+        Raises:
+            CaffeLogError: the log ends too early, holds a time that is none, has a wrong unit, or lost lines.
+        """
+        whole, parts = self.forward_ms, self.sum_ms
+        if whole is None:
+            raise CaffeLogError("the log of `caffe time` ends before its totals; was it cut off?")
+        if not all(math.isfinite(ms) and ms >= 0 for ms in (whole, *(row.forward_ms for row in self.rows))):
+            raise CaffeLogError("the log of `caffe time` holds a time that is negative or no number")
+        if abs(parts - whole) <= _SLACK_MS or (whole and parts and 1 / _LOOSE <= parts / whole <= _LOOSE):
+            return
+        told = f"the layers of this log sum up to {parts:g} ms, and the whole forward pass took {whole:g} ms"
+        ratio = parts / whole if whole else math.inf
+        for factor in (1e6, 1e3, 1e-3, 1e-6):
+            if 1 / _LOOSE <= ratio / factor <= _LOOSE:
+                raise CaffeLogError(f"{told}: one of the two is not in the unit it says")
+        raise CaffeLogError(f"{told}: lines were lost, or a unit is wrong")
+
+
+def parse(log: str | bytes) -> list[Benchmark]:
+    """Finds every benchmark in a log, whatever else is in it.
+
+    Args:
+        log: what `caffe time` printed to stderr (and stdout, where both were caught).
+
+    Raises:
+        CaffeLogError: there is none.
+    """
+    text = log.decode("utf-8", "surrogateescape") if isinstance(log, bytes) else log
+    tables: list[_Table] = []
+    for line in _messages(text):
+        if line.startswith(_BEGIN) or not tables:
+            tables.append(_Table())
+        elif line.startswith(_TABLE) and tables[-1].names:
+            # Two benchmarks, the first of which was cut off before it said so.
+            tables.append(_Table(tables[-1].iterations))
+        tables[-1].take(line)
+        if line.startswith(_END):
+            tables.append(_Table())
+    found = [table.benchmark() for table in tables if table.names]
+    if not found:
+        raise CaffeLogError("there is no row of `caffe time` in this log; did it stop before it timed anything?")
+    return found
+
+
+def parse_one(log: str | bytes) -> Benchmark:
+    """The only benchmark of a log, checked.
+
+    Raises:
+        CaffeLogError: there is none or more than one, or it cannot be right.
+    """
+    found = parse(log)
+    if len(found) > 1:
+        raise CaffeLogError(f"this log holds {len(found)} benchmarks; one was expected")
+    found[0].check()
+    return found[0]
+
+
+def _messages(text: str) -> Iterator[str]:
+    """The lines without glog's prefix, and without what other programs left on the line before it."""
+    # Not splitlines: a layer's name may hold a form feed or Unicode's line separator.
+    for line in text.split("\n"):
+        line = line.removesuffix("\r")
+        start = PREFIX.search(line)
+        yield line[start.end() :] if start else line
+
+
+class _Table:
+    """A benchmark being read."""
+
+    def __init__(self, iterations: int | None = None) -> None:
+        self.names: list[str] = []
+        self.forward: list[float] = []
+        self.backward: dict[int, float] = {}
+        self.waiting: dict[str, list[int]] = {}
+        self.iterations = iterations
+        self.totals: dict[str, float] = {}
+        self.sums: set[str] = set()
+
+    def take(self, line: str) -> None:
+        """Reads one line."""
+        if row := _ROW.fullmatch(line):
+            self._row(*row.groups())
+        elif total := _TOTAL.fullmatch(line):
+            average, kind, number, unit = total.groups()
+            self.totals[kind] = _ms(number, unit)
+            if not average:
+                self.sums.add(kind)
+        elif wall := _WALL.fullmatch(line):
+            self.totals["wall"] = _ms(*wall.groups())
+        elif iterations := _ITERATIONS.fullmatch(line):
+            self.iterations = int(iterations[1])
+
+    def _row(self, padded: str, direction: str, number: str, unit: str) -> None:
+        name, ms = _unpadded(padded), _ms(number, unit)
+        if direction == "forward":
+            self.waiting.setdefault(name, []).append(len(self.names))
+            self.names.append(name)
+            self.forward.append(ms)
+        elif self.waiting.get(name):
+            self.backward[self.waiting[name].pop(0)] = ms
+
+    def benchmark(self) -> Benchmark:
+        """What was read; sums become averages."""
+        count = self.iterations or 1
+        summed = count if "Forward" in self.sums else 1
+        rows = (
+            Row(name, self.forward[n] / summed, self.backward[n] / summed if n in self.backward else None)
+            for n, name in enumerate(self.names)
+        )
+        whole = {kind: ms / (count if kind in self.sums else 1) for kind, ms in self.totals.items()}
+        return Benchmark(
+            tuple(rows), self.iterations, whole.get("Forward"), whole.get("Backward"), self.totals.get("wall")
+        )
+
+
+def _unpadded(name: str) -> str:
+    """A name without the spaces that Caffe put in front; those of a longer name are its own."""
+    try:
+        size = len(name.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:  # surrogates that stand for no byte: this text was never a log's bytes
+        size = len(name)
+    return name.lstrip(" ") if size <= _PADDED else name
+
+
+def _ms(number: str, unit: str) -> float:
+    return float(number) * _MS[_LONG.get(unit[:5], unit)]

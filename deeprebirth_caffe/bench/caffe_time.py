@@ -1,0 +1,161 @@
+"""Timing with the `caffe` program alone, where there is no Python: devices, and a Caffe built without pycaffe.
+
+`caffe time` loads no weights and fills no input, and layers are too fast on zeros (pooling above all). So the net is
+dressed up for it: DummyData layers make random input, whose rows are left out, and fillers make random weights.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeprebirth_caffe.bench.caffe_log import Benchmark, CaffeLogError, parse_one
+from deeprebirth_caffe.engines.base import EngineError
+from deeprebirth_caffe.formats.files import atomic_write
+from deeprebirth_caffe.formats.prototxt import format_message
+from deeprebirth_caffe.ir import Layer, Net
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+
+if TYPE_CHECKING:
+    from deeprebirth_caffe.bench.targets.base import Completed, Job, Target
+
+NET = "net.prototxt"
+NOTE = (
+    "timed with `caffe time`, which gives the mean of each run only and runs backward as well: random input and "
+    "weights by fillers, the input's row left out; p10 and p90 are those of the runs, memory includes gradients"
+)
+WHOLE = ("Embed", "BatchReindex", "LSTM", "RNN", "LSTMUnit")
+"""Types that read an index or a flag: their inputs become zeros."""
+
+
+def dressed(net: Net) -> tuple[pb.NetParameter, frozenset[str]]:
+    """A deploy net that fills itself.
+
+    Args:
+        net: with Input layers.
+
+    Returns:
+        Its message, and the names of the layers that make the input.
+    """
+    message = net.message()
+    made: list[str] = []
+    for layer, own in zip(net.layers, message.layer, strict=True):
+        if own.type == "Input":
+            _make_up(net, layer, own)
+            made.append(own.name)
+        _fill(own)
+    return message, frozenset(made)
+
+
+def _make_up(net: Net, layer: Layer, own: pb.LayerParameter) -> None:
+    """An Input layer becomes a DummyData layer."""
+    shapes = list(own.input_param.shape)
+    own.ClearField("input_param")
+    own.type = "DummyData"
+    for index in range(len(own.top)):
+        own.dummy_data_param.shape.add().CopyFrom(shapes[min(index, len(shapes) - 1)])
+        filler = own.dummy_data_param.data_filler.add()
+        if any(reader.type in WHOLE for reader, _ in net.readers(layer, index)):
+            filler.type, filler.value = "constant", 0
+        else:
+            filler.type, filler.std = "gaussian", 1
+
+
+def _fill(layer: pb.LayerParameter) -> None:
+    """Weights that are not zero: Caffe's default is."""
+    params: dict[str, Any] = {
+        "Convolution": layer.convolution_param,
+        "Deconvolution": layer.convolution_param,
+        "InnerProduct": layer.inner_product_param,
+        "Embed": layer.embed_param,
+        "LSTM": layer.recurrent_param,
+        "RNN": layer.recurrent_param,
+    }
+    if layer.type in params:
+        filler = params[layer.type].weight_filler
+        filler.Clear()
+        filler.type = "msra"
+    elif layer.type == "BatchNorm":
+        # Its statistics stay 0, for it has no filler: with an eps of 1 it then leaves numbers as they are.
+        layer.batch_norm_param.eps = 1
+
+
+class CaffeTimeSubject:
+    """A net that `caffe time` is run on, each run a process of its own."""
+
+    single = False
+    pid: int | None = None
+
+    def __init__(self, target: Target, job: Job) -> None:
+        """Writes the net and takes it to the target.
+
+        Raises:
+            EngineError: it is asked for another engine than Caffe, or the target cannot take it.
+        """
+        if job.engine != "caffe":
+            raise EngineError(f"{job.engine} does not run on {target.name}: only caffe does")
+        message, self._made = dressed(Net.read(job.net))
+        self._target = target
+        self._job = job
+        self._rows: list[list[tuple[str, float]]] = []
+        self._peak: int | None = None
+        with tempfile.TemporaryDirectory(prefix="rebirth-time-") as folder:
+            path = Path(folder) / NET
+            atomic_write(path, format_message(message))
+            self._place = target.push({NET: path})
+
+    def run(self, iterations: int, warmup: int) -> list[float]:
+        """The mean pass of one run. `caffe time` itself warms up with one pass."""
+        args = ["time", "-model", str(self._place / NET), "-iterations", str(iterations), "-phase", "TEST"]
+        done = self._target.run_caffe(args, env=thread_settings(self._job.threads), cpus=self._job.cpus)
+        if done.rc:
+            raise EngineError(f"caffe time on {self._target.name}: {_why(done)}", stderr_tail=_tail(done))
+        try:
+            found = parse_one(done.stderr + done.stdout)
+        except CaffeLogError as error:
+            raise EngineError(f"caffe time on {self._target.name}: {error}", stderr_tail=_tail(done)) from error
+        if done.peak_rss_bytes is not None:
+            self._peak = max(self._peak or 0, done.peak_rss_bytes)
+        self._rows.append([(row.name, row.forward_ms) for row in found.rows if row.name not in self._made])
+        return [self._without_input(found)]
+
+    def _without_input(self, found: Benchmark) -> float:
+        assert found.forward_ms is not None
+        return found.forward_ms - sum(row.forward_ms for row in found.rows if row.name in self._made)
+
+    def layers(self, iterations: int) -> list[tuple[str, float]] | None:
+        """The rows of one of the runs; each is given once."""
+        return self._rows.pop(0) if self._rows else None
+
+    def describe(self) -> dict[str, object]:
+        return {"engine": "caffe", "version": "", "threads": self._job.threads, "program": "caffe time"}
+
+    def peak_rss_bytes(self) -> int | None:
+        return self._peak
+
+    def notes(self) -> list[str]:
+        return [NOTE]
+
+    def close(self) -> None:
+        """Nothing runs between runs."""
+
+
+def thread_settings(threads: int | None) -> dict[str, str]:
+    """The environment in which the matrix libraries that Caffe links use so many threads."""
+    if threads is None:
+        return {}
+    return dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+
+
+def _tail(done: Completed) -> str:
+    return "\n".join(done.stderr.decode("utf-8", "replace").splitlines()[-40:])
+
+
+def _why(done: Completed) -> str:
+    """The line of a log that decided it."""
+    lines = [" ".join(line.split()) for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    fatal = [line.partition("] ")[2] or line for line in lines if line.startswith("F") and "] " in line]
+    last = (fatal or [line for line in lines if not line.startswith(("    @", "***"))] or ["it printed nothing"])[-1]
+    ended = f"it was ended by signal {-done.rc}" if done.rc < 0 else f"it ended with status {done.rc}"
+    return f"{ended}: {last[:400]}"

@@ -1,0 +1,63 @@
+"""What a net costs beside time: memory, storage, and the batch that fits."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from deeprebirth_caffe.bench.memory import Fit, fit, reused_bytes
+from deeprebirth_caffe.engines.prepare import probe_net
+from deeprebirth_caffe.engines.probe import save_weights
+from deeprebirth_caffe.ir import Net, Weights, summarize
+from deeprebirth_caffe.ops import FLOAT_BYTES
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Bytes; None where a shape is not known.
+
+    Attributes:
+        blob_bytes: of all blobs as pycaffe lists them.
+        param_bytes: of the learned numbers, shared ones once.
+        memory_required_for_data: as Caffe logs it.
+        reused_bytes: of blobs, were each buffer used again as soon as nobody reads it any more.
+        fit: how memory grows with the batch.
+    """
+
+    blob_bytes: int | None
+    param_bytes: int | None
+    memory_required_for_data: int | None
+    reused_bytes: int | None
+    fit: Fit | None
+
+
+def costs(net: Net) -> Costs:
+    """The costs of a deploy net with Input layers, in TEST."""
+    view = net.view("TEST")
+    total = summarize(view)
+    one, two = (probe_net(net, view, batch).view("TEST") for batch in (1, 2))
+    params = None if total.params is None else FLOAT_BYTES * total.params
+    return Costs(total.blob_bytes, params, total.memory_required_for_data, reused_bytes(view), fit(one, two))
+
+
+class _Counter(io.RawIOBase):
+    """A file that only counts."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        count = memoryview(data).nbytes
+        self.size += count
+        return count
+
+
+def storage_bytes(net: Net, weights: Weights) -> int:
+    """The size of the caffemodel with the weights of all layers of a net, without writing it."""
+    counter = _Counter()
+    save_weights(counter, net, weights)  # type: ignore[arg-type]
+    return counter.size

@@ -1,0 +1,120 @@
+"""Energy of forward passes, from the counters that a machine has.
+
+On Linux with an x86 processor those are RAPL's, by way of powercap. They count the whole package, whatever runs on it,
+so the machine's power at rest is measured too and told beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Protocol
+
+ZONES = "/sys/class/powercap/*-rapl:[0-9]*/"
+RAPL = (ZONES + "name", ZONES + "energy_uj", ZONES + "max_energy_range_uj")
+"""Glob patterns of the counters' files."""
+
+ReadFiles = Callable[[Iterable[str]], Mapping[str, str]]
+
+
+class EnergyMeter(Protocol):
+    """Counts energy; what `Target.meter` gives.
+
+    Attributes:
+        method: what it counts and how, for people.
+    """
+
+    method: str
+
+    def start(self) -> None:
+        """Begins to count."""
+        ...
+
+    def joules(self) -> float | None:
+        """What was used since `start`; None where the counter failed."""
+        ...
+
+
+class RaplMeter:
+    """The package counters of RAPL together."""
+
+    def __init__(self, read: ReadFiles, zones: Sequence[str]) -> None:
+        self.method = f"RAPL by powercap: whole package, {len(zones)} of them, idle power included"
+        self._read = read
+        self._zones = zones
+        self._before: dict[str, int] = {}
+
+    def start(self) -> None:
+        self._before = self._counts()
+
+    def joules(self) -> float | None:
+        now = self._counts()
+        if not self._before or set(now) != set(self._before):
+            return None
+        limits = self._read([f"{zone}/max_energy_range_uj" for zone in self._zones])
+        total = 0
+        for zone, count in now.items():
+            used = count - self._before[zone]
+            if used < 0:  # the counter began anew
+                limit = limits.get(f"{zone}/max_energy_range_uj", "")
+                if not limit.strip().isdecimal():
+                    return None
+                used += int(limit) + 1
+            total += used
+        return total / 1e6
+
+    def _counts(self) -> dict[str, int]:
+        texts = self._read([f"{zone}/energy_uj" for zone in self._zones])
+        found = {path.rpartition("/")[0]: text.strip() for path, text in texts.items()}
+        return {zone: int(text) for zone, text in found.items() if text.isdecimal()}
+
+
+def rapl(read: ReadFiles) -> RaplMeter | str:
+    """A meter, or why there is none.
+
+    Args:
+        read: gives the texts of the files that match glob patterns.
+    """
+    files = read(RAPL)
+    packages = [
+        path.removesuffix("/name")
+        for path, text in files.items()
+        if path.endswith("/name") and re.fullmatch(r"package(-\d+)?", text.strip())
+    ]
+    if not packages:
+        return "not available here: no RAPL package below /sys/class/powercap"
+    readable = [zone for zone in packages if files.get(f"{zone}/energy_uj", "").strip().isdecimal()]
+    if len(readable) < len(packages):
+        return f"not available here: {packages[0]}/energy_uj is there, but may not be read; root may"
+    return RaplMeter(read, packages)
+
+
+@dataclass(frozen=True)
+class Energy:
+    """What one pass uses.
+
+    Attributes:
+        millijoules: the median over the runs.
+        low: the lowest run.
+        high: the highest run.
+        idle_watts: what the machine uses at rest, within `millijoules`; None where it was not measured.
+    """
+
+    millijoules: float
+    low: float
+    high: float
+    idle_watts: float | None
+
+
+def per_pass(joules: Sequence[float | None], passes: int, idle_watts: float | None) -> Energy | None:
+    """Energy of a pass from that of whole runs.
+
+    Args:
+        joules: of each run; None where the counter failed.
+        passes: how many ran in each, warm-up included.
+        idle_watts: of the machine at rest.
+    """
+    known = [1000 * value / passes for value in joules if value is not None]
+    return Energy(median(known), min(known), max(known), idle_watts) if known else None

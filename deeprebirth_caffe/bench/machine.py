@@ -1,0 +1,236 @@
+"""What a machine is, and how hot and busy it is: read from the files of a Linux system, this one's or a device's.
+
+Everything here works on texts by path, so that a target on the other end of a cable needs one command to fetch them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FACTS = (
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/sys/kernel/osrelease",
+    "/proc/sys/kernel/arch",
+    "/proc/device-tree/model",
+    "/sys/devices/system/cpu/online",
+    "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor",
+    "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_max_freq",
+    "/sys/fs/cgroup/cpu.max",
+)
+"""Glob patterns of the files that say what a machine is."""
+
+STATE = (
+    "/proc/loadavg",
+    "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq",
+    "/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count",
+    "/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/package_throttle_count",
+    "/sys/class/thermal/thermal_zone[0-9]*/type",
+    "/sys/class/thermal/thermal_zone[0-9]*/temp",
+    "/sys/class/hwmon/hwmon[0-9]*/name",
+    "/sys/class/hwmon/hwmon[0-9]*/temp[0-9]*_input",
+    "/sys/fs/cgroup/cpu.stat",
+)
+"""Glob patterns of the files that say how it is doing."""
+
+BUSY = 0.5
+"""A load average above this, before anything of ours runs, means that the machine does something else."""
+HOTTER = 10.0
+"""Degrees that deserve a word."""
+
+Files = Mapping[str, str]
+
+
+def read_files(patterns: Iterable[str]) -> dict[str, str]:
+    """The texts of this machine's files that match; those that cannot be read are left out."""
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        fixed = pattern.lstrip("/")
+        paths = sorted(Path("/").glob(fixed)) if any(sign in fixed for sign in "*?[") else [Path(pattern)]
+        for path in paths:
+            try:
+                found[str(path)] = path.read_bytes()[: 1 << 20].decode("utf-8", "replace")
+            except OSError:
+                continue
+    return found
+
+
+@dataclass(frozen=True)
+class State:
+    """How a machine is doing at one moment.
+
+    Attributes:
+        load: runnable processes, averaged over the last minute; None where it does not say.
+        mhz: the present frequency of each core that says it, by its number.
+        celsius: temperatures by sensor.
+        throttled: how often heat or a quota slowed it down since it started; None where it does not say.
+    """
+
+    load: float | None
+    mhz: dict[str, float]
+    celsius: dict[str, float]
+    throttled: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def facts(files: Files) -> dict[str, Any]:
+    """What a machine is, from the texts of FACTS.
+
+    Returns:
+        "cpu", "cores" (online), "cpu_limit" (of a container, in cores), "arch", "system", "memory_bytes", "governors",
+        "max_mhz"; null for what it does not say.
+    """
+    maximum = [_number(text) for path, text in files.items() if path.endswith("/cpuinfo_max_freq")]
+    known = [value / 1000 for value in maximum if value is not None]
+    memory = re.search(r"^MemTotal:\s+(\d+) kB", files.get("/proc/meminfo", ""), re.M)
+    governors = {_line(text) for path, text in files.items() if path.endswith("/scaling_governor")}
+    return {
+        "cpu": _cpu(files),
+        "cores": _cores(files),
+        "cpu_limit": _quota(files.get("/sys/fs/cgroup/cpu.max", "")),
+        "arch": _line(files.get("/proc/sys/kernel/arch", "")) or None,
+        "system": _line(files.get("/proc/sys/kernel/osrelease", "")) or None,
+        "memory_bytes": 1024 * int(memory[1]) if memory else None,
+        "governors": sorted(governor for governor in governors if governor),
+        "max_mhz": max(known) if known else None,
+    }
+
+
+def state(files: Files) -> State:
+    """How a machine is doing, from the texts of STATE."""
+    load = re.match(r"\s*(\d+(?:\.\d+)?)\s", files.get("/proc/loadavg", ""))
+    mhz: dict[str, float] = {}
+    for path, text in files.items():
+        core = re.fullmatch(r".*/cpu(\d+)/cpufreq/scaling_cur_freq", path)
+        value = _number(text)
+        if core and value is not None:
+            mhz[core[1]] = value / 1000
+    return State(float(load[1]) if load else None, mhz, _temperatures(files), _throttled(files))
+
+
+def warnings(machine: Mapping[str, Any], before: State, after: State) -> list[str]:
+    """What makes the figures worth less, in words."""
+    found = []
+    if before.load is not None and before.load > BUSY:
+        cores = f" on {machine['cores']} cores" if machine.get("cores") else ""
+        found.append(f"the machine is busy with something else: load average {before.load:g}{cores}")
+    slow = [name for name in machine.get("governors", ()) if name not in ("performance", "schedutil")]
+    if slow:
+        found.append(f"the frequency governor is {', '.join(slow)}: the cores may not run at their full speed")
+    if before.throttled is not None and after.throttled is not None and after.throttled > before.throttled:
+        found.append(f"the processor was slowed down {after.throttled - before.throttled} times meanwhile")
+    for sensor, degrees in after.celsius.items():
+        rise = degrees - before.celsius.get(sensor, degrees)
+        if rise >= HOTTER:
+            found.append(f"{sensor} went up by {rise:.0f} to {degrees:.0f} degrees: give it rests with --cooldown")
+    return found
+
+
+def _line(text: str) -> str:
+    return text.replace("\0", "").strip()
+
+
+def _number(text: str) -> float | None:
+    return float(text) if re.fullmatch(r"\s*-?\d{1,15}\s*", text) else None
+
+
+def _cpu(files: Files) -> str | None:
+    text = files.get("/proc/cpuinfo", "")
+    for key in ("model name", "Hardware", "cpu model", "uarch", "cpu"):
+        named = re.search(rf"^{key}\s*:\s*(\S.*)$", text, re.M)
+        if named and key != "cpu":
+            return _line(named[1])
+        if named:
+            return f"{key} {_line(named[1])}"
+    parts = re.findall(r"^CPU implementer\s*:\s*(\S+)[\s\S]*?^CPU part\s*:\s*(\S+)", text, re.M)
+    kinds = ", ".join(dict.fromkeys(f"implementer {maker} part {part}" for maker, part in parts))
+    board = _line(files.get("/proc/device-tree/model", ""))
+    return "; ".join(filter(None, [board, kinds])) or None
+
+
+def _cores(files: Files) -> int | None:
+    ranges = _line(files.get("/sys/devices/system/cpu/online", ""))
+    if re.fullmatch(r"\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*", ranges):
+        return len(parse_cpus(ranges))
+    return len(re.findall(r"^processor\s*:", files.get("/proc/cpuinfo", ""), re.M)) or None
+
+
+def parse_cpus(text: str) -> list[int]:
+    """Processors from a list ("0-3,6") or a mask ("0x4f").
+
+    Raises:
+        ValueError: it is neither, or names none.
+    """
+    if re.fullmatch(r"0[xX][0-9a-fA-F]{1,64}", text):
+        mask = int(text, 16)
+        found = {bit for bit in range(mask.bit_length()) if mask >> bit & 1}
+    elif re.fullmatch(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", text, re.ASCII):
+        found = set()
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            found.update(range(int(first), int(last or first) + 1))
+    else:
+        raise ValueError(text)
+    if not found:
+        raise ValueError(text)
+    return sorted(found)
+
+
+def _quota(text: str) -> float | None:
+    """Cores that a container may use: "200000 100000" is 2."""
+    found = re.match(r"(\d+) ([1-9]\d*)\s*$", text)
+    return int(found[1]) / int(found[2]) if found else None
+
+
+def _temperatures(files: Files) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for path, text in files.items():
+        value = _number(text)
+        zone = re.fullmatch(r"(/sys/class/thermal/(thermal_zone\d+))/temp", path)
+        chip = re.fullmatch(r"(/sys/class/hwmon/(hwmon\d+))/(temp\d+)_input", path)
+        if value is None or not (zone or chip):
+            continue
+        # Millidegrees; some phones give tenths or whole degrees.
+        degrees = value / 1000 if abs(value) >= 1000 else value / 10 if abs(value) >= 150 else value
+        if zone:
+            name = f"{_line(files.get(f'{zone[1]}/type', '')) or 'zone'} ({zone[2]})"
+        elif chip:
+            name = f"{_line(files.get(f'{chip[1]}/name', '')) or 'chip'} {chip[3]} ({chip[2]})"
+        if -40 <= degrees <= 150:
+            found[name] = degrees
+    return found
+
+
+def _throttled(files: Files) -> int | None:
+    counts = [_number(text) for path, text in files.items() if path.endswith("_throttle_count")]
+    group = re.search(r"^nr_throttled (\d+)", files.get("/sys/fs/cgroup/cpu.stat", ""), re.M)
+    known = [int(count) for count in counts if count is not None] + ([int(group[1])] if group else [])
+    return sum(known) if known else None
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """The processor time that a process of this machine has used in all its threads; None where that is not said."""
+    total = 0
+    try:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            total += int((thread / "schedstat").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return _cpu_ticks(pid)
+    return total / 1e9
+
+
+def _cpu_ticks(pid: int) -> float | None:
+    """Likewise, to a hundredth of a second; threads that have ended included."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None

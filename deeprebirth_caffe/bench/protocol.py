@@ -1,0 +1,229 @@
+"""The order in which nets are timed: run by run in turn, each asleep while another runs."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Protocol
+
+from deeprebirth_caffe.bench.energy import EnergyMeter
+from deeprebirth_caffe.bench.machine import cpu_seconds
+
+SETTLE_SECONDS = 2.0
+"""How long threads that spin after a pass are waited for; OpenBLAS's and ONNX Runtime's give up within 0.1 s."""
+SETTLE_STEP = 0.02
+SETTLED = 0.1
+"""A process that uses less of a core than this is asleep."""
+LAYER_PART = 5
+"""After each run come a fifth as many passes layer by layer: their clocks would slow the run itself down."""
+IDLE_SECONDS = 1.0
+
+
+class Subject(Protocol):
+    """A net, opened.
+
+    Attributes:
+        pid: of its process, where that is on this machine; else None.
+        single: whether a run gives the time of each pass; False: their mean alone.
+    """
+
+    single: bool
+
+    @property
+    def pid(self) -> int | None: ...
+
+    def run(self, iterations: int, warmup: int) -> list[float]:
+        """Milliseconds of each pass (or their mean alone) after passes that do not count."""
+        ...
+
+    def layers(self, iterations: int) -> list[tuple[str, float]] | None:
+        """Mean milliseconds of each layer; None where the engine does not say."""
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """Version, threads, and whatever else decides its speed."""
+        ...
+
+    def peak_rss_bytes(self) -> int | None:
+        """The most memory that its process had in use."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What to know about its figures."""
+        ...
+
+    def close(self) -> None:
+        """Ends its process."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to time.
+
+    Attributes:
+        runs: turns of each net.
+        iterations: passes in a turn.
+        warmup: passes before them that do not count: another net has had the caches since.
+        cooldown: seconds of rest before each turn.
+        layers: whether to time layers too.
+    """
+
+    runs: int = 10
+    iterations: int = 50
+    warmup: int = 3
+    cooldown: float = 0.0
+    layers: bool = True
+
+    def steps(self, nets: int) -> int:
+        """How many turns there are in all, for a progress bar."""
+        return nets * self.runs
+
+    @property
+    def layer_iterations(self) -> int:
+        """Passes after each run in which layers are timed."""
+        return -(-self.iterations // LAYER_PART) if self.layers else 0
+
+
+@dataclass
+class Measured:
+    """What was found out about one net.
+
+    Attributes:
+        runs: of each run the milliseconds of its passes.
+        rows: of the passes after each run, each layer's name and mean milliseconds.
+        joules: of each run, where a meter is there.
+        cpu_ms: of each run, the processor's milliseconds for a pass.
+        share: of each run, how many cores it had on average.
+        peak_rss_bytes: the most memory its process had in use while it ran; None where that is not known.
+        restless: whether it kept a core busy while others ran.
+        interrupted: whether the user stopped it before all runs were done.
+    """
+
+    runs: list[list[float]] = field(default_factory=list)
+    rows: list[list[tuple[str, float]]] = field(default_factory=list)
+    joules: list[float | None] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+    share: list[float] = field(default_factory=list)
+    peak_rss_bytes: int | None = None
+    restless: bool = False
+    interrupted: bool = False
+
+    def layers(self) -> list[tuple[str, float]] | None:
+        """Each layer's median over the runs; None where the engine does not say."""
+        if not self.rows:
+            return None
+        # By name and number: two layers may have one name.
+        times: dict[tuple[str, int], list[float]] = {}
+        for row in self.rows:
+            seen: Counter[str] = Counter()
+            for name, ms in row:
+                times.setdefault((name, seen[name]), []).append(ms)
+                seen[name] += 1
+        return [(name, median(found)) for (name, _), found in times.items()]
+
+
+def interleave(
+    subjects: Sequence[Subject],
+    plan: Plan,
+    *,
+    meter: EnergyMeter | None = None,
+    tick: Callable[[], None] = lambda: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[Measured]:
+    """Times nets in turn; every other round goes backwards, so that a machine that slows down slows all alike.
+
+    Ctrl-C after the first whole round ends it early, and what was measured counts.
+
+    Args:
+        subjects: the nets.
+        plan: how often.
+        meter: counts energy.
+        tick: called after each turn.
+        sleep: waits; tests have their own.
+
+    Raises:
+        EngineError: a net could not be run.
+    """
+    found = [Measured() for _ in subjects]
+    try:
+        for number in range(plan.runs):
+            for place in _order(len(subjects), number):
+                _rest(subjects, found, place, plan, sleep)
+                _turn(subjects[place], found[place], plan, meter)
+                if number == 0:
+                    # Before layers are timed, for which some engines open the net a second time.
+                    found[place].peak_rss_bytes = subjects[place].peak_rss_bytes()
+                rows = subjects[place].layers(plan.layer_iterations) if plan.layers else None
+                if rows is not None:
+                    found[place].rows.append(rows)
+                tick()
+    except KeyboardInterrupt:
+        whole = min(len(one.runs) for one in found)
+        if not whole:
+            raise
+        for one in found:
+            for values in (one.runs, one.rows, one.joules, one.cpu_ms, one.share):
+                del values[whole:]
+            one.interrupted = True
+    return found
+
+
+def idle_watts(meter: EnergyMeter, sleep: Callable[[float], None] = time.sleep) -> float | None:
+    """What the machine uses while nothing of ours runs."""
+    begin = time.monotonic()
+    meter.start()
+    sleep(IDLE_SECONDS)
+    used = meter.joules()
+    return None if used is None else used / (time.monotonic() - begin)
+
+
+def _order(count: int, number: int) -> Sequence[int]:
+    return range(count) if number % 2 == 0 else range(count - 1, -1, -1)
+
+
+def _rest(
+    subjects: Sequence[Subject], found: Sequence[Measured], place: int, plan: Plan, sleep: Callable[[float], None]
+) -> None:
+    """Waits until everybody else sleeps, and as long as the user asked for."""
+    if plan.cooldown:
+        sleep(plan.cooldown)
+    for other, subject in enumerate(subjects):
+        if other != place and subject.pid is not None and not _asleep(subject.pid, sleep):
+            found[other].restless = True
+
+
+def _asleep(pid: int, sleep: Callable[[float], None]) -> bool:
+    """Waits until a process uses no processor time; False where it does not stop."""
+    waited = 0.0
+    before = cpu_seconds(pid)
+    while before is not None and waited < SETTLE_SECONDS:
+        sleep(SETTLE_STEP)
+        waited += SETTLE_STEP
+        now = cpu_seconds(pid)
+        if now is None or now - before < SETTLED * SETTLE_STEP:
+            return True
+        before = now
+    return before is None
+
+
+def _turn(subject: Subject, found: Measured, plan: Plan, meter: EnergyMeter | None) -> None:
+    pid = subject.pid
+    used = cpu_seconds(pid) if pid is not None else None
+    if meter is not None:
+        meter.start()
+    begin = time.monotonic()
+    passes = subject.run(plan.iterations, plan.warmup)
+    wall = time.monotonic() - begin
+    joules = meter.joules() if meter is not None else None
+    now = cpu_seconds(pid) if pid is not None else None
+    found.runs.append(passes)
+    found.joules.append(joules)
+    if used is not None and now is not None and wall > 0:
+        # Threads that have ended take their time with them.
+        spent = max(0.0, now - used)
+        found.cpu_ms.append(1000 * spent / (plan.iterations + plan.warmup))
+        found.share.append(spent / wall)

@@ -1,0 +1,139 @@
+"""Android devices, by the `adb` program of the user's own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeprebirth_caffe.bench.targets.client import Reply, call, transfer_seconds
+from deeprebirth_caffe.bench.targets.shell import QUICK, DeviceError
+
+DIRECTORY = "/data/local/tmp/rebirth"
+"""The one place where adb's user may put programs and start them."""
+
+_STATES = {
+    "unauthorized": "unlock it and allow USB debugging for this computer",
+    "authorizing": "it has not answered yet: run again",
+    "connecting": "it has not answered yet: run again",
+    "offline": "it does not answer: take the cable out and in again, or `adb reconnect offline`",
+    "no permissions": "this user may not reach it by USB: see what `adb devices` says",
+    "recovery": "it is in recovery mode: start it normally",
+    "sideload": "it is in sideload mode: start it normally",
+    "bootloader": "it is in its bootloader: start it normally",
+}
+
+_LINE = re.compile(rf"(?P<serial>\S.*?)\s+(?P<state>device|host|rescue|{'|'.join(_STATES)})\b(?P<rest>.*)")
+
+
+@dataclass(frozen=True)
+class AndroidDevice:
+    """A line of `adb devices -l`.
+
+    Attributes:
+        serial: what `adb -s` takes.
+        state: "device" where it can be used.
+        model: its name; empty where it does not say.
+    """
+
+    serial: str
+    state: str
+    model: str
+
+
+def find_adb() -> str:
+    """The program.
+
+    Raises:
+        DeviceError: there is none.
+    """
+    found = shutil.which("adb")
+    if found is None:
+        raise DeviceError("adb not found: install Android's platform-tools (Debian: apt install adb)")
+    return found
+
+
+def devices() -> list[AndroidDevice]:
+    """What adb sees; starts its server if need be."""
+    reply = call([find_adb(), "devices", "-l"], timeout=QUICK)
+    if reply.rc != 0:
+        raise DeviceError(f"adb devices failed: {_last(reply)}")
+    found = []
+    for line in reply.stdout.decode("utf-8", "replace").splitlines():
+        match = _LINE.fullmatch(line.strip())
+        if match:
+            model = re.search(r"\bmodel:(\S+)", match["rest"])
+            found.append(AndroidDevice(match["serial"], match["state"], model[1].replace("_", " ") if model else ""))
+    return found
+
+
+def choose(serial: str | None) -> str:
+    """The serial number of the device to use.
+
+    Args:
+        serial: what the user named; None takes $ANDROID_SERIAL, or the only one there is.
+
+    Raises:
+        DeviceError: it is not there or not ready, or there are several to choose from.
+    """
+    serial = serial or os.environ.get("ANDROID_SERIAL") or None
+    found = devices()
+    if serial is None:
+        ready = [one for one in found if one.state == "device"] or found
+        if not ready:
+            raise DeviceError("no Android device: connect one, allow USB debugging, and look at `adb devices`")
+        if len(ready) > 1:
+            names = ", ".join(f"adb:{one.serial}" for one in ready)
+            raise DeviceError(f"more than one device: name one of {names}")
+        [one] = ready
+    else:
+        named = [one for one in found if one.serial == serial]
+        if not named:
+            names = ", ".join(f"adb:{one.serial}" for one in found) or "none"
+            raise DeviceError(f"there is no device adb:{serial}; there is {names}")
+        one = named[0]
+    if one.state != "device":
+        hint = _STATES.get(one.state, "look at the device")
+        raise DeviceError(f"adb:{one.serial} is not ready ({one.state}): {hint}")
+    return one.serial
+
+
+class AdbTransport:
+    """One device that adb sees."""
+
+    def __init__(self, serial: str | None = None) -> None:
+        """Chooses the device.
+
+        Raises:
+            DeviceError: see `choose`.
+        """
+        self._adb = find_adb()
+        self._serial = choose(serial)
+        self.name = f"adb:{self._serial}"
+
+    def home(self) -> str:
+        return DIRECTORY
+
+    def execute(self, command: str, timeout: float | None) -> Reply:
+        return self._call("shell", command, timeout=timeout)
+
+    def push(self, local: Path, remote: str) -> Reply:
+        # A file name that looks like an option, or like two of them, is none when it begins with a slash.
+        source = str(local.resolve())
+        return self._call("push", source, remote, timeout=transfer_seconds(local.stat().st_size))
+
+    def pull(self, remote: str, local: Path) -> Reply:
+        return self._call("pull", remote, str(local.absolute()), timeout=None)
+
+    def close(self) -> None:
+        """Adb's server stays: it is the user's."""
+
+    def _call(self, *words: str, timeout: float | None) -> Reply:
+        return call([self._adb, "-s", self._serial, *words], timeout=timeout)
+
+
+def _last(reply: Reply) -> str:
+    lines = reply.text.splitlines()
+    return lines[-1] if lines else f"status {reply.rc}"

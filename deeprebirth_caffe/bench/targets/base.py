@@ -1,0 +1,111 @@
+"""Where nets are timed: this machine, or a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from deeprebirth_caffe.bench.energy import EnergyMeter
+from deeprebirth_caffe.bench.protocol import Subject
+
+
+@dataclass(frozen=True)
+class Job:
+    """A net to open on a target.
+
+    Attributes:
+        engine: one of `engines.runners.RUNNERS`.
+        net: a deploy net of plain Caffe, with Input layers of the batch to time.
+        weights: its caffemodel.
+        threads: of the engine; None leaves it to the engine.
+        cpus: the processors that it may run on; None: any.
+    """
+
+    engine: str
+    net: Path
+    weights: Path
+    threads: int | None = None
+    cpus: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A program that has ended.
+
+    Attributes:
+        rc: its exit status; negative where a signal ended it.
+        stdout: what it printed.
+        stderr: likewise.
+        peak_rss_bytes: the most memory it had in use; None where the target does not say.
+    """
+
+    rc: int
+    stdout: bytes
+    stderr: bytes
+    peak_rss_bytes: int | None = None
+
+
+class Target(Protocol):
+    """A place where nets run; use it with `with`, so that it is left as it was found.
+
+    Attributes:
+        name: as `--on` names it.
+    """
+
+    name: str
+
+    def __enter__(self) -> Target: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def describe(self) -> dict[str, Any]:
+        """What it is: the keys of `machine.facts`."""
+        ...
+
+    def read_files(self, patterns: Iterable[str]) -> Mapping[str, str]:
+        """The texts of its files that match glob patterns, by path; those that cannot be read are left out."""
+        ...
+
+    def meter(self) -> EnergyMeter | str:
+        """What counts energy there, or why nothing does."""
+        ...
+
+    def open(self, job: Job) -> Subject:
+        """Opens a net in a process of its own.
+
+        Raises:
+            EngineError: the engine is not there, or cannot read or run the net.
+        """
+        ...
+
+    def run_caffe(
+        self,
+        args: Sequence[str],
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        cpus: Sequence[int] | None = None,
+    ) -> Completed:
+        """Runs the target's `caffe` program.
+
+        Args:
+            args: its arguments; no shell reads them.
+            cwd: where it starts: the folder that `push` filled. None: anywhere.
+            env: what to add to its environment.
+            timeout: seconds.
+            cpus: the processors that it may run on.
+
+        Raises:
+            EngineError: it is not there, does not start, or takes too long.
+        """
+        ...
+
+    def push(self, files: Mapping[str, Path]) -> Path:
+        """Puts files, by the names they get, into a folder of ours on the target, and gives that folder."""
+        ...

@@ -1,0 +1,118 @@
+"""The files of a Caffe that goes to a device: the program, the libraries it links, and maybe its own loader.
+
+A directory of `scripts/install_caffe.sh` holds 650 MB; what `caffe` links of it is a quarter of that, and starts
+anywhere with the C library's loader that comes along. A program that was built for the device brings its own
+libraries, and finds the rest (`libc.so`, `liblog.so` …) there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeprebirth_caffe.bench.targets.elf import read_elf
+from deeprebirth_caffe.engines.caffe.locate import find_caffe
+from deeprebirth_caffe.errors import RebirthError
+
+PROGRAM = "bin/caffe"
+
+_TRIPLES = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A Caffe as files.
+
+    Attributes:
+        machine: the processor it is for (see `elf.MACHINES`).
+        files: what goes to the device: its name below the directory of the installation, and the file here.
+        loader: which of `files` starts the program; None where the device's own does.
+        missing: libraries that the device itself has to have.
+        source: where it came from, for people.
+    """
+
+    machine: str
+    files: dict[str, Path]
+    loader: str | None
+    missing: tuple[str, ...]
+    source: str
+
+    @property
+    def bytes(self) -> int:
+        """The size of all files."""
+        return sum(path.stat().st_size for path in self.files.values())
+
+
+def from_prefix(prefix: Path) -> Bundle:
+    """What `caffe` needs out of a directory of `install_caffe.sh`.
+
+    Raises:
+        RebirthError: it is none, or a library is missing.
+    """
+    triple = _TRIPLES.get(find_caffe(prefix).arch or "")
+    if triple is None:
+        raise RebirthError(f"{prefix} holds no Caffe of scripts/install_caffe.sh: run it with --arch arm64 {prefix}")
+    libraries = prefix / "usr/lib" / triple
+    # The order of the wrapper bin/caffe: OpenBLAS before the reference BLAS.
+    places = [
+        prefix / "usr/lib",
+        libraries / "openblas-pthread",
+        libraries,
+        prefix / "lib" / triple,
+        libraries / "blas",
+        libraries / "lapack",
+    ]
+    program = prefix / "usr/bin/caffe"
+    bundle = _collect(program, lambda name: _first(places, name), str(prefix))
+    if bundle.missing:
+        raise RebirthError(f"{prefix} is incomplete: it lacks {', '.join(bundle.missing)}; install it anew")
+    interpreter = read_elf(program).interpreter
+    if interpreter is None:
+        raise RebirthError(f"{program} asks for no loader: install it anew")
+    loader = f"lib/{Path(interpreter).name}"
+    file = _first(places, Path(interpreter).name)
+    if file is None:
+        raise RebirthError(f"{prefix} is incomplete: it lacks {Path(interpreter).name}; install it anew")
+    return Bundle(bundle.machine, {**bundle.files, loader: file}, loader, (), bundle.source)
+
+
+def from_binary(binary: Path, libraries: Path | None) -> Bundle:
+    """A program built for the device, and what it links out of a directory of libraries.
+
+    Raises:
+        RebirthError: it is no program, or a library is for another processor.
+    """
+    places = [] if libraries is None else [libraries]
+    return _collect(binary, lambda name: _first(places, name), str(binary))
+
+
+def _collect(program: Path, find: Callable[[str], Path | None], source: str) -> Bundle:
+    machine = read_elf(program).machine
+    files: dict[str, Path] = {PROGRAM: program}
+    missing: dict[str, None] = {}
+    todo = [program]
+    while todo:
+        user = todo.pop()
+        for name in read_elf(user).needed:
+            # The name becomes a path there.
+            if not _NAME.fullmatch(name):
+                raise RebirthError(f"{user} links a library with an odd name: {name!r}")
+            if f"lib/{name}" in files or name in missing:
+                continue
+            file = find(name)
+            if file is None:
+                missing[name] = None
+                continue
+            found = read_elf(file).machine
+            if found != machine:
+                raise RebirthError(f"{file} is for {found}, but {program} for {machine}: give libraries that fit")
+            files[f"lib/{name}"] = file
+            todo.append(file)
+    return Bundle(machine, files, None, tuple(missing), source)
+
+
+def _first(places: list[Path], name: str) -> Path | None:
+    return next((place / name for place in places if (place / name).is_file()), None)

@@ -1,0 +1,120 @@
+"""What a device says about itself, beyond what `bench.machine` reads from the files that every Linux has."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from deeprebirth_caffe.bench import machine
+from deeprebirth_caffe.bench.targets.shell import Shell
+
+THERMAL = tuple(pattern for pattern in machine.STATE if "/thermal_zone" in pattern or "/hwmon" in pattern)
+"""Glob patterns of the temperature sensors."""
+
+MAXIMA = "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_max_freq"
+
+_ABIS = {
+    "arm64-v8a": "aarch64",
+    "aarch64": "aarch64",
+    "arm64": "aarch64",
+    "armeabi-v7a": "arm",
+    "armeabi": "arm",
+    "armv6l": "arm",
+    "armv7l": "arm",
+    "armv8l": "arm",
+    "x86_64": "x86_64",
+    "amd64": "x86_64",
+    "x86": "i386",
+    "i386": "i386",
+    "i686": "i386",
+}
+"""The processor (see `elf.MACHINES`) that each name of Android's and of `uname -m` means."""
+
+_READ = """
+word=$1
+shift
+for pattern in "$@"; do
+    # Unquoted, so that it matches.
+    for file in $pattern; do
+        if [ -f "$file" ] && [ -r "$file" ]; then
+            printf '\\n%s %s\\n' "$word" "$file"
+            head -c 1048576 "$file" 2>/dev/null
+        fi
+    done
+done
+"""
+
+_ABOUT = """
+echo "machine $(uname -m)"
+echo "kernel $(uname -s)"
+if command -v getprop >/dev/null 2>&1; then
+    for key in product.cpu.abilist product.cpu.abi product.manufacturer product.model build.version.release; do
+        key=ro.$key
+        echo "$key $(getprop "$key")"
+    done
+fi
+df -Pk "$1" 2>/dev/null || df -k "$1"
+"""
+
+
+def read_files(shell: Shell, patterns: Iterable[str]) -> dict[str, str]:
+    """The texts of a device's files that match glob patterns, by path; those that cannot be read are left out."""
+    word = secrets.token_hex(8)
+    done = shell.check("read its files", _READ, word, *patterns)
+    found: dict[str, str] = {}
+    for part in ("\n" + done.text).split(f"\n{word} ")[1:]:
+        path, _, text = part.partition("\n")
+        found[path] = text
+    return found
+
+
+def about(shell: Shell) -> dict[str, Any]:
+    """What a device is.
+
+    Returns:
+        "abis" (names, best first), "machines" (the processors it runs programs for), "model", "android", "free_bytes";
+        None for what it does not say.
+    """
+    text = shell.check("say what it is", _ABOUT, shell.root).text
+    said = dict(line.split(" ", 1) for line in text.splitlines() if re.match(r"(machine|kernel|ro\.\S+) \S", line))
+    listed = said.get("ro.product.cpu.abilist") or said.get("ro.product.cpu.abi") or said.get("machine", "")
+    abis = [abi.strip() for abi in listed.split(",") if abi.strip()]
+    machines = list(dict.fromkeys(_ABIS[abi] for abi in abis if abi in _ABIS))
+    model = " ".join(filter(None, [said.get("ro.product.manufacturer"), said.get("ro.product.model")]))
+    # The last line of df: device, blocks, used, available, share, place. Long device names get a line of their own.
+    free = re.search(r"(\d+)\s+(\d+)\s+(\d+)\s+\d+%\s+\S.*\s*$", text)
+    return {
+        "abis": abis,
+        "machines": machines,
+        "model": model or None,
+        "android": said.get("ro.build.version.release"),
+        "free_bytes": int(free[3]) * 1024 if free else None,
+    }
+
+
+def describe(shell: Shell) -> dict[str, Any]:
+    """The keys of `machine.facts` and those of `about`, "clusters" and "directory"."""
+    files = read_files(shell, machine.FACTS)
+    found = {**machine.facts(files), **about(shell), "clusters": clusters(files), "directory": shell.root}
+    found["cpu"] = found["cpu"] or found["model"]
+    found["arch"] = found["arch"] or (found["machines"] or [None])[0]
+    return found
+
+
+def clusters(files: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Processors of one kind each, by their highest frequency, the fastest first: "cpus" and "max_mhz"."""
+    groups: dict[int, list[int]] = {}
+    for path, text in files.items():
+        core = re.fullmatch(r".*/cpu(\d+)/cpufreq/cpuinfo_max_freq", path)
+        if core and text.strip().isdecimal():
+            groups.setdefault(int(text), []).append(int(core[1]))
+    return [{"cpus": sorted(groups[khz]), "max_mhz": khz / 1000} for khz in sorted(groups, reverse=True)]
+
+
+def hottest(files: Mapping[str, str]) -> float | None:
+    """Degrees of the hottest processor sensor; of the hottest of all where none is called one."""
+    celsius = machine.state(files).celsius
+    processors = [value for name, value in celsius.items() if re.search(r"cpu|soc|core|tsens", name, re.IGNORECASE)]
+    return max(processors or celsius.values(), default=None)

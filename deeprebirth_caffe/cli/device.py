@@ -1,0 +1,131 @@
+"""`rebirth device`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deeprebirth_caffe.cli.options import FILE, json_option, print_json
+from deeprebirth_caffe.cli.text import printable
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.group("device")
+def command() -> None:
+    """Phones and boards on which `rebirth time --on` runs nets (docs/devices.md).
+
+    WHERE is adb, adb:SERIAL or ssh:[USER@]HOST[:PORT].
+    """
+
+
+@command.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the devices that adb sees; boards are named as ssh names them."""
+    from deeprebirth_caffe.workflows.device import list_devices
+
+    found = list_devices()
+    if as_json:
+        print_json(found)
+        return
+    if not found["devices"]:
+        click.echo("no Android device: connect one, allow USB debugging, and look at `adb devices`", err=True)
+        return
+    from deeprebirth_caffe.cli.show import print_columns
+
+    print_columns([(one["name"], one["state"], one["model"] or "") for one in printable(found["devices"])], left=3)
+
+
+@command.command("info")
+@click.argument("where")
+@json_option
+def info(where: str, as_json: bool) -> None:
+    """Show a device's processor, frequencies, temperatures, free space, and the Caffe on it."""
+    from deeprebirth_caffe.workflows.device import device_info
+
+    found = device_info(where)
+    if as_json:
+        print_json(found)
+        return
+    from deeprebirth_caffe.cli.show import print_columns
+
+    print_columns(list(_rows(printable(found))), left=2)
+
+
+@command.command("install")
+@click.argument("where")
+@click.option(
+    "--prefix",
+    type=FOLDER,
+    help="A directory of scripts/install_caffe.sh. [default: the one of --arch arm64]",
+)
+@click.option("--binary", type=FILE, help="Instead: a caffe program built for the device (docs/android.md).")
+@click.option("--libs", "libraries", type=FOLDER, help="The libraries that go with --binary.")
+@click.option("--emulate", is_flag=True, help="Let an emulator on the device run a Caffe for another processor.")
+def install(where: str, prefix: Path | None, binary: Path | None, libraries: Path | None, emulate: bool) -> None:
+    """Put Caffe on a device, or bring it up to date: only files that changed are sent."""
+    from deeprebirth_caffe.workflows.device import install_caffe
+
+    name, report = install_caffe(
+        where, prefix=prefix, binary=binary, libraries=libraries, emulate=emulate, tick=_progress
+    )
+    there = report.installed
+    click.echo(
+        printable(
+            f"{name}: Caffe {there.version} ({there.machine}) in {there.directory}, {there.bytes / 1e6:.0f} MB; "
+            f"{report.sent} files sent ({report.sent_bytes / 1e6:.0f} MB), {report.kept} were there"
+        )
+    )
+    if there.emulator is not None:
+        click.echo("an emulator runs it: its answers are right, its times mean nothing")
+
+
+@command.command("remove")
+@click.argument("where")
+def remove(where: str) -> None:
+    """Take away everything that rebirth put on a device."""
+    from deeprebirth_caffe.workflows.device import remove_caffe
+
+    name, found = remove_caffe(where)
+    click.echo(printable(f"{name}: {'removed' if found else 'there was nothing'}"))
+
+
+def _progress(done: int, total: int) -> None:
+    if total and sys.stderr.isatty():
+        click.echo(f"\rsent {done / 1e6:.0f} of {total / 1e6:.0f} MB", err=True, nl=done == total)
+
+
+def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    machine, state, caffe = found["machine"], found["state"], found["caffe"]
+    rows = [
+        ("device", found["name"]),
+        ("model", machine["model"] or ""),
+        ("processor", machine["cpu"] or ""),
+        ("abi", ", ".join(machine["abis"])),
+        ("cores", str(machine["cores"] or "")),
+        *((f"  {one['max_mhz']:.0f} MHz", f"--cpus {','.join(map(str, one['cpus']))}") for one in machine["clusters"]),
+        ("governor", ", ".join(machine["governors"])),
+        ("now", ", ".join(f"cpu{core} {mhz:.0f} MHz" for core, mhz in state["mhz"].items())),
+        ("temperatures", ", ".join(f"{name} {degrees:.1f}" for name, degrees in state["celsius"].items())),
+        ("memory", _size(machine["memory_bytes"])),
+        ("free", _size(machine["free_bytes"])),
+        ("directory", machine["directory"]),
+        ("caffe", _caffe(found["name"], caffe)),
+    ]
+    return [(what, value) for what, value in rows if value]
+
+
+def _caffe(name: str, caffe: Mapping[str, Any] | None) -> str:
+    if caffe is None:
+        return f"none: run `rebirth device install {name}`"
+    by = f", run by {caffe['emulator']}: times mean nothing" if caffe["emulator"] else ""
+    return f"{caffe['version']} for {caffe['machine']}{by}"
+
+
+def _size(size: int | None) -> str:
+    return "" if size is None else f"{size / 1e6:,.0f} MB"

@@ -1,0 +1,198 @@
+"""How timings look to people: figures, ratios, bars, costs, the machine."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from deeprebirth_caffe.bench.breakdown import Group, grouped
+from deeprebirth_caffe.cli.show import mib, print_columns
+from deeprebirth_caffe.cli.text import printable
+
+BAR, SHORTEST = 24, 8
+"""Letters of the longest bar, and what is left of it in a narrow window."""
+
+
+def show_times(result: Mapping[str, Any], by: str) -> None:
+    """Prints a result."""
+    result = printable(result)
+    nets = result["nets"]
+    _figures(nets)
+    for ratio in result["ratios"]:
+        click.echo(ratio_line(ratio))
+    _groups(nets, by)
+    _costs(nets, result["protocol"]["fit_bytes"])
+    click.echo()
+    _machine(result)
+    for net in nets:
+        for note in net["notes"]:
+            click.echo(f"note: {net['net']}: {note}")
+    for warning in result["warnings"]:
+        click.echo(f"{click.style('warning', fg='yellow')}: {warning}")
+
+
+def ratio_line(ratio: Mapping[str, Any]) -> str:
+    """A comparison in words."""
+    interval = ""
+    if ratio["low"] is not None and ratio["high"] is not None:
+        interval = f" ({ratio['low']:.3f} to {ratio['high']:.3f} with 95 % confidence)"
+    return f"{ratio['net']} takes {ratio['median']:.3f} times as long as {ratio['vs']}{interval}: {_verdict(ratio)}"
+
+
+def _verdict(ratio: Mapping[str, Any]) -> str:
+    verdict = ratio["verdict"]
+    return f"{ratio['vs']} is {verdict}" if verdict in ("faster", "slower") else str(verdict)
+
+
+def _figures(nets: Sequence[Mapping[str, Any]]) -> None:
+    rows = [("net", "best run ms", "median ms", "p10 ms", "p90 ms", "spread", "processor ms", "in tensor layers")]
+    for net in nets:
+        share = net["tensor_share"]
+        rows.append(
+            (
+                net["net"],
+                ms(net["best_ms"]),
+                ms(net["median_ms"]),
+                ms(net["p10_ms"]),
+                ms(net["p90_ms"]),
+                f"{100 * net['spread']:.1f} %",
+                "unknown" if net["cpu_ms"] is None else ms(net["cpu_ms"]),
+                "unknown" if share is None else f"{100 * share:.1f} %",
+            )
+        )
+    print_columns(rows)
+
+
+def _groups(nets: Sequence[Mapping[str, Any]], by: str) -> None:
+    tables = [grouped(net["layers"], by) for net in nets]
+    if not any(tables):
+        click.echo("\nthis engine does not say how long each layer takes")
+        return
+    names = list(dict.fromkeys(name for table in tables for name in table))
+    longest = max((group.ms for table in tables for group in table.values()), default=0.0)
+    room = _bar_room(max(map(len, names)), len(nets))
+    rows: list[Sequence[str]] = [(by, *(cell for net in nets for cell in ("ms", _tail(net["net"], room))))]
+    for name in names:
+        cells = []
+        for table in tables:
+            group = table.get(name)
+            cells += ["", ""] if group is None else [ms(group.ms), bar(group, longest, room)]
+        rows.append((name, *cells))
+    totals = [sum(group.ms for group in table.values()) for table in tables]
+    rows.append(("total", *(cell for total in totals for cell in (ms(total) if total else "", ""))))
+    click.echo()
+    _print_bars(rows)
+    solid, light = _marks()
+    click.echo(f"{solid} tensor layers (weights in a matrix product), {light} the others")
+
+
+def _print_bars(rows: Sequence[Sequence[str]]) -> None:
+    """Names to the left, times to the right, bars to the left; a bar is not cut."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column % 2 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _marks() -> tuple[str, str]:
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    return ("█", "░") if encoding.startswith("utf") else ("#", "-")
+
+
+def _bar_room(names: int, nets: int) -> int:
+    """How long bars may be, so that a row is one line of the window; in a pipe a row may be as long as it likes."""
+    if not sys.stdout.isatty():
+        return BAR
+    width = shutil.get_terminal_size().columns - names
+    return max(SHORTEST, min(BAR, width // nets - len("  1234.5  ")))
+
+
+def _tail(path: str, room: int) -> str:
+    """A path over a column of bars: its end tells files of one name apart."""
+    return path if len(path) <= room else "…" + path[1 - room :]
+
+
+def bar(group: Group, longest: float, room: int = BAR) -> str:
+    """Its tensor layers solid, the others light."""
+    if not longest:
+        return ""
+    solid, light = _marks()
+    whole = round(room * group.ms / longest)
+    tensor = round(whole * group.tensor_ms / group.ms) if group.ms else 0
+    return solid * tensor + light * (whole - tensor)
+
+
+def _costs(nets: Sequence[Mapping[str, Any]], fit_bytes: int | None) -> None:
+    head = ["MiB", "peak memory", "blobs", "reused", "parameters", "file", "with heads", "energy"]
+    if fit_bytes is not None:
+        head.append(f"batch in {mib(fit_bytes)}")
+    rows = [head]
+    sizes = ("peak_rss_bytes", "blob_bytes", "reused_bytes", "param_bytes", "storage_bytes", "storage_with_heads_bytes")
+    for net in nets:
+        energy = net["energy"]["mj"]
+        row = [net["net"], *("-" if net[size] is None else f"{net[size] / 2**20:.2f}" for size in sizes)]
+        row.append("-" if energy is None else f"{energy:.1f} mJ")
+        if fit_bytes is not None:
+            row.append("-" if net["fit_batch"] is None else str(net["fit_batch"]))
+        rows.append(row)
+    click.echo()
+    print_columns(rows)
+    for method in dict.fromkeys(net["energy"]["method"] for net in nets):
+        click.echo(f"energy: {method}")
+
+
+def _machine(result: Mapping[str, Any]) -> None:
+    machine, plan = result["machine"], result["protocol"]
+    first = result["nets"][0]
+    runtime = first["runtime"]
+    core = runtime.get("blas.core") or runtime.get("blas.libraries") or ""
+    words = [
+        f"{first['engine']} {runtime.get('version', '')}".strip(),
+        f"{core} kernels" if core else "",
+        f"{first['threads']} threads" if first["threads"] else "",
+        f"on {first['on']}: {machine['cpu'] or 'unknown processor'}",
+        f"{machine['cores']} cores" if machine["cores"] else "",
+        f"governor {', '.join(machine['governors'])}" if machine["governors"] else "",
+        _range(machine, "mhz", "MHz"),
+        _range(machine, "celsius", "degrees"),
+    ]
+    click.echo(", ".join(word for word in words if word))
+    click.echo(
+        f"{plan['runs']} runs of {plan['iterations']} passes after {plan['warmup']} that do not count, "
+        f"batch {' and '.join(dict.fromkeys(str(net['batch']) for net in result['nets']))}, phase TEST"
+    )
+
+
+def _range(machine: Mapping[str, Any], key: str, unit: str) -> str:
+    """The highest value before and after."""
+    before, after = (max(machine[when][key].values(), default=None) for when in ("before", "after"))
+    return "" if before is None or after is None else f"{before:.0f} to {after:.0f} {unit}"
+
+
+def ms(value: float) -> str:
+    """Milliseconds with three digits that count."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
+
+
+def csv_text(result: Mapping[str, Any]) -> str:
+    """A line a layer of each net, and one for each whole pass."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("net", "engine", "layer", "type", "stage", "tensor", "forward_ms"))
+    for net in result["nets"]:
+        for layer in net["layers"]:
+            tensor = "" if layer["tensor"] is None else int(layer["tensor"])
+            writer.writerow(
+                (net["net"], net["engine"], layer["name"], layer["type"], layer["stage"], tensor, layer["forward_ms"])
+            )
+        writer.writerow((net["net"], net["engine"], "", "", "", "", net["median_ms"]))
+    return file.getvalue()

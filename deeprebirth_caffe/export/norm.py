@@ -1,0 +1,89 @@
+"""LRN, BatchNorm, MVN, Scale, Bias, Softmax."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deeprebirth_caffe.export.graph import Site, Tensor
+
+
+def lrn(site: Site) -> list[str]:
+    """Across channels as ONNX has it (both divide alpha by the size); within a channel by hand."""
+    p = site.param.lrn_param
+    if p.norm_region == p.ACROSS_CHANNELS:
+        return [site.one("LRN", site.x.name, size=p.local_size, alpha=p.alpha, beta=p.beta, bias=p.k)]
+    # Within a channel Caffe averages over the whole window, padding included, and leaves k out.
+    pad = (p.local_size - 1) // 2
+    square = site.one("Mul", site.x.name, site.x.name)
+    mean = site.one(
+        "AveragePool", square, kernel_shape=[p.local_size] * 2, pads=[pad] * 4, strides=[1, 1], count_include_pad=1
+    )
+    scale = site.one("Add", site.one("Mul", mean, site.number(p.alpha)), site.number(1))
+    return [site.one("Mul", site.x.name, site.one("Pow", scale, site.number(-p.beta)))]
+
+
+def batch_norm(site: Site) -> list[str]:
+    """With the statistics that were learned, or with the batch's own."""
+    p = site.param.batch_norm_param
+    if p.HasField("use_global_stats") and not p.use_global_stats:
+        axes = [axis for axis in range(len(site.x.shape)) if axis != 1]
+        centred, variance = _centred(site, site.x.name, axes)
+        deviation = site.one("Sqrt", site.one("Add", variance, site.number(p.eps)))
+        return [site.one("Div", centred, deviation)]
+    total = float(np.asarray(site.blobs[2]).reshape(-1)[0])
+    factor = np.float32(0 if total == 0 else 1 / total)
+    mean, variance = (np.asarray(blob, np.float32).reshape(-1) * factor for blob in site.blobs[:2])
+    ones, zeros = np.ones_like(mean), np.zeros_like(mean)
+    arrays = (("scale", ones), ("shift", zeros), ("mean", mean), ("variance", variance))
+    inputs = [site.array(label, array) for label, array in arrays]
+    return [site.one("BatchNormalization", site.x.name, *inputs, epsilon=p.eps)]
+
+
+def mvn(site: Site) -> list[str]:
+    """Mean and variance of each item (and channel) taken out."""
+    p = site.param.mvn_param
+    name = site.reshape(site.x.name, site.x, *site.tops[0])
+    result, variance = _centred(site, name, [1, 2, 3] if p.across_channels else [2, 3])
+    if p.normalize_variance:
+        # eps stands outside of the root, unlike BatchNorm's.
+        result = site.one("Div", result, site.one("Add", site.one("Sqrt", variance), site.number(p.eps)))
+    return [result]
+
+
+def _centred(site: Site, name: str, axes: list[int]) -> tuple[str, str]:
+    """The input less its mean over axes, and its variance."""
+    centred = site.one("Sub", name, site.reduce("ReduceMean", name, axes))
+    return centred, site.reduce("ReduceMean", site.one("Mul", centred, centred), axes)
+
+
+def scale(site: Site) -> list[str]:
+    """A factor, and maybe an addend, along some axes."""
+    p = site.param.scale_param
+    factor, place = _operand(site, p.axis)
+    name = site.one("Mul", site.x.name, site.column(factor.name, factor, place))
+    if p.bias_term:
+        shift = _learned(site, len(site.blobs) - 1)
+        name = site.one("Add", name, site.column(shift.name, shift, place))
+    return [name]
+
+
+def bias(site: Site) -> list[str]:
+    """An addend along some axes."""
+    addend, place = _operand(site, site.param.bias_param.axis)
+    return [site.one("Add", site.x.name, site.column(addend.name, addend, place))]
+
+
+def _operand(site: Site, axis: int) -> tuple[Tensor, int]:
+    """The second input, or the learned array that stands for it, and the axis where it begins."""
+    operand = site.ins[1] if len(site.ins) > 1 else _learned(site, 0)
+    return operand, site.axis(axis) if operand.shape else 0
+
+
+def _learned(site: Site, index: int) -> Tensor:
+    shape = site.blobs[index].shape
+    return Tensor(site.weight(index), shape, shape, constant=True)
+
+
+def softmax(site: Site) -> list[str]:
+    """Along one axis."""
+    return [site.one("Softmax", site.x.name, axis=site.axis(site.param.softmax_param.axis))]

@@ -1,0 +1,112 @@
+"""LSTM and RNN, step by step, as Caffe unrolls them; LSTMUnit.
+
+ONNX's own operators know no `cont`, by which Caffe starts sequences anew in the middle of a batch. Every run starts
+from zero states: what Caffe keeps from one forward pass to the next is not part of the net.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from deeprebirth_caffe.export.graph import Site, Tensor
+
+
+def lstm(site: Site) -> list[str]:
+    """Blobs: input weights, bias, weights of the static input (if there is one), recurrent weights."""
+    steps, hidden, states = _start(site, 2)
+    inputs = _from_input(site, 4 * hidden)
+    recurrent = site.weight(len(site.blobs) - 1)
+    state, cell = states
+    outs = []
+    for step in range(steps):
+        cont = _cont(site, step)
+        gates = site.one("Gemm", site.one("Mul", state, cont), recurrent, transB=1)
+        gates = site.one("Add", gates, _step(site, inputs, step))
+        cell, state = _unit(site, gates, cell, cont, hidden, axis=1)
+        outs.append(state)
+    return _joined(site, outs, [state, cell])
+
+
+def rnn(site: Site) -> list[str]:
+    """Blobs: input weights, bias, weights of the static input (if any), recurrent ones, output weights, their bias."""
+    steps, hidden, states = _start(site, 1)
+    inputs = _from_input(site, hidden)
+    recurrent, output, shift = (site.weight(len(site.blobs) - index) for index in (3, 2, 1))
+    state = states[0]
+    outs = []
+    for step in range(steps):
+        kept = site.one("Mul", state, _cont(site, step))
+        state = site.one(
+            "Tanh", site.one("Add", site.one("Gemm", kept, recurrent, transB=1), _step(site, inputs, step))
+        )
+        outs.append(site.one("Tanh", site.one("Gemm", state, output, shift, transB=1)))
+    return _joined(site, outs, [state])
+
+
+def lstm_unit(site: Site) -> list[str]:
+    """One step of an LSTM from its gates."""
+    cell, gates, cont = site.ins
+    hidden = site.dim(2, cell)
+    column = site.one("Unsqueeze", cont.name, site.integers([2]))
+    return list(_unit(site, gates.name, cell.name, column, hidden, axis=2))
+
+
+def _unit(site: Site, gates: str, cell: str, cont: str, hidden: int, axis: int) -> tuple[str, str]:
+    """The next cell and hidden state from the gates: input, forget, output, and what is written."""
+    parts = site.node("Split", [gates, site.integers([hidden] * 4)], 4, axis=axis)
+    write, keep, show = (site.one("Sigmoid", part) for part in parts[:3])
+    kept = site.one("Mul", site.one("Mul", keep, cont), cell)
+    new = site.one("Add", kept, site.one("Mul", write, site.one("Tanh", parts[3])))
+    return new, site.one("Mul", show, site.one("Tanh", new))
+
+
+def _start(site: Site, states: int) -> tuple[int, int, list[str]]:
+    """Steps, hidden size, and the states before the first step as batch x hidden."""
+    steps, hidden = site.dim(0), site.param.recurrent_param.num_output
+    batch = site.dim(1)
+    if not site.param.recurrent_param.expose_hidden:
+        return (
+            steps,
+            hidden,
+            [site.array(f"state{index}", np.zeros((batch, hidden), np.float32)) for index in range(states)],
+        )
+    given = site.ins[len(site.ins) - states :]
+    return steps, hidden, [site.reshape(one.name, one, (batch, hidden), (batch, hidden)) for one in given]
+
+
+def _from_input(site: Site, rows: int) -> str:
+    """What the input (and the static input) adds at each step, of all steps at once: steps x batch x rows."""
+    steps, batch = site.dim(0), site.dim(1)
+    features = prod(site.dim(axis) for axis in range(2, len(site.x.shape)))
+    shape = (steps * batch, features)
+    name = site.one("Gemm", site.reshape(site.x.name, site.x, shape, shape), site.weight(0), site.weight(1), transB=1)
+    flat, whole = (steps * batch, rows), (steps, batch, rows)
+    name = site.reshape(name, Tensor(name, flat, flat), whole, whole)
+    exposed = len(site.tops) - 1
+    if len(site.ins) > 2 + exposed:
+        static = site.ins[2]
+        inner = prod(site.dim(axis, static) for axis in range(1, len(static.shape)))
+        shape = (batch, inner)
+        more = site.one("Gemm", site.reshape(static.name, static, shape, shape), site.weight(2), transB=1)
+        name = site.one("Add", name, more)
+    return name
+
+
+def _cont(site: Site, step: int) -> str:
+    """Which sequences go on at a step, as batch x 1."""
+    row = site.one("Gather", site.ins[1].name, site.integers([step]), axis=0)
+    return site.reshape(row, Tensor(row, (1, site.dim(1)), (1, site.dim(1))), (site.dim(1), 1), (site.dim(1), 1))
+
+
+def _step(site: Site, inputs: str, step: int) -> str:
+    row = site.one("Gather", inputs, site.integers([step]), axis=0)
+    return site.one("Squeeze", row, site.integers([0]))
+
+
+def _joined(site: Site, outs: list[str], states: list[str]) -> list[str]:
+    first = site.integers([0])
+    steps = [site.one("Unsqueeze", one, first) for one in outs]
+    whole = steps[0] if len(steps) == 1 else site.one("Concat", *steps, axis=0)
+    return [whole, *(site.one("Unsqueeze", one, first) for one in states[: len(site.tops) - 1])]

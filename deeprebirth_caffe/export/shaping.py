@@ -1,0 +1,99 @@
+"""Layers that cut, join, reorder or reduce blobs."""
+
+from __future__ import annotations
+
+from onnx import TensorProto
+
+from deeprebirth_caffe.export.graph import Site
+from deeprebirth_caffe.ops import concat_axis, slice_axis, slice_sizes
+
+
+def same(site: Site) -> list[str]:
+    """What changes nothing in TEST."""
+    return [site.x.name] * len(site.tops)
+
+
+def nothing(site: Site) -> list[str]:
+    """What puts nothing out."""
+    return []
+
+
+def concat(site: Site) -> list[str]:
+    """Inputs one behind the other."""
+    if len(site.ins) == 1:
+        return same(site)
+    return [site.one("Concat", *(one.name for one in site.ins), axis=concat_axis(site.param, site.x.shape))]
+
+
+def slice_(site: Site) -> list[str]:
+    """Parts of its input."""
+    axis = slice_axis(site.param, site.x.shape)
+    site.dim(axis)
+    if len(site.tops) == 1:
+        return same(site)
+    sizes = slice_sizes(site.param, site.x.shape)
+    return site.node("Split", [site.x.name, site.integers(sizes)], len(sizes), axis=axis)
+
+
+def reshape(site: Site) -> list[str]:
+    """Reshape and Flatten alike: `ops` knows the shape that comes out."""
+    return [site.reshape(site.x.name, site.x, *site.tops[0])]
+
+
+def tile(site: Site) -> list[str]:
+    """Its input several times."""
+    p = site.param.tile_param
+    axis = site.axis(p.axis)
+    repeats = [p.tiles if index == axis else 1 for index in range(len(site.x.shape))]
+    return [site.one("Tile", site.x.name, site.integers(repeats))]
+
+
+def crop(site: Site) -> list[str]:
+    """A part as large as the second input."""
+    p = site.param.crop_param
+    start = site.axis(p.axis)
+    axes = list(range(start, len(site.x.shape)))
+    sizes = [site.dim(axis, site.ins[1]) for axis in axes]
+    offsets = [p.offset[0 if len(p.offset) == 1 else axis - start] if p.offset else 0 for axis in axes]
+    ends = [offset + size for offset, size in zip(offsets, sizes, strict=True)]
+    return [site.one("Slice", site.x.name, *(site.integers(values) for values in (offsets, ends, axes)))]
+
+
+def reduction(site: Site) -> list[str]:
+    """A sum or mean over the axes behind one."""
+    p = site.param.reduction_param
+    axes = list(range(site.axis(p.axis), len(site.x.shape)))
+    kind = {p.SUM: "ReduceSum", p.ASUM: "ReduceL1", p.SUMSQ: "ReduceSumSquare", p.MEAN: "ReduceMean"}[p.operation]
+    name = site.reduce(kind, site.x.name, axes, keep=False)
+    return [name if p.coeff == 1 else site.one("Mul", name, site.number(p.coeff))]
+
+
+def argmax(site: Site) -> list[str]:
+    """Where the largest values are, and (or) what they are."""
+    p = site.param.argmax_param
+    whole = not p.HasField("axis")
+    axis = 1 if whole else site.axis(p.axis)
+    name = site.one("Flatten", site.x.name, axis=1) if whole and len(site.x.shape) != 2 else site.x.name
+    if p.top_k == 1 and not p.out_max_val:
+        # Of equal values Caffe takes the one with the larger index.
+        index = site.one("ArgMax", name, axis=axis, keepdims=1, select_last_index=1)
+        return [_shaped(site, site.one("Cast", index, to=TensorProto.FLOAT))]
+    values, indices = site.node("TopK", [name, site.integers([p.top_k])], 2, axis=axis, largest=1, sorted=1)
+    indices = site.one("Cast", indices, to=TensorProto.FLOAT)
+    if whole and p.out_max_val:
+        axes = site.integers([1])
+        parts = [site.one("Unsqueeze", part, axes) for part in (indices, values)]
+        return [_extended(site, site.one("Concat", *parts, axis=1), 3)]
+    return [_shaped(site, values if p.out_max_val else indices)]
+
+
+def _shaped(site: Site, name: str) -> str:
+    """The winners of whole items as N x 1 x k, those along an axis as they are."""
+    if site.param.argmax_param.HasField("axis"):
+        return name
+    return _extended(site, site.one("Unsqueeze", name, site.integers([1])), 3)
+
+
+def _extended(site: Site, name: str, axes: int) -> str:
+    more = len(site.tops[0][0]) - axes
+    return site.one("Unsqueeze", name, site.integers(range(axes, axes + more))) if more else name

@@ -1,0 +1,98 @@
+"""`rebirth device`: which devices there are, what they are, and the Caffe on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from deeprebirth_caffe.bench import machine
+from deeprebirth_caffe.bench.targets.adb import devices
+from deeprebirth_caffe.bench.targets.bundle import Bundle, from_binary, from_prefix
+from deeprebirth_caffe.bench.targets.facts import describe, read_files
+from deeprebirth_caffe.bench.targets.install import Report, install, installed, remove
+from deeprebirth_caffe.bench.targets.links import link
+from deeprebirth_caffe.bench.targets.shell import Shell
+from deeprebirth_caffe.engines.caffe.locate import default_prefix
+from deeprebirth_caffe.errors import RebirthError, UsageError
+
+VERSION = 1
+"""Of the JSON, see docs/json.md."""
+
+
+def list_devices() -> dict[str, Any]:
+    """The devices that adb sees; `docs/json.md` describes the result."""
+    found = [{"name": f"adb:{one.serial}", "state": one.state, "model": one.model or None} for one in devices()]
+    return {"version": VERSION, "devices": found}
+
+
+def device_info(where: str) -> dict[str, Any]:
+    """What a device is, how it is doing, and the Caffe on it; `docs/json.md` describes the result.
+
+    Args:
+        where: "adb[:SERIAL]" or "ssh:[USER@]HOST[:PORT]".
+    """
+    with _open(where) as shell:
+        there = installed(shell)
+        state = machine.state(read_files(shell, machine.STATE))
+        return {
+            "version": VERSION,
+            "name": shell.name,
+            "machine": describe(shell),
+            "state": state.to_dict(),
+            "caffe": None if there is None else there.to_dict(),
+        }
+
+
+def install_caffe(
+    where: str,
+    *,
+    prefix: Path | None = None,
+    binary: Path | None = None,
+    libraries: Path | None = None,
+    emulate: bool = False,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[str, Report]:
+    """Puts Caffe on a device; gives the device's name and what was done.
+
+    Args:
+        where: as for `device_info`.
+        prefix: a directory of `install_caffe.sh`; None takes the one for arm64 that it installs by default.
+        binary: instead of it, a `caffe` built for the device.
+        libraries: a directory with the libraries of `binary`.
+        emulate: whether an emulator on the device may run it, where it is for another processor.
+        tick: called with bytes sent so far and in all.
+    """
+    if binary is None and libraries is not None:
+        raise UsageError("--libs goes with --binary")
+    if binary is not None and prefix is not None:
+        raise UsageError("--prefix and --binary are two ways to name a Caffe: give one")
+    bundle = from_binary(binary, libraries) if binary is not None else _prefix_bundle(prefix)
+    with _open(where) as shell:
+        return shell.name, install(shell, bundle, emulate=emulate, tick=tick)
+
+
+def remove_caffe(where: str) -> tuple[str, bool]:
+    """Takes away all that was put on a device; gives its name, and whether there was anything."""
+    with _open(where) as shell:
+        return shell.name, remove(shell)
+
+
+def _prefix_bundle(prefix: Path | None) -> Bundle:
+    if prefix is not None:
+        return from_prefix(prefix)
+    usual = default_prefix("arm64")
+    if not usual.is_dir():
+        hint = "run scripts/install_caffe.sh --arch arm64, or name another with --prefix or --binary"
+        raise RebirthError(f"no Caffe for arm64 in {usual}: {hint}")
+    return from_prefix(usual)
+
+
+@contextmanager
+def _open(where: str) -> Iterator[Shell]:
+    transport = link(where)()
+    try:
+        yield Shell(transport)
+    finally:
+        transport.close()

@@ -1,0 +1,1 @@
+"""A test double of Android's adbd, for the real adb client."""
