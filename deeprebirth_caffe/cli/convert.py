@@ -10,14 +10,14 @@ import click
 from deeprebirth_caffe.cli.options import (
     FILE,
     FOLDER,
-    MAX_INT,
-    Number,
     caffe_engine,
     caffe_option,
     force_option,
     json_option,
     print_json,
+    relearn_options,
     shapes_option,
+    solver_options,
 )
 
 
@@ -53,10 +53,6 @@ class Reduce(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return pattern, ratio
 
 
-POSITIVE = Number(min=0, min_open=True)
-COUNT = click.IntRange(1, MAX_INT)
-
-
 @click.command("convert")
 @click.argument("net", type=FILE)
 @click.option("-w", "--weights", type=FILE, help="Learned weights; gives init.caffemodel.")
@@ -79,13 +75,7 @@ COUNT = click.IntRange(1, MAX_INT)
 @click.option("--init", type=click.Choice(["inherit", "xavier"]), help="Start. [default: inherit; --paper: xavier]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the Xavier start.")
 @shapes_option
-@click.option("--batch", type=click.IntRange(1, MAX_INT), help="Batch size of the training data layers.")
-@click.option("--base-lr", type=POSITIVE, default=0.001, show_default=True, help="The solver's learning rate.")
-@click.option("--stepsize", type=COUNT, default=40_000, show_default=True, help="Iterations until it falls.")
-@click.option("--gamma", type=POSITIVE, default=0.1, show_default=True, help="What it is multiplied by then.")
-@click.option("--momentum", type=Number(0, 1, max_open=True), default=0.9, show_default=True, help="Of SGD.")
-@click.option("--max-iter", type=COUNT, default=90_000, show_default=True, help="Iterations in all.")
-@click.option("--lr-factor", type=POSITIVE, default=10, show_default=True, help="lr_mult of rebirth layers times this.")
+@relearn_options
 @click.option("--check", is_flag=True, help="Compare each run of exact rewrites in real Caffe.")
 @caffe_option
 @click.option("--dry-run", is_flag=True, help="Write nothing.")
@@ -100,12 +90,6 @@ def command(
     no_branch: bool,
     reduces: tuple[tuple[str, float], ...],
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
-    base_lr: float,
-    stepsize: int,
-    gamma: float,
-    momentum: float,
-    max_iter: int,
-    lr_factor: float,
     **rest: Any,
 ) -> None:
     """Merge NET's pooling, LRN, BatchNorm and parallel branches into neighbouring convolutions.
@@ -115,7 +99,6 @@ def command(
     """
     from deeprebirth_caffe.passes.relearn.merge_branches import DEFAULT_REDUCE
     from deeprebirth_caffe.workflows.convert import PASS_NAMES, ConvertOptions, convert
-    from deeprebirth_caffe.workflows.solver import SolverOptions
 
     for name in rest["skip_passes"]:
         if name not in PASS_NAMES:
@@ -129,7 +112,7 @@ def command(
         reduce=next((ratio for pattern, ratio in reversed(reduces) if not pattern), DEFAULT_REDUCE),
         reduce_patterns=tuple((pattern, ratio) for pattern, ratio in reduces if pattern),
         input_shapes=dict(input_shapes),
-        solver_options=SolverOptions(base_lr, stepsize, gamma, momentum, max_iter, lr_factor),
+        solver_options=solver_options(rest),
         **rest,
     )
     result = convert(options, caffe_engine(caffe) if check else None)

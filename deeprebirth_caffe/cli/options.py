@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Engine
     from deeprebirth_caffe.workflows.choose import EngineOptions
+    from deeprebirth_caffe.workflows.solver import SolverOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -37,6 +38,10 @@ class Number(click.FloatRange):
         if not abs(found) < 1e38:
             self.fail(f"{value!r} is not a number that Caffe can use", param, ctx)
         return found
+
+
+POSITIVE = Number(min=0, min_open=True)
+COUNT = click.IntRange(1, MAX_INT)
 
 
 class InputShape(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -125,3 +130,42 @@ def chosen_engine(
     from deeprebirth_caffe.workflows.choose import EngineOptions
 
     return EngineOptions(engine, device, precision, threads, caffe)
+
+
+def relearn_options(function: Command) -> Command:
+    """Adds what the solver and the data layers of a rewritten net are told; `solver_options` reads it."""
+    for option in reversed(
+        [
+            click.option("--batch", type=COUNT, help="Batch size of the training data layers."),
+            click.option(
+                "--base-lr", type=POSITIVE, default=0.001, show_default=True, help="The solver's learning rate."
+            ),
+            click.option(
+                "--stepsize", type=COUNT, default=40_000, show_default=True, help="Iterations until it falls."
+            ),
+            click.option(
+                "--gamma", type=POSITIVE, default=0.1, show_default=True, help="What it is multiplied by then."
+            ),
+            click.option(
+                "--momentum", type=Number(0, 1, max_open=True), default=0.9, show_default=True, help="Of SGD."
+            ),
+            click.option("--max-iter", type=COUNT, default=90_000, show_default=True, help="Iterations in all."),
+            click.option(
+                "--lr-factor",
+                type=POSITIVE,
+                default=10,
+                show_default=True,
+                help="lr_mult of rebirth layers times this.",
+            ),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def solver_options(given: dict[str, Any]) -> SolverOptions:
+    """What `relearn_options` say of the solver, taken out of the arguments of a command."""
+    from deeprebirth_caffe.workflows.solver import SolverOptions
+
+    names = ("base_lr", "stepsize", "gamma", "momentum", "max_iter", "lr_factor")
+    return SolverOptions(**{name: given.pop(name) for name in names})

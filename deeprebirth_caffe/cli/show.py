@@ -12,8 +12,14 @@ from deeprebirth_caffe.cli.text import printable
 STYLE = {"exact": "green", "relearn": "yellow"}
 
 
-def show_conversion(manifest: Mapping[str, Any], *, dry_run: bool = False) -> None:
-    """Prints a manifest."""
+def show_conversion(manifest: Mapping[str, Any], *, dry_run: bool = False, nothing: str = "nothing to merge") -> None:
+    """Prints a manifest.
+
+    Args:
+        manifest: of the result.
+        dry_run: whether nothing was written.
+        nothing: what to say where no rewrite was made.
+    """
     manifest = printable(manifest)
     for rewrite in manifest["rewrites"]:
         kind = click.style(f"{rewrite['kind']:<7}", fg=STYLE[rewrite["kind"]])
@@ -22,7 +28,7 @@ def show_conversion(manifest: Mapping[str, Any], *, dry_run: bool = False) -> No
             click.echo(f"        {note}")
     show_refusals(manifest["refusals"])
     if not manifest["rewrites"]:
-        click.echo("nothing to merge")
+        click.echo(nothing)
     if manifest.get("check") == []:
         click.echo("nothing exact to check")
     for check in manifest.get("check") or []:

@@ -270,7 +270,7 @@ def test_an_error_in_the_middle_of_writing(
         file.write(b"x" * 1000)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("deeprebirth_caffe.workflows.convert.save_weights", disk_full)
+    monkeypatch.setattr("deeprebirth_caffe.workflows.rewriting.save_weights", disk_full)
     monkeypatch.setattr("deeprebirth_caffe.workflows.deploy.save_weights", disk_full)
     Path("there").mkdir()
     Path("there/train_val.prototxt").write_text("old", encoding="utf-8")

@@ -145,14 +145,14 @@ def test_a_full_disk_under_stdout_is_said(net28: SmallNet) -> None:
 
 INTERRUPTED = """
 import os, signal, sys
-import deeprebirth_caffe.workflows.convert as convert
+import deeprebirth_caffe.workflows.rewriting as rewriting
 from deeprebirth_caffe.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell would ignore it
 def half(file, *_):
     file.write(b"x" * 100000)
     file.flush()
     os.kill(os.getpid(), signal.SIGINT)
-convert.save_weights = half
+rewriting.save_weights = half
 main(sys.argv[1:])
 """
 

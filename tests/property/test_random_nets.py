@@ -28,10 +28,11 @@ from deeprebirth_caffe.ir.stages import MADE_SUFFIX
 from deeprebirth_caffe.ops import conv_output_size, pool_output_size
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import run
-from deeprebirth_caffe.workflows.convert import Converted, ConvertOptions, convert
+from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
 from deeprebirth_caffe.workflows.load import load_net
 from deeprebirth_caffe.workflows.probe import probe_message, save_weights
 from deeprebirth_caffe.workflows.random_weights import random_weights
+from deeprebirth_caffe.workflows.rewriting import Converted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,243 @@
+"""What `rebirth convert` and `rebirth tucker` share: from a net's files to those of the net that passes make of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from deeprebirth_caffe.engines.base import Engine
+from deeprebirth_caffe.errors import RebirthError, RefusedError
+from deeprebirth_caffe.formats.files import check_directory, publish_directory
+from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.rewrite import Kind, Rewriter
+from deeprebirth_caffe.rewrite.learning import learn_faster, restore
+from deeprebirth_caffe.rewrite.names import rename_changed_blobs
+from deeprebirth_caffe.rewrite.pipeline import Outcome
+from deeprebirth_caffe.workflows.check import check_runs
+from deeprebirth_caffe.workflows.deploy import DEPLOY, deploy_text, raise_failures, strip
+from deeprebirth_caffe.workflows.ledger import make_ledger
+from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
+from deeprebirth_caffe.workflows.manifest import MANIFEST, earlier_lr_mults, make_manifest, totals
+from deeprebirth_caffe.workflows.probe import save_weights
+from deeprebirth_caffe.workflows.publish import json_bytes
+from deeprebirth_caffe.workflows.selection import Selection, names_stage
+from deeprebirth_caffe.workflows.solver import Lent, SolverOptions, lend_solver, make_solver
+
+SOLVER = "solver.prototxt"
+INIT = "init.caffemodel"
+
+
+@dataclass(frozen=True)
+class RewriteOptions:
+    """What every command is told that rewrites a net to be learned again; see their help."""
+
+    suffix: ClassVar[str]
+    """What the output directory is called by default, behind the name of the net."""
+
+    net: Path
+    weights: Path | None = None
+    solver: Path | None = None
+    out: Path | None = None
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    batch: int | None = None
+    solver_options: SolverOptions = SolverOptions()
+    dry_run: bool = False
+    force: bool = False
+
+    @property
+    def directory(self) -> Path:
+        """Where the results go: -o, or a folder beside the net."""
+        return self.out if self.out is not None else self.net.with_name(f"{self.net.stem}{self.suffix}")
+
+    def shared_record(self) -> dict[str, Any]:
+        """What the manifest remembers of all this."""
+        return {
+            "input_shapes": {blob: list(shape) for blob, shape in self.input_shapes.items()},
+            "batch": self.batch,
+            "lr_factor": self.solver_options.lr_factor,
+        }
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The result, in memory: what was (or, in a dry run, would be) written."""
+
+    original: Net
+    net: Net
+    deploy: Net | None
+    outcome: Outcome
+    manifest: dict[str, Any]
+
+
+class Rewriting:
+    """One net on its way through passes.
+
+    Attributes:
+        options: what the user says.
+        net: the net that is rewritten, with the learning rates of before an earlier conversion.
+        original: a copy of it.
+        rewriter: of the net.
+        selection: the stages that may change.
+        notes: for people.
+    """
+
+    def __init__(self, options: RewriteOptions) -> None:
+        """Reads everything, before any work starts.
+
+        Raises:
+            RebirthError: bad input, or the output directory is not empty.
+        """
+        if not options.dry_run:
+            check_directory(options.directory, options.force)
+        self.options = options
+        self.net = load_net(options.net, options.weights, options.input_shapes)
+        self.selection = Selection(options.only, options.skip)
+        self.selection.check(self.net)
+        self._check_name()
+        self._lent: Lent | None = None
+        if options.solver is not None and self.net.trains:
+            self._lent = lend_solver(options.solver, options.net)
+        restore(self.net, earlier_lr_mults(options.net))
+        self.original = self.net.copy()
+        self.rewriter = Rewriter(self.net)
+        self.notes = upgrade_notes(self.net)
+
+    def finish(
+        self, outcome: Outcome, record: Mapping[str, Any], engine: Engine | None = None, random: str = ""
+    ) -> Converted:
+        """Does what follows the passes, and writes.
+
+        Args:
+            outcome: theirs.
+            record: the options, for the manifest.
+            engine: real Caffe, to check the exact rewrites with; None does not check.
+            random: where the net's weights were made up for a check, what to say about it; they are not written.
+
+        Raises:
+            RefusedError: a stage that `only` names was refused, or the check does not hold; nothing is written.
+        """
+        options, net, notes = self.options, self.net, self.notes
+        self._refuse_named_stages(outcome)
+        renamed = rename_changed_blobs(self.original, self.rewriter)
+        notes += self._lent.notes if self._lent is not None else []
+        if options.solver is not None and self._lent is None:
+            notes.append("this net has nothing to train with: no solver is written, and --solver lends nothing")
+        lr_mult = self._learn_faster()
+        if missing := layers_without_weights(net):
+            notes.append(f"no weights for {', '.join(missing)}: left to what their fillers say")
+        if options.batch is not None and not self._set_batch(options.batch):
+            notes.append("this net has no data layer in TRAIN: --batch changes nothing")
+        deploy_net, runs = self._deploy_net(engine)
+        checks = None
+        if engine is not None:
+            checks = check_runs([*outcome.exact_runs, *runs], engine)
+            raise_failures(checks)
+        if random:
+            net.weights = None
+            notes.append(random)
+        outputs = self._outputs(deploy_net)
+        manifest = make_manifest(
+            source={
+                "net": str(options.net),
+                "weights": str(options.weights) if options.weights else None,
+                "solver": str(options.solver) if options.solver else None,
+            },
+            outputs={"directory": str(options.directory), **outputs},
+            options=record,
+            outcome=outcome,
+            renamed=renamed,
+            ledger=make_ledger(self.original, self.rewriter),
+            lr_mult=lr_mult,
+            before=totals(self.original),
+            after=totals(net),
+            checks=checks,
+            notes=notes,
+        )
+        if not options.dry_run:
+            self._write(deploy_net, outputs, manifest)
+        return Converted(self.original, net, deploy_net, outcome, manifest)
+
+    def _check_name(self) -> None:
+        """The net keeps its file name, so this must not be the name of another result."""
+        path = self.options.net
+        taken = {SOLVER, INIT, MANIFEST} | ({DEPLOY} if self.net.trains else set())
+        if path.name in taken:
+            raise RebirthError(f"{path}: {path.name} is what another result will be called; rename the net")
+
+    def _refuse_named_stages(self, outcome: Outcome) -> None:
+        """Raises RefusedError for a stage that `--only` names and that nothing could be done about."""
+        done = {rewrite.stage for rewrite in outcome.rewrites}
+        for pattern in self.options.only:
+            stages = {layer.stage for layer in self.original.layers if names_stage(pattern, layer.stage)}
+            if stages & done:
+                continue
+            reasons = [f"{one.layer}: {one.reason}" for one in outcome.refusals if one.stage in stages]
+            if reasons:
+                raise RefusedError(
+                    f"stage {pattern} is refused: {'; '.join(dict.fromkeys(reasons))}; nothing was written"
+                )
+
+    def _learn_faster(self) -> dict[str, list[float]]:
+        if not self.net.trains:
+            return {}
+        relearn = [layer for layer in self.net.layers if self.rewriter.made.get(layer) is Kind.RELEARN]
+        lr_mult = learn_faster(relearn, self.options.solver_options.lr_factor)
+        frozen = [name for name, values in lr_mult.items() if not any(values)]
+        if frozen:
+            self.notes.append(f"frozen in the original (lr_mult 0), and so they will not relearn: {', '.join(frozen)}")
+        return lr_mult
+
+    def _set_batch(self, batch: int) -> bool:
+        """Sets batch_size of the data layers that training reads; returns whether there is one."""
+        found = False
+        for view in self.net.views:
+            if view.state.phase == "TRAIN":
+                for layer in view.layers:
+                    self.rewriter.set_batch(layer, batch)
+                    found |= layer.op is not None and layer.op.data and layer.type not in ("Input", "DummyData")
+        return found
+
+    def _deploy_net(self, engine: Engine | None) -> tuple[Net | None, list[Any]]:
+        """The deploy net beside a converted training net, or a note why there is none."""
+        try:
+            # BatchNorm stays: the weights are not learned yet, and `rebirth deploy` folds them when they are.
+            made = strip(self.net, fold=False, keep_exact=engine is not None)
+        except RebirthError as error:
+            self.notes.append(str(error))
+            return None, []
+        return made.net, made.outcome.exact_runs
+
+    def _outputs(self, deploy_net: Net | None) -> dict[str, str]:
+        found = {"net": self.options.net.name}
+        if deploy_net is not None:
+            found["deploy"] = DEPLOY
+        if self.net.trains:
+            found["solver"] = SOLVER
+        if self.net.weights is not None:
+            found["weights"] = INIT
+        found["manifest"] = MANIFEST
+        return found
+
+    def _write(self, deploy_net: Net | None, outputs: Mapping[str, str], manifest: dict[str, Any]) -> None:
+        options, net = self.options, self.net
+        directory = options.directory
+        files: dict[str, Any] = {}
+        if deploy_net is not None and options.net.name != DEPLOY:
+            files[DEPLOY] = deploy_text(deploy_net)
+        files[options.net.name] = net.text()
+        if "solver" in outputs:
+            path = os.path.join(directory, options.net.name)
+            prefix = os.path.join(directory, "rebirth")
+            start = os.path.join(directory, INIT) if net.weights is not None else None
+            files[SOLVER] = make_solver(options.solver_options, path, prefix, self._lent, start)
+        weights = net.weights
+        if weights is not None:
+            files[INIT] = lambda file: save_weights(file, net, weights)
+        files[MANIFEST] = json_bytes(manifest)
+        publish_directory(files, directory, force=options.force)
