@@ -14,25 +14,19 @@ import numpy as np
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.files import atomic_file
 from deeprebirth_caffe.formats.prototxt import format_message
-from deeprebirth_caffe.ir import Net, Value, View, summarize
+from deeprebirth_caffe.ir import View
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.ops.base import by
-from deeprebirth_caffe.passes.patterns import unknown_shape
 from deeprebirth_caffe.workflows.choose import EngineOptions, choose
+from deeprebirth_caffe.workflows.feeding import at_once, picture_input, preprocessing_for, with_zeros
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net
-from deeprebirth_caffe.workflows.pictures import PictureOptions, Preprocessing, data_layer, find_pictures
-from deeprebirth_caffe.workflows.probe import is_fed, probe_message
+from deeprebirth_caffe.workflows.pictures import PictureOptions, find_pictures
+from deeprebirth_caffe.workflows.probe import probe_message
 from deeprebirth_caffe.workflows.publish import finite
 from deeprebirth_caffe.workflows.ranking import find_classifier
-from deeprebirth_caffe.workflows.roots import find_root
-from deeprebirth_caffe.workflows.sources import source_of
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray
-
-MOST_PICTURES = 64
-MOST_BYTES = 1 << 30
-"""How many pictures run at once, and what the blobs of the net may take then."""
 
 Say = Callable[[str], None]
 Show = Callable[[str, int, int], None]
@@ -90,8 +84,8 @@ def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
     for name in layers_without_weights(net):
         if any(layer.name == name for layer in view.layers):
             say(f"{options.weights}: holds nothing for {name}, which runs with what its filler makes")
-    target = _target(options.net, view)
-    preprocessing = _preprocessing(options, net, target)
+    target = picture_input(options.net, view)
+    preprocessing = preprocessing_for(options.pictures, options.net, net, target)
     say(preprocessing.said)
     choice = choose(options.engine, [view])
     if choice.reason:
@@ -106,10 +100,10 @@ def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
         probe = Path(folder) / options.net.name
         probe.write_text(format_message(probe_message(net, view)), encoding="utf-8")
         run = stack.enter_context(choice.engine.loaded(probe, options.weights))
-        size = _at_once(view, target)
+        size = at_once(view, target)
         for start in range(0, len(files), size):
             batch = preprocessing.read(files[start : start + size])
-            blobs = run(_inputs(view, target, batch), wanted)
+            blobs = run(with_zeros(view, target, batch), wanted)
             for name in wanted:
                 if blobs[name].shape[:1] != (len(batch),):
                     raise RebirthError(f'blob "{name}" ({by(blobs[name].shape)}) has no row for each picture')
@@ -149,32 +143,6 @@ def _labels(path: Path | None) -> list[str]:
         raise RebirthError(f"{path}: cannot read these labels: {error.strerror or error}") from error
 
 
-def _fed(view: View) -> list[Value]:
-    """What comes from outside."""
-    return [*view.inputs, *(value for layer in view.layers if is_fed(layer) for value in view.outs[layer])]
-
-
-def _target(path: Path, view: View) -> Value:
-    """The input that takes the pictures."""
-    fed = _fed(view)
-    for value in fed:
-        if value.shape is None:
-            raise RebirthError(unknown_shape(value))
-    found = next((value for value in fed if value.shape is not None and len(value.shape) == 4), None)
-    if found is None:
-        raise RebirthError(f"{path}: it has no input of four axes (pictures, channels, height, width)")
-    return found
-
-
-def _preprocessing(options: ForwardOptions, net: Net, target: Value) -> Preprocessing:
-    own = data_layer(net)
-    lender = (
-        None if own is None else (own, find_root([own.param.transform_param.mean_file, source_of(own)], options.net))
-    )
-    assert target.shape is not None
-    return Preprocessing(options.pictures, target.shape, lender)
-
-
 def _scores(path: Path, view: View) -> Scores:
     """The last Softmax, else what the last Accuracy or loss reads, else the last output."""
     softmax = [layer for layer in view.layers if layer.type == "Softmax"]
@@ -187,23 +155,6 @@ def _scores(path: Path, view: View) -> Scores:
     if not view.outputs:
         raise RebirthError(f"{path}: it puts nothing out")
     return Scores(view.outputs[-1].name, False)
-
-
-def _at_once(view: View, target: Value) -> int:
-    assert target.shape is not None
-    size = summarize(view).blob_bytes
-    if not size:
-        return MOST_PICTURES
-    return max(1, min(MOST_PICTURES, MOST_BYTES * max(1, target.shape[0]) // size))
-
-
-def _inputs(view: View, target: Value, batch: FloatArray) -> dict[str, FloatArray]:
-    """The pictures, and zeros for labels."""
-    found = {target.name: batch}
-    for value in _fed(view):
-        if value.name not in found and value.shape is not None:
-            found[value.name] = np.zeros((len(batch), *value.shape[1:]), np.float32)
-    return found
 
 
 def _probabilities(scores: FloatArray, where: Scores, path: Path) -> FloatArray:

@@ -137,7 +137,7 @@ def test_the_engines_agree(cli: Cli) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_net_is_loaded_once(cli: Cli, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     """However many batches the pictures make; the last one is smaller."""
-    monkeypatch.setattr("deeprebirth_caffe.workflows.forward.MOST_PICTURES", 1)
+    monkeypatch.setattr("deeprebirth_caffe.workflows.feeding.MOST_PICTURES", 1)
     alone = run(cli, "pics/0.png", "pics/1.png", "pics/2.png", "--json", engine=engine).data["inputs"]
     loads: list[str] = []
     where = "torch.engine.TorchEngine" if engine == "torch" else "caffe.client.CaffeWorker"
@@ -145,7 +145,7 @@ def test_the_net_is_loaded_once(cli: Cli, monkeypatch: pytest.MonkeyPatch, engin
     kind = getattr(importlib.import_module(module), name)
     real = kind.load
     monkeypatch.setattr(kind, "load", lambda self, *a, **k: (loads.append(name), real(self, *a, **k))[1])
-    monkeypatch.setattr("deeprebirth_caffe.workflows.forward.MOST_PICTURES", 2)
+    monkeypatch.setattr("deeprebirth_caffe.workflows.feeding.MOST_PICTURES", 2)
     found = run(cli, "pics/0.png", "pics/1.png", "pics/2.png", "--json", engine=engine).data["inputs"]
     assert loads == [name]
     for one, other in zip(alone, found, strict=True):
@@ -158,7 +158,7 @@ def test_folders_and_patterns_and_many_pictures(cli: Cli, monkeypatch: pytest.Mo
     alone = [blob(cli, "prob", f"pics/{label}.png")[0] for label in range(4)]
     together = blob(cli, "prob", "-i", "pics/?.png", "-i", "pics/0.png")
     assert np.allclose(together, [*alone, alone[0]], rtol=1e-5)
-    monkeypatch.setattr("deeprebirth_caffe.workflows.forward.MOST_PICTURES", 2)
+    monkeypatch.setattr("deeprebirth_caffe.workflows.feeding.MOST_PICTURES", 2)
     assert np.allclose(blob(cli, "prob", "pics"), [*alone, *blob(cli, "prob", "pics/color.jpg")], rtol=1e-5)
 
 

@@ -1,0 +1,73 @@
+"""Pictures into a net whose data comes from outside: which input takes them, prepared how, how many at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.ir import Net, Value, View, summarize
+from deeprebirth_caffe.passes.patterns import unknown_shape
+from deeprebirth_caffe.workflows.pictures import PictureOptions, Preprocessing, data_layer
+from deeprebirth_caffe.workflows.probe import is_fed
+from deeprebirth_caffe.workflows.roots import find_root
+from deeprebirth_caffe.workflows.sources import source_of
+
+if TYPE_CHECKING:
+    from deeprebirth_caffe.engines.base import FloatArray
+
+MOST_PICTURES = 64
+MOST_BYTES = 1 << 30
+"""How many pictures run at once, and what the blobs of the net may take then."""
+
+
+def fed_values(view: View) -> list[Value]:
+    """What comes from outside."""
+    return [*view.inputs, *(value for layer in view.layers if is_fed(layer) for value in view.outs[layer])]
+
+
+def picture_input(path: Path, view: View) -> Value:
+    """The input that takes the pictures."""
+    fed = fed_values(view)
+    for value in fed:
+        if value.shape is None:
+            raise RebirthError(unknown_shape(value))
+    found = next((value for value in fed if value.shape is not None and len(value.shape) == 4), None)
+    if found is None:
+        raise RebirthError(f"{path}: it has no input of four axes (pictures, channels, height, width)")
+    return found
+
+
+def preprocessing_for(options: PictureOptions, path: Path, net: Net, target: Value) -> Preprocessing:
+    """How pictures are prepared for an input, where nothing else is said as the net's own data layer does it.
+
+    Args:
+        options: what the user says.
+        path: of the net, for where its own paths start.
+        net: it.
+        target: the input.
+    """
+    own = data_layer(net)
+    lender = None if own is None else (own, find_root([own.param.transform_param.mean_file, source_of(own)], path))
+    assert target.shape is not None
+    return Preprocessing(options, target.shape, lender)
+
+
+def at_once(view: View, target: Value) -> int:
+    """How many pictures run together."""
+    assert target.shape is not None
+    size = summarize(view).blob_bytes
+    if not size:
+        return MOST_PICTURES
+    return max(1, min(MOST_PICTURES, MOST_BYTES * max(1, target.shape[0]) // size))
+
+
+def with_zeros(view: View, target: Value, batch: FloatArray) -> dict[str, FloatArray]:
+    """The pictures, and zeros for labels."""
+    found = {target.name: batch}
+    for value in fed_values(view):
+        if value.name not in found and value.shape is not None:
+            found[value.name] = np.zeros((len(batch), *value.shape[1:]), np.float32)
+    return found
