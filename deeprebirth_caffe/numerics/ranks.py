@@ -1,0 +1,140 @@
+"""Which rank each layer gets, so that all of them together fit a budget of weights with the least error.
+
+Each layer offers choices (weights, error): its factorizations and itself as it is (error 0). From its smallest choice
+the lower convex hull of the others gives steps of falling gain (error saved for each weight spent). The steps of all
+layers are made in the order of their gain. What to do with a budget that ends in the middle of a step is settled twice,
+and the better of both is taken:
+
+- the step ends its layer, and later ones of other layers may follow, as far as they fit;
+- nothing follows, but the layer of that step takes the best of its choices, hull or not, that fits.
+
+So a larger budget never gives a larger error. The second way is one path, of which a larger budget goes further. In the
+first, at the first step that fits the larger budget alone, that step saves more than all that the smaller budget can
+still do with what is left, since every later step has less gain and they have fewer weights together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Menu:
+    """What one layer offers.
+
+    Attributes:
+        weights: of each choice.
+        errors: of each choice, in a measure that layers share.
+    """
+
+    weights: Array
+    errors: Array
+
+    def front(self) -> Array:
+        """The choices for which no other has fewer weights and no larger error; fewest weights first."""
+        order = np.lexsort((self.errors, self.weights))
+        errors = self.errors[order]
+        better = np.ones(len(order), dtype=bool)
+        better[1:] = errors[1:] < np.minimum.accumulate(errors)[:-1]
+        return order[better]
+
+
+def allocate(menus: Mapping[str, Menu], budget: int) -> dict[str, int]:
+    """Picks a choice for each layer.
+
+    Args:
+        menus: by layer; each offers at least one choice.
+        budget: how many weights all choices together may have. Where even the smallest have more, those are picked.
+
+    Returns:
+        The index of each layer's choice.
+    """
+    fronts = {name: menu.front() for name, menu in menus.items()}
+    start = {name: int(front[0]) for name, front in fronts.items()}
+    left = budget - _total(menus, start)
+    steps = _steps(menus, fronts)
+    return min(_onwards(menus, start, left, steps), _part(menus, fronts, start, left, steps), key=lambda it: it[0])[1]
+
+
+Steps = list[tuple[str, int]]
+"""Layers and the choices that they go on to, best gain first."""
+Picked = tuple[float, dict[str, int]]
+"""The error of all layers together, and their choices."""
+
+
+def _steps(menus: Mapping[str, Menu], fronts: Mapping[str, Array]) -> Steps:
+    found = []
+    for place, (name, front) in enumerate(fronts.items()):
+        for number, (before, after) in enumerate(pairwise(_hull(menus[name], front))):
+            gain = float(menus[name].errors[before] - menus[name].errors[after]) / _spent(menus[name], before, after)
+            # Within a layer the steps stay in their order, whatever rounding does to gains.
+            found.append((-gain, place, number, name, after))
+    return [(name, after) for _, _, _, name, after in sorted(found)]
+
+
+def _onwards(menus: Mapping[str, Menu], start: dict[str, int], left: int, steps: Steps) -> Picked:
+    """Makes every step that fits."""
+    picked, ended = dict(start), set()
+    for name, after in steps:
+        spent = _spent(menus[name], picked[name], after)
+        if name in ended or spent > left:
+            ended.add(name)
+        else:
+            picked[name] = after
+            left -= spent
+    return _error(menus, picked), picked
+
+
+def _part(
+    menus: Mapping[str, Menu], fronts: Mapping[str, Array], start: dict[str, int], left: int, steps: Steps
+) -> Picked:
+    """Makes steps up to the first that does not fit, and of that one what does."""
+    picked = dict(start)
+    for name, after in steps:
+        menu, front = menus[name], fronts[name]
+        spent = _spent(menu, picked[name], after)
+        if spent > left:
+            fits = front[menu.weights[front] - menu.weights[picked[name]] <= max(left, 0)]
+            picked[name] = int(fits[-1])  # errors fall along the front
+            break
+        picked[name] = after
+        left -= spent
+    return _error(menus, picked), picked
+
+
+def _spent(menu: Menu, before: int, after: int) -> int:
+    return int(menu.weights[after] - menu.weights[before])
+
+
+def _total(menus: Mapping[str, Menu], picked: Mapping[str, int]) -> int:
+    return sum(int(menus[name].weights[choice]) for name, choice in picked.items())
+
+
+def _error(menus: Mapping[str, Menu], picked: Mapping[str, int]) -> float:
+    return sum(float(menus[name].errors[choice]) for name, choice in picked.items())
+
+
+def _hull(menu: Menu, front: Array) -> list[int]:
+    """The choices of a front on its lower convex hull."""
+    hull: list[int] = []
+    for choice in front:
+        while len(hull) > 1 and _above(menu, hull[-2], hull[-1], int(choice)):
+            hull.pop()
+        hull.append(int(choice))
+    return hull
+
+
+def _above(menu: Menu, first: int, middle: int, last: int) -> bool:
+    """Whether a choice lies on or above the line between two others."""
+    weights, errors = menu.weights, menu.errors
+    one = (errors[first] - errors[middle]) * float(weights[last] - weights[middle])
+    two = (errors[middle] - errors[last]) * float(weights[middle] - weights[first])
+    return bool(one <= two)
