@@ -12,12 +12,14 @@ from deeprebirth_caffe.passes.relearn.merge_branches import MergeBranches
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
 from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
+from deeprebirth_caffe.passes.relearn.tucker import Tucker
 from deeprebirth_caffe.rewrite import Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.random_weights import random_weights
 
 PASSES: dict[str, type[Pass]] = {
-    one.name: one for one in (FoldBatchNorm, PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride, StripTraining)
+    one.name: one
+    for one in (FoldBatchNorm, PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride, Tucker, StripTraining)
 }
 
 Names = str | Iterable[str]

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deeprebirth_caffe.ir.graph import Layer
 
-MADE_SUFFIX = re.compile(r"_(merge|fold)\d*$")
-"""What `rewrite` appends to the names of layers it makes."""
+MADE_SUFFIX = re.compile(r"_(merge|fold)\d*(_(in|core|out)\d*)?$")
+"""What `rewrite` appends to the names of layers it makes, and the part of several in a row that one of them is."""
 
 
 def assign_stages(layers: Sequence[Layer]) -> None:

@@ -57,6 +57,7 @@ class Applied:
         rebirth: the layers that were made and must be learned again (RELEARN), or that hold folded weights (EXACT).
         macs_before, macs_after: multiply-adds of the layers involved; None where a shape is not known.
         notes: what a person should know, such as the shift of the sampling grid.
+        figures: what else the manifest says of it, by field.
     """
 
     removed: list[str] = field(default_factory=list)
@@ -64,6 +65,7 @@ class Applied:
     macs_before: int | None = None
     macs_after: int | None = None
     notes: list[str] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 class Pass(ABC):

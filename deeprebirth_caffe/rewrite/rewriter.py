@@ -60,7 +60,7 @@ class Rewriter:
 
     # Layers.
 
-    def derive(self, layer: Layer, kind: Kind, origins: Sequence[Layer] = ()) -> Layer:
+    def derive(self, layer: Layer, kind: Kind, origins: Sequence[Layer] = (), *, name: str = "") -> Layer:
         """Replaces a layer by a copy under a new name, for the caller to change.
 
         A layer that this conversion already made keeps its name, which no file has seen yet; only a folded layer that
@@ -70,6 +70,7 @@ class Rewriter:
             layer: the layer that is replaced, in place.
             kind: of the rewrite.
             origins: other layers whose work the new one takes over.
+            name: what it is called then, a name from `fresh` or `free`; empty: as the rules above say.
 
         Returns:
             The layer to change; the same object where the layer had been made before.
@@ -78,14 +79,14 @@ class Rewriter:
         before = layer.name
         if layer in self.made:
             twin = layer
-            if self.made[layer] is Kind.EXACT and kind is Kind.RELEARN:
-                twin.param.name = self.fresh(before, kind)
+            if name or (self.made[layer] is Kind.EXACT and kind is Kind.RELEARN):
+                twin.param.name = name or self.fresh(before, kind)
                 self.made[twin] = kind
         else:
             param = pb.LayerParameter()
             param.CopyFrom(layer.param)
             twin = Layer(param, layer.source, layer.stage)
-            param.name = self.fresh(before, kind)
+            param.name = name or self.fresh(before, kind)
             self.made[twin] = kind
             self._swap(layer, twin)
         self.origins[twin] = list(dict.fromkeys(stands_for))

@@ -64,6 +64,7 @@ def make_manifest(
                 "macs_before": one.applied.macs_before,
                 "macs_after": one.applied.macs_after,
                 "notes": one.applied.notes,
+                **one.applied.figures,
             }
             for one in outcome.rewrites
         ],

@@ -37,13 +37,16 @@ def make_pass(name: str, text: str) -> Pass:
                 options["patterns"] = ((pattern, float(ratio)),)
             elif key == "reduce":
                 options[key] = float(value)
+            elif key == "ranks":
+                pairs = (each.split(":") for each in value.split(";"))
+                options[key] = {layer: tuple(map(int, ranks.split(","))) for layer, ranks in pairs}
             else:
                 options[key] = {"true": True, "false": False}.get(value, value)
     return PASSES[name](**options)
 
 
 def load(text: str, name: str) -> Net:
-    return parse(text, weights=name == "fold-batchnorm", datum=DATUM)
+    return parse(text, weights=name in ("fold-batchnorm", "tucker"), datum=DATUM)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda path: f"{path.parent.name}/{path.name}")
