@@ -25,6 +25,7 @@ PACKAGES = (
     ),
     ("h5py", "reading and writing HDF5", "data", ()),
     ("scikit-learn", "the pictures of rebirth data digits", "data", ()),
+    ("tensorly", "rebirth tucker", "tucker", ()),
     ("onnx", "rebirth export; the engines onnxruntime and ncnn", "onnx", ()),
     ("onnxruntime", "the engine onnxruntime; rebirth export --check", "onnx", ()),
     ("MNN", "the engine mnn", "mnn", ()),

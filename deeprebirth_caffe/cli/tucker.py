@@ -1,0 +1,95 @@
+"""`rebirth tucker`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deeprebirth_caffe.cli.options import (
+    FILE,
+    FOLDER,
+    Number,
+    chosen_engine,
+    engine_options,
+    force_option,
+    json_option,
+    print_json,
+    relearn_options,
+    shapes_option,
+    solver_options,
+)
+
+
+@click.command("tucker")
+@click.argument("net", type=FILE)
+@click.option("-w", "--weights", type=FILE, required=True, help="Learned weights.")
+@click.option("--solver", type=FILE, help="A solver that lends what the paper does not fix.")
+@click.option("-o", "--out", type=FOLDER, help="Output directory. [default: <stem>-tucker beside the net]")
+@click.option("--only", multiple=True, metavar="STAGE", help="Only this stage (name, glob or block); may be repeated.")
+@click.option("--skip", multiple=True, metavar="STAGE", help="Not this stage; may be repeated.")
+@click.option(
+    "--ratio", type=Number(0, 1, min_open=True), help="What part of the weights of these stages is left. [default: 0.5]"
+)
+@click.option("--ranks", metavar="vbmf|FILE", help="Ranks by variational Bayes, or from a JSON file (docs/tucker.md).")
+@click.option(
+    "--calibrate",
+    metavar="SOURCE",
+    help="Weigh errors by what layers read of this: LMDB, pictures, a list, or own (the net's data layer).",
+)
+@click.option("--samples", type=click.IntRange(1, 1_000_000), default=256, show_default=True, help="Images of it.")
+@click.option("--transform-from", type=FILE, help="A net whose data layer says how pictures are prepared.")
+@shapes_option
+@relearn_options
+@engine_options
+@click.option("--dry-run", is_flag=True, help="Write nothing.")
+@json_option
+@force_option
+def command(
+    net: Path,
+    calibrate: str | None,
+    samples: int,
+    transform_from: Path | None,
+    engine: str,
+    device: str | None,
+    precision: str | None,
+    threads: int | None,
+    caffe: str | None,
+    as_json: bool,
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    **rest: Any,
+) -> None:
+    """Decompose NET's convolutions and InnerProducts into two or three thin layers each.
+
+    Truncated Tucker-2 and SVD, to be learned again. Writes what `rebirth convert` writes: the net under its own name,
+    deploy.prototxt, solver.prototxt, init.caffemodel and manifest.json. The engine only runs with --calibrate.
+    """
+    from deeprebirth_caffe.workflows.calibration import CalibrationOptions
+    from deeprebirth_caffe.workflows.pictures import PictureOptions
+    from deeprebirth_caffe.workflows.tucker import TuckerOptions, tucker
+
+    if calibrate is None and transform_from is not None:
+        raise click.UsageError("--transform-from says how --calibrate's pictures are prepared; give it too")
+    calibration = None
+    if calibrate is not None:
+        calibration = CalibrationOptions(
+            calibrate,
+            samples,
+            PictureOptions(transform_from=transform_from),
+            chosen_engine(engine, device, precision, threads, caffe),
+        )
+    options = TuckerOptions(
+        net=net,
+        input_shapes=dict(input_shapes),
+        calibrate=calibration,
+        solver_options=solver_options(rest),
+        **rest,
+    )
+    result = tucker(options)
+    if as_json:
+        print_json(result.manifest)
+    else:
+        from deeprebirth_caffe.cli.show import show_conversion
+
+        show_conversion(result.manifest, dry_run=options.dry_run, nothing="nothing to decompose")
