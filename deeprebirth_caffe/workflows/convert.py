@@ -16,7 +16,6 @@ from deeprebirth_caffe.formats.files import check_directory, publish_directory
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.ops.forks import forks_with_field
-from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.portable import Portable
 from deeprebirth_caffe.passes.relearn.merge_branches import DEFAULT_REDUCE, MergeBranches
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
@@ -29,6 +28,7 @@ from deeprebirth_caffe.rewrite.names import rename_changed_blobs
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.check import check_runs
 from deeprebirth_caffe.workflows.deploy import DEPLOY, deploy_text, raise_failures, strip
+from deeprebirth_caffe.workflows.exactness import EXACT_NAMES, all_exact, preparing
 from deeprebirth_caffe.workflows.ledger import make_ledger
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.workflows.manifest import MANIFEST, earlier_lr_mults, make_manifest, totals
@@ -85,22 +85,19 @@ class ConvertOptions:
         """The passes in the order they run: exact ones first, then branches, then what streamlines."""
         start = Start(self.start, self.seed)
         bn = self.bn or ("prune" if self.paper else "fold")
-        found: list[Pass] = []
-        if bn == "fold" or self.exact:
-            found.append(FoldBatchNorm())
-        if not self.exact:
-            if bn == "prune" and self.streamline:
-                found.append(PruneBatchNorm(start=start))
-            if self.branch:
-                found.append(
-                    MergeBranches(
-                        reduce=self.reduce, patterns=self.reduce_patterns, force=self.force_merge, start=start
-                    )
-                )
-            if self.streamline:
-                joins = not self.paper
-                found.append(RemoveLrn(joins=joins, start=start))
-                found.append(PoolToStride(kernel=self.kernel, joins=joins, force=self.force_merge, start=start))
+        if self.exact:
+            return all_exact(self.skip_passes)
+        found: list[Pass] = preparing() if bn == "fold" else []
+        if bn == "prune" and self.streamline:
+            found.append(PruneBatchNorm(start=start))
+        if self.branch:
+            found.append(
+                MergeBranches(reduce=self.reduce, patterns=self.reduce_patterns, force=self.force_merge, start=start)
+            )
+        if self.streamline:
+            joins = not self.paper
+            found.append(RemoveLrn(joins=joins, start=start))
+            found.append(PoolToStride(kernel=self.kernel, joins=joins, force=self.force_merge, start=start))
         return [one for one in found if one.name not in self.skip_passes]
 
     @property
@@ -127,7 +124,7 @@ class ConvertOptions:
         }
 
 
-PASS_NAMES = tuple(one.name for one in (FoldBatchNorm, PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride))
+PASS_NAMES = (*EXACT_NAMES, *(one.name for one in (PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride)))
 
 
 @dataclass(frozen=True)
@@ -194,8 +191,8 @@ def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
         raise_failures(checks)
     if options.weights is None and net.weights is not None:
         net.weights = None
-        folded = any(one.pass_name == FoldBatchNorm.name for one in outcome.rewrites)
-        how = ", and BatchNorm folded as if they were given" if folded else ""
+        folded = any(one.kind is Kind.EXACT and one.applied.rebirth for one in outcome.rewrites)
+        how = ", and weights folded as if they were given" if folded else ""
         notes.append(f"checked on random weights{how}; convert with -w for the real ones")
     outputs = _outputs(options, net, deploy_net)
     manifest = make_manifest(
