@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ops import Shape
-from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
 from deeprebirth_caffe.passes.relearn.merge_branches import MergeBranches
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
@@ -14,10 +13,12 @@ from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
 from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
 from deeprebirth_caffe.rewrite import Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
+from deeprebirth_caffe.workflows.exactness import FINISHING, PREPARING
 from deeprebirth_caffe.workflows.random_weights import random_weights
 
 PASSES: dict[str, type[Pass]] = {
-    one.name: one for one in (FoldBatchNorm, PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride, StripTraining)
+    one.name: one
+    for one in (*PREPARING, *FINISHING, PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride, StripTraining)
 }
 
 Names = str | Iterable[str]
