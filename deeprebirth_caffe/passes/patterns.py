@@ -26,6 +26,7 @@ class Facts:
 
     def __init__(self, net: Net) -> None:
         self.net = net
+        self.trains = net.trains
         self._alive: dict[Layer, frozenset[NetState]] = {}
         for view in net.views:
             for layer in view.layers:

@@ -81,7 +81,7 @@ def find_families(facts: Facts) -> Iterator[list[Member] | Refusal]:
                 yield Refusal(layer, reason)
                 continue
             # Layers that learn at different rates would not any more.
-            rates = tuple(spec.SerializeToString() for spec in layer.param.param) if facts.net.trains else ()
+            rates = tuple(spec.SerializeToString() for spec in layer.param.param) if facts.trains else ()
             families.setdefault(rates, []).append(Member(layer, conv_geometry(layer.param, 2)))
         yield from (members for members in families.values() if len(members) > 1)
 

@@ -77,7 +77,7 @@ def _is_identity(facts: Facts, layer: Layer) -> bool:
 def _changes_nothing(facts: Facts, layer: Layer) -> bool:
     """Whether a layer that learned its numbers multiplies by 1 and adds 0."""
     weights = facts.net.weights
-    if weights is None or facts.net.trains or missing_weights(weights, [layer]) or odd(facts, layer):
+    if weights is None or facts.trains or missing_weights(weights, [layer]) or odd(facts, layer):
         return False
     if batch_statistics(facts.net, layer):
         return False
