@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ops import Shape
-from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
 from deeprebirth_caffe.passes.relearn.merge_branches import MergeBranches
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
@@ -15,11 +14,12 @@ from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
 from deeprebirth_caffe.passes.relearn.tucker import Tucker
 from deeprebirth_caffe.rewrite import Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
+from deeprebirth_caffe.workflows.exactness import FINISHING, PREPARING
 from deeprebirth_caffe.workflows.random_weights import random_weights
 
 PASSES: dict[str, type[Pass]] = {
     one.name: one
-    for one in (FoldBatchNorm, PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride, Tucker, StripTraining)
+    for one in (*PREPARING, *FINISHING, PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride, Tucker, StripTraining)
 }
 
 Names = str | Iterable[str]

@@ -24,6 +24,7 @@ from deeprebirth_caffe.cli.options import (
 @click.option("-w", "--weights", type=FILE, required=True, help="The learned weights.")
 @click.option("-o", "--out", type=FOLDER, required=True, help="Output directory.")
 @click.option("--batch", type=click.IntRange(1, MAX_INT), default=1, show_default=True, help="Of the Input layer.")
+@click.option("--no-pass", "skip_passes", multiple=True, metavar="PASS", help="Leave one pass out; may be repeated.")
 @shapes_option
 @click.option("--check", is_flag=True, help="Compare the net before and after in real Caffe.")
 @caffe_option
@@ -34,19 +35,24 @@ def command(
     weights: Path,
     out: Path,
     batch: int,
+    skip_passes: tuple[str, ...],
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
     check: bool,
     caffe: str | None,
     as_json: bool,
     force: bool,
 ) -> None:
-    """Strip training layers and auxiliary heads from NET and fold BatchNorm: deploy.prototxt and deploy.caffemodel.
+    """Strip training layers and auxiliary heads from NET and fold what can be: deploy.prototxt and deploy.caffemodel.
 
-    All rewrites are exact.
+    All rewrites are exact (docs/exact.md).
     """
     from deeprebirth_caffe.workflows.deploy import DeployOptions, deploy
+    from deeprebirth_caffe.workflows.exactness import EXACT_NAMES
 
-    options = DeployOptions(net, weights, out, dict(input_shapes), batch, force)
+    for name in skip_passes:
+        if name not in EXACT_NAMES:
+            raise click.UsageError(f"--no-pass: there is no pass {name!r}; there are {', '.join(EXACT_NAMES)}")
+    options = DeployOptions(net, weights, out, dict(input_shapes), batch, skip_passes, force)
     manifest = deploy(options, caffe_engine(caffe) if check else None)
     if as_json:
         print_json(manifest)

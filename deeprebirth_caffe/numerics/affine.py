@@ -5,7 +5,8 @@ BatchNorm with global statistics (Caffe stores sums, divided by the third blob, 
     y = (x - mean) / sqrt(var + eps)            scale = 1 / sqrt(var + eps), shift = -mean * scale
 
 Scale is y = gamma * x + beta. One behind the other compose to (s2 * s1, s2 * t1 + t2). Behind a linear layer
-x = W a + b they fold to W' = scale * W (per output channel), b' = scale * b + shift. All of it in float64.
+x = W a + b they fold to W' = scale * W (per output channel), b' = scale * b + shift. In front of one,
+y = W (scale * a + shift) + b, they fold to W' = W * scale (per input channel), b' = b + W shift. All of it in float64.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ class Affine(NamedTuple):
     def then(self, after: Affine) -> Affine:
         """This map, and then the other."""
         return Affine(after.scale * self.scale, after.scale * self.shift + after.shift)
+
+    def over(self, channels: int) -> Affine:
+        """With one entry for each of so many channels, where there may be one for all."""
+        return Affine(*(np.array(np.broadcast_to(part, (channels,))) for part in self))
 
 
 def batch_norm(mean: Array, variance: Array, factor: Array, eps: float) -> Affine:
@@ -71,3 +76,36 @@ def fold(weight: Array, bias: Array | None, after: Affine, *, group: int = 0) ->
         new = wide.reshape(wide.shape[0], -1) * after.scale[:, None]
     old_bias = 0.0 if bias is None else np.asarray(bias, dtype=np.float64).reshape(-1)
     return new.reshape(wide.shape), after.scale * old_bias + after.shift
+
+
+def fold_ahead(weight: Array, bias: Array | None, before: Affine, *, group: int = 1) -> tuple[Array, Array]:
+    """Folds a map into the linear layer behind it.
+
+    Args:
+        weight: (out, in / group, ...) as Convolution and InnerProduct keep it; an InnerProduct may have any number of
+            inputs for each channel.
+        bias: (out,) or None.
+        before: the map over the layer's input channels.
+        group: the group count.
+
+    Returns:
+        The new weight, in the shape of the old, and the new bias (out,); float64. The bias is right where every output
+        sees every tap.
+    """
+    wide = np.asarray(weight, dtype=np.float64)
+    own = before.scale.size // group
+    taps = wide.reshape(group, wide.shape[0] // group, own, -1)
+    new = taps * before.scale.reshape(group, 1, own, 1)
+    shifted = (taps * before.shift.reshape(group, 1, own, 1)).sum(axis=(2, 3)).reshape(-1)
+    old_bias = 0.0 if bias is None else np.asarray(bias, dtype=np.float64).reshape(-1)
+    return new.reshape(wide.shape), old_bias + shifted
+
+
+def fold_ahead_transposed(weight: Array, bias: Array | None, before: Affine, *, group: int = 1) -> tuple[Array, Array]:
+    """Like `fold_ahead`, for a Deconvolution: (in, out / group, ...). The bias is right for a kernel of one tap."""
+    wide = np.asarray(weight, dtype=np.float64)
+    taps = wide.reshape(group, wide.shape[0] // group, wide.shape[1], -1)
+    new = taps * before.scale.reshape(group, -1, 1, 1)
+    shifted = (taps * before.shift.reshape(group, -1, 1, 1)).sum(axis=(1, 3)).reshape(-1)
+    old_bias = 0.0 if bias is None else np.asarray(bias, dtype=np.float64).reshape(-1)
+    return new.reshape(wide.shape), old_bias + shifted

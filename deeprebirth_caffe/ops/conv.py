@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .base import Datum, Op, Shape, axis_of, by, fail
-from .cost import PACK, UNROLL
+from .cost import PACK, STREAM_COLUMN, UNROLL
 from .geometry import ConvGeometry, Dims, conv_split
 from .memory import count
 
@@ -66,7 +66,9 @@ def _conv_macs(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequenc
 def _conv_cost(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> float:
     axis, window = conv_split(layer, bottoms[0])
     columns = bottoms[0][axis] * count(window.kernel)
-    return _column_cost(window) * columns * sum(count(top, 0, axis) * count(top, axis + 1) for top in tops)
+    packed = _column_cost(window) * columns * sum(count(top, 0, axis) * count(top, axis + 1) for top in tops)
+    pixels = sum(count(top, 0, axis) for top in tops if count(top, axis + 1) == 1)
+    return packed + STREAM_COLUMN * pixels * columns * (window.num_output // window.group)
 
 
 def _deconv_shapes(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:

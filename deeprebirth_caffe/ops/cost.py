@@ -50,3 +50,5 @@ PACK = 15.0
 """An element of the column matrix read by the product; what a depthwise convolution mostly consists of."""
 STREAM = 25.0
 """A weight of an InnerProduct fetched from memory: at batch 1 it meets one multiply-add only."""
+STREAM_COLUMN = 15.0
+"""A weight of a Convolution that puts out one pixel, likewise, but for each picture of the batch."""

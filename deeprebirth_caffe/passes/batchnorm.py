@@ -1,11 +1,11 @@
-"""Finding BatchNorm and Scale behind a linear layer, for those who fold them and those who prune them.
+"""Affine layers (BatchNorm, Scale, Bias, Power with power 1) beside a linear layer, for those who fold or prune them.
 
-linear layer -> BatchNorm -> Scale        linear layer -> BatchNorm        linear layer -> Scale
+linear layer -> BatchNorm -> Scale        linear layer -> Scale -> Bias -> Power        …
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,17 @@ from deeprebirth_caffe.passes.patterns import LINEAR, Facts, other_axes, strange
 
 Array = npt.NDArray[Any]
 
+NORMS = frozenset({"BatchNorm", "Scale"})
+AFFINE = NORMS | {"Bias", "Power"}
+
 
 @dataclass(frozen=True)
 class Chain:
-    """A linear layer and the normalisation right behind it.
+    """A linear layer and the affine layers right behind it.
 
     Attributes:
         host: Convolution, Deconvolution or InnerProduct.
-        norms: BatchNorm, Scale, or one behind the other.
+        norms: one behind the other.
     """
 
     host: Layer
@@ -37,42 +40,55 @@ class Chain:
         return frozenset((self.host, *self.norms))
 
 
-def find_chain(facts: Facts, layer: Layer) -> Chain | str | None:
-    """The chain that starts its normalisation with this layer.
+def find_chain(
+    facts: Facts, layer: Layer, types: Collection[str] = NORMS, *, fixed_only: bool = False
+) -> Chain | str | None:
+    """The chain whose first affine layer is this one.
+
+    Args:
+        facts: of the net.
+        layer: any layer.
+        types: the affine types that count.
+        fixed_only: end the chain in front of a BatchNorm that uses the statistics of its batch.
 
     Returns:
         The chain; a reason why there is none; or None for a layer that belongs to the chain of the one before it (a
-        Scale behind a BatchNorm) or is no normalisation at all.
+        Scale behind a BatchNorm) or is of none of the types.
     """
-    if layer.type not in ("BatchNorm", "Scale") or len(layer.bottoms) != 1:
+    if layer.type not in types or len(layer.bottoms) != 1:
         return None
     before = facts.before(layer)
-    if layer.type == "Scale" and isinstance(before, Layer) and before.type == "BatchNorm":
+    if isinstance(before, Layer) and before.type in types and len(before.bottoms) == 1:
         return None
     if isinstance(before, str):
         return before
     if before.type not in LINEAR:
         return f"no convolution directly in front: {before.name} ({before.type}) stands between"
-    reason = facts.fixed(before) or _other_axis(before) or _odd(facts, layer)
+    reason = facts.fixed(before) or other_axis(before) or odd(facts, layer)
     if reason:
         return reason
     norms = [layer]
-    if layer.type == "BatchNorm":
-        scale = facts.after(layer)
-        if isinstance(scale, Layer) and scale.type == "Scale" and len(scale.bottoms) == 1 and not _odd(facts, scale):
-            norms.append(scale)
+    while True:
+        found = facts.after(norms[-1])
+        if isinstance(found, str) or found.type not in types or len(found.bottoms) != 1 or odd(facts, found):
+            break
+        if fixed_only and batch_statistics(facts.net, found):
+            break
+        norms.append(found)
     return Chain(before, tuple(norms))
 
 
-def _odd(facts: Facts, layer: Layer) -> str:
-    """Why a normalisation layer is not one map a channel; empty when it is."""
+def odd(facts: Facts, layer: Layer) -> str:
+    """Why an affine layer is not one map a channel; empty when it is."""
     if reason := strange(layer) or facts.fixed(layer):
         return reason
+    if layer.type == "Power" and layer.param.power_param.power != 1:
+        return f"{layer.name} raises to the power {layer.param.power_param.power:g}, which is not affine"
     return other_axes(layer, len(facts.value_in(layer).shape or (0,) * 4))
 
 
-def _other_axis(host: Layer) -> str:
-    """Why a linear layer's outputs are not the channels that a normalisation layer sees; empty when they are."""
+def other_axis(host: Layer) -> str:
+    """Why a linear layer's outputs are not the channels that an affine layer sees; empty when they are."""
     axis = linear_param(host).axis
     return "" if axis == 1 else f"{host.name} does not put its outputs on the channel axis (axis {axis})"
 
@@ -90,11 +106,21 @@ def batch_statistics(net: Net, layer: Layer) -> str:
     return ""
 
 
+def learning(net: Net, norms: Sequence[Layer]) -> str:
+    """Why affine layers cannot be folded yet: one normalises with its batch in some state; empty when none does."""
+    state = next((state for norm in norms if (state := batch_statistics(net, norm))), "")
+    if not state:
+        return ""
+    return f"it uses batch statistics in {state}: relearn with it, and `rebirth deploy` folds it (or --bn prune)"
+
+
 def missing_weights(weights: Weights | None, layers: Sequence[Layer]) -> str:
     """The first of the layers that has no weights, or some that are not finite; empty when all is there."""
     if weights is None:
         return "folding needs weights: give -w"
     for layer in layers:
+        if layer.type == "Power":  # its numbers are in the file
+            continue
         if layer.name not in weights:
             return f"the weights hold nothing for {layer.name}"
         if not weights.finite(layer.name):
@@ -108,14 +134,20 @@ def unfoldable(weights: Weights | None, chain: Chain) -> str:
 
 
 def chain_affine(weights: Weights, norms: Sequence[Layer]) -> affine.Affine:
-    """The one map a channel that the normalisation layers make together."""
+    """The one map a channel (or, of Power alone, for all channels) that affine layers make together."""
     total: affine.Affine | None = None
     for layer in norms:
-        blobs = weights[layer.name]
-        if layer.type == "BatchNorm":
-            step = affine.batch_norm(blobs[0], blobs[1], blobs[2], layer.param.batch_norm_param.eps)
+        if layer.type == "Power":
+            power = layer.param.power_param
+            step = affine.scale(np.array([power.scale]), np.array([power.shift]))
         else:
-            step = affine.scale(blobs[0], blobs[1] if len(blobs) > 1 else None)
+            blobs = weights[layer.name]
+            if layer.type == "BatchNorm":
+                step = affine.batch_norm(blobs[0], blobs[1], blobs[2], layer.param.batch_norm_param.eps)
+            elif layer.type == "Bias":
+                step = affine.scale(np.ones(blobs[0].size), blobs[0])
+            else:
+                step = affine.scale(blobs[0], blobs[1] if len(blobs) > 1 else None)
         total = step if total is None else total.then(step)
     assert total is not None
     return total
@@ -141,9 +173,8 @@ def folded(weights: Weights, chain: Chain) -> tuple[Array, Array]:
     weight = blobs[0]
     if chain.host.type == "InnerProduct" and chain.host.param.inner_product_param.transpose:
         weight = weight.T
-    new, bias = affine.fold(
-        weight, blobs[1] if len(blobs) > 1 else None, chain_affine(weights, chain.norms), group=group
-    )
+    total = chain_affine(weights, chain.norms).over(linear_param(chain.host).num_output)
+    new, bias = affine.fold(weight, blobs[1] if len(blobs) > 1 else None, total, group=group)
     if chain.host.type == "InnerProduct" and chain.host.param.inner_product_param.transpose:
         new = new.T
     return np.ascontiguousarray(new), bias

@@ -8,12 +8,20 @@ from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
 def set_geometry(
-    param: pb.ConvolutionParameter, kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int]
+    param: pb.ConvolutionParameter,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pad: Sequence[int],
+    dilation: Sequence[int] | None = None,
 ) -> None:
-    """Sets kernel, stride and pad of a 2-d convolution; fields that already say so are left as they are."""
+    """Sets the window of a 2-d convolution; fields that already say so are left as they are."""
     _set(param, "kernel_size", "kernel_h", "kernel_w", kernel, default=None)
     _set(param, "stride", "stride_h", "stride_w", stride, default=1)
     _set(param, "pad", "pad_h", "pad_w", pad, default=0)
+    if dilation is not None and list(dilation) != list(param.dilation or [1]) * (2 if len(param.dilation) < 2 else 1):
+        del param.dilation[:]
+        if set(dilation) != {1}:
+            param.dilation.extend(dilation if dilation[0] != dilation[1] else dilation[:1])
 
 
 def _set(

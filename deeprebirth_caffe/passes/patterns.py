@@ -26,6 +26,7 @@ class Facts:
 
     def __init__(self, net: Net) -> None:
         self.net = net
+        self.trains = net.trains
         self._alive: dict[Layer, frozenset[NetState]] = {}
         for view in net.views:
             for layer in view.layers:
@@ -33,6 +34,9 @@ class Facts:
         # The view that shapes and costs are told in: TEST is what is deployed.
         self._views = sorted(net.views, key=lambda view: view.state.phase != "TEST")
         self._names = Counter(layer.name for layer in net.layers)
+        self._writers = Counter(
+            top for layer in net.layers for index, top in enumerate(layer.tops) if not layer.in_place(index)
+        )
         self._shared = Counter(spec.name for layer in net.layers for spec in layer.param.param if spec.name)
 
     def alive(self, layer: Layer) -> frozenset[NetState]:
@@ -75,7 +79,22 @@ class Facts:
         shared = [spec.name for spec in layer.param.param if spec.name and self._shared[spec.name] > 1]
         if shared:
             return f'{layer.name} shares its weights "{shared[0]}" with another layer'
+        if any(layer.param.loss_weight):
+            return f"{layer.name} is part of the loss itself (loss_weight)"
         return ""
+
+    def one_maker(self, blob: str) -> bool:
+        """Whether only one layer of the file, whatever its phase, makes a blob of that name."""
+        return self._writers[blob] == 1
+
+    def read_by_others(self, layer: Layer) -> bool:
+        """Whether what a layer reads comes from the net's input or a data layer, or somebody else reads it too."""
+        for producer, top in self.net.producers(layer):
+            if producer is None or (producer.op is not None and producer.op.data):
+                return True
+            if any(reader is not layer for reader, _ in self.net.readers(producer, top)):
+                return True
+        return False
 
     def before(self, layer: Layer, index: int = 0) -> Layer | str:
         """The one layer whose output this one reads, if this one alone reads it, in every state."""

@@ -163,6 +163,13 @@ class Rewriter:
         layer.param.bottom.extend(names)
         self._index(layer)
 
+    def set_tops(self, layer: Layer, names: Sequence[str]) -> None:
+        """Gives a layer other tops; whoever read the old ones must get them from elsewhere before the commit."""
+        del layer.param.top[:]
+        layer.param.top.extend(names)
+        self._taken.update(names)
+        self._index(layer)
+
     def clear_rules(self, layer: Layer) -> None:
         """Makes a layer alive in every state."""
         layer.param.ClearField("include")

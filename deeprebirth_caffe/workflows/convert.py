@@ -11,15 +11,15 @@ from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.formats.collector import uncollected
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ops.forks import forks_with_field
-from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.portable import Portable
 from deeprebirth_caffe.passes.relearn.merge_branches import DEFAULT_REDUCE, MergeBranches
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
 from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
 from deeprebirth_caffe.passes.relearn.start import Start
-from deeprebirth_caffe.rewrite import Pass, Rewriter
+from deeprebirth_caffe.rewrite import Kind, Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
+from deeprebirth_caffe.workflows.exactness import EXACT_NAMES, all_exact, preparing
 from deeprebirth_caffe.workflows.random_weights import random_weights
 from deeprebirth_caffe.workflows.rewriting import Converted, RewriteOptions, Rewriting
 
@@ -53,22 +53,19 @@ class ConvertOptions(RewriteOptions):
         """The passes in the order they run: exact ones first, then branches, then what streamlines."""
         start = Start(self.start, self.seed)
         bn = self.bn or ("prune" if self.paper else "fold")
-        found: list[Pass] = []
-        if bn == "fold" or self.exact:
-            found.append(FoldBatchNorm())
-        if not self.exact:
-            if bn == "prune" and self.streamline:
-                found.append(PruneBatchNorm(start=start))
-            if self.branch:
-                found.append(
-                    MergeBranches(
-                        reduce=self.reduce, patterns=self.reduce_patterns, force=self.force_merge, start=start
-                    )
-                )
-            if self.streamline:
-                joins = not self.paper
-                found.append(RemoveLrn(joins=joins, start=start))
-                found.append(PoolToStride(kernel=self.kernel, joins=joins, force=self.force_merge, start=start))
+        if self.exact:
+            return all_exact(self.skip_passes)
+        found: list[Pass] = preparing() if bn == "fold" else []
+        if bn == "prune" and self.streamline:
+            found.append(PruneBatchNorm(start=start))
+        if self.branch:
+            found.append(
+                MergeBranches(reduce=self.reduce, patterns=self.reduce_patterns, force=self.force_merge, start=start)
+            )
+        if self.streamline:
+            joins = not self.paper
+            found.append(RemoveLrn(joins=joins, start=start))
+            found.append(PoolToStride(kernel=self.kernel, joins=joins, force=self.force_merge, start=start))
         return [one for one in found if one.name not in self.skip_passes]
 
     @property
@@ -93,7 +90,7 @@ class ConvertOptions(RewriteOptions):
         }
 
 
-PASS_NAMES = tuple(one.name for one in (FoldBatchNorm, PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride))
+PASS_NAMES = (*EXACT_NAMES, *(one.name for one in (PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride)))
 
 
 @uncollected
@@ -123,8 +120,8 @@ def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
 
 def _made_up(outcome: Outcome) -> str:
     """What to say about a check on random weights."""
-    folded = any(one.pass_name == FoldBatchNorm.name for one in outcome.rewrites)
-    how = ", and BatchNorm folded as if they were given" if folded else ""
+    folded = any(one.kind is Kind.EXACT and one.applied.rebirth for one in outcome.rewrites)
+    how = ", and weights folded as if they were given" if folded else ""
     return f"checked on random weights{how}; convert with -w for the real ones"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from deeprebirth_caffe.errors import RebirthError, RefusedError
 from deeprebirth_caffe.formats.files import check_directory, publish_directory
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ops import Shape
-from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
 from deeprebirth_caffe.rewrite import Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.check import CheckResult, check_runs
+from deeprebirth_caffe.workflows.exactness import all_exact
 from deeprebirth_caffe.workflows.ledger import make_ledger
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.workflows.manifest import MANIFEST, make_manifest, totals
@@ -36,13 +36,16 @@ class Stripped:
     outcome: Outcome
 
 
-def strip(net: Net, *, batch: int = 1, fold: bool = True, keep_exact: bool = False) -> Stripped:
-    """A copy of the net with what only training needs taken out, and BatchNorm folded where there are weights.
+def strip(
+    net: Net, *, batch: int = 1, fold: bool = True, skip_passes: Collection[str] = (), keep_exact: bool = False
+) -> Stripped:
+    """A copy of the net with what only training needs taken out, and all other exact passes where there are weights.
 
     Args:
         net: left as it is.
         batch: of the Input layers.
-        fold: whether to fold BatchNorm too.
+        fold: whether the other exact passes run too.
+        skip_passes: which of them do not.
         keep_exact: whether to keep the nets before and after, for a check.
 
     Raises:
@@ -51,7 +54,7 @@ def strip(net: Net, *, batch: int = 1, fold: bool = True, keep_exact: bool = Fal
     rewriter = Rewriter(net.copy())
     passes: list[Pass] = [StripTraining(batch=batch)]
     if fold and net.weights is not None:
-        passes.append(FoldBatchNorm())
+        passes += all_exact(skip_passes)
     outcome = run(rewriter, passes, keep_exact=keep_exact)
     for refused in outcome.refusals:
         if refused.pass_name == StripTraining.name:
@@ -68,6 +71,7 @@ class DeployOptions:
     out: Path
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     batch: int = 1
+    skip_passes: tuple[str, ...] = ()
     force: bool = False
 
 
@@ -87,7 +91,7 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, An
     check_directory(options.out, options.force)
     net = load_net(options.net, options.weights, options.input_shapes)
     original = net.copy()
-    made = strip(net, batch=options.batch, keep_exact=engine is not None)
+    made = strip(net, batch=options.batch, skip_passes=options.skip_passes, keep_exact=engine is not None)
     if missing := layers_without_weights(made.net):
         raise RebirthError(
             f"{options.weights}: holds nothing for {', '.join(missing)}, which would run at random; "
@@ -104,6 +108,7 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, An
             "manifest": MANIFEST,
         },
         options={
+            "passes": [StripTraining.name, *(one.name for one in all_exact(options.skip_passes))],
             "batch": options.batch,
             "input_shapes": {blob: list(shape) for blob, shape in options.input_shapes.items()},
         },

@@ -30,14 +30,18 @@ def test_a_check_that_holds(cli: Cli, small: Callable[[str], SmallNet], everythi
     result = cli("convert", net.deploy, "-w", net.weights, "--exact", "--check", "--json", "-o", "out")
     assert (result.code, result.err) == (0, "")
     (check,) = result.data["check"]
-    assert check["passes"] == ["fold-batchnorm"] and check["blobs"] > 30 and 0 < check["worst"] < 1e-4
+    assert check["passes"] == ["fold-batchnorm", "join-siblings", "inner-to-convolution"]
+    assert check["blobs"] > 30 and 0 < check["worst"] < 1e-4
     assert not any("/temporary/" in path for path in everything())
 
 
 def test_a_deploy_that_holds(cli: Cli, small: Callable[[str], SmallNet]) -> None:
     net = small("resnet64")
     result = cli("deploy", net.train_val, "-w", net.weights, "--input-shape", net.shape, "--check", "-o", "phone")
-    assert result.code == 0 and "\nchecked strip-training, fold-batchnorm: " in result.out
+    assert (
+        result.code == 0
+        and "\nchecked strip-training, fold-batchnorm, join-siblings, inner-to-convolution: " in result.out
+    )
 
 
 def test_a_broken_fold_fails_the_check(
@@ -52,7 +56,17 @@ def test_a_broken_fold_fails_the_check(
 
     monkeypatch.setattr(affine, "fold", wrong)
     before = everything()
-    common = ("-w", net.weights, "--check", "-o", "out")
+    common = (
+        "-w",
+        net.weights,
+        "--check",
+        "-o",
+        "out",
+        "--no-pass",
+        "join-siblings",
+        "--no-pass",
+        "inner-to-convolution",
+    )
     said = complaint(cli("convert", net.deploy, "--exact", *common), 3)
     # The first blob that goes wrong is that of the first convolution.
     assert said.startswith('check failed after fold-batchnorm: blob "conv1" differs by ')

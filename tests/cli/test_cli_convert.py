@@ -15,6 +15,7 @@ from deeprebirth_caffe.cli.convert import command
 from deeprebirth_caffe.formats.caffemodel import read_caffemodel
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.proto import caffe_pb2 as pb
+from deeprebirth_caffe.workflows.exactness import EXACT_NAMES
 
 Convert = Callable[..., dict[str, Any]]
 
@@ -128,13 +129,13 @@ def option_paper(convert: Convert, net: SmallNet) -> None:
 
 def option_exact(convert: Convert, net: SmallNet) -> None:
     found = convert("--exact")
-    assert not found["rewrites"] and found["options"]["passes"] == ["fold-batchnorm"]
+    assert not found["rewrites"] and found["options"]["passes"] == list(EXACT_NAMES)
     assert Path("out/train_val.prototxt").read_bytes() == Path(net.train_val).read_bytes()
 
 
 def option_portable(convert: Convert, net: SmallNet) -> None:
     found = convert("--portable", "--exact")
-    assert found["options"]["passes"] == ["portable", "fold-batchnorm"]
+    assert found["options"]["passes"] == ["portable", *EXACT_NAMES]
     assert Path("out/train_val.prototxt").read_bytes() == Path(net.train_val).read_bytes()  # it is plain Caffe's
 
 
@@ -251,7 +252,7 @@ def option_dry_run(convert: Convert, net: SmallNet) -> None:
 def option_bn(convert: Convert, net: SmallNet) -> None:
     # This net has no BatchNorm; test_batchnorm shows the effect.
     assert convert("--dry-run", "--bn", "prune")["options"]["passes"][0] == "prune-batchnorm"
-    assert convert("--dry-run", "--bn", "fold")["options"]["passes"][0] == "fold-batchnorm"
+    assert convert("--dry-run", "--bn", "fold")["options"]["passes"][:2] == ["drop-identities", "fold-batchnorm"]
 
 
 OPTIONS: dict[str, Callable[[Convert, SmallNet], None]] = {

@@ -12,6 +12,8 @@ import jsondocs
 import pytest
 from cli_tools import Cli, Echo, SmallNet
 
+from deeprebirth_caffe.workflows.exactness import EXACT_NAMES
+
 MANIFEST = "convert, deploy: manifest.json"
 RUNS = {"finetune", "finetune --log", "test", "forward"}
 """Held against in the tests of those commands."""
@@ -69,7 +71,8 @@ def test_manifest_of_deploy(cli: Cli, small: Callable[[str], SmallNet]) -> None:
         "weights": "deploy.caffemodel",
         "manifest": "manifest.json",
     }
-    assert result.data["options"] == {"batch": 1, "input_shapes": {"data": [3, 64, 64]}}
+    passes = ["strip-training", *EXACT_NAMES]
+    assert result.data["options"] == {"passes": passes, "batch": 1, "input_shapes": {"data": [3, 64, 64]}}
     assert Path("out/manifest.json").read_text(encoding="utf-8") == result.out
 
 
@@ -97,7 +100,7 @@ def test_options_in_the_manifest(cli: Cli, net28: SmallNet) -> None:
     arguments = ["--input-shape", net28.shape, *streamline, *branch, *learn]
     found = cli("convert", net28.train_val, "--json", "--dry-run", *arguments).data["options"]
     assert found == {
-        "passes": ["fold-batchnorm", "pool-to-stride"],
+        "passes": ["drop-identities", "fold-batchnorm", "fold-ahead", "pool-to-stride"],
         "only": ["conv*"],
         "skip": ["conv1"],
         "paper": False,

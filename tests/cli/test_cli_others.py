@@ -11,6 +11,7 @@ from cli_tools import Cli, Everything, SmallNet, complaint, listing
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.formats.caffemodel import read_caffemodel
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.workflows.exactness import EXACT_NAMES, FINISHING
 
 
 @pytest.fixture
@@ -206,11 +207,24 @@ def test_deploy_after_convert(cli: Cli, net28: SmallNet) -> None:
     result = cli("convert", net28.train_val, "-w", net28.weights, "--input-shape", net28.shape, "-o", "merged")
     assert result.code == 0
     weights = "merged/init.caffemodel"
-    done = cli("deploy", "merged/train_val.prototxt", "-w", weights, "-o", "phone", "--input-shape", net28.shape)
-    assert done.code == 0
+    given = ("deploy", "merged/train_val.prototxt", "-w", weights, "--input-shape", net28.shape)
+    # But for what gives the net another shape, it is the deploy net that was written beside it.
+    left_out = [word for one in FINISHING for word in ("--no-pass", one.name)]
+    assert cli(*given, "-o", "phone", *left_out).code == 0
     assert Path("phone/deploy.prototxt").read_bytes() == Path("merged/deploy.prototxt").read_bytes()
     names = [layer.name for layer in read_caffemodel("phone/deploy.caffemodel").layers]
     assert "conv1/5x5_merge" in names and not any(name.startswith("loss1") for name in names)
+
+
+def test_deploy_leaves_passes_out(cli: Cli, net28: SmallNet) -> None:
+    given = ("deploy", net28.train_val, "-w", net28.weights, "--input-shape", net28.shape, "--json")
+    found = cli(*given, "-o", "all").data
+    assert found["options"]["passes"] == ["strip-training", *EXACT_NAMES]
+    assert {one["pass"] for one in found["rewrites"]} == {"strip-training", "join-siblings", "inner-to-convolution"}
+    found = cli(*given, "-o", "some", "--no-pass", "join-siblings").data
+    assert {one["pass"] for one in found["rewrites"]} == {"strip-training", "inner-to-convolution"}
+    said = complaint(cli(*given, "-o", "none", "--no-pass", "joining"), 2)
+    assert said.startswith("--no-pass: there is no pass 'joining'; there are drop-identities, ")
 
 
 def test_deploy_needs_the_shape(cli: Cli, net28: SmallNet, everything: Everything) -> None:

@@ -17,6 +17,7 @@ from nets import PASSES, parse, rewrite
 from deeprebirth_caffe.formats.prototxt import parse_net
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.rewrite import Pass
+from deeprebirth_caffe.workflows.exactness import EXACT_NAMES
 
 HERE = Path(__file__).parent
 CASES = sorted(path.parent for path in HERE.glob("*/*/in.prototxt"))
@@ -46,7 +47,7 @@ def make_pass(name: str, text: str) -> Pass:
 
 
 def load(text: str, name: str) -> Net:
-    return parse(text, weights=name in ("fold-batchnorm", "tucker"), datum=DATUM)
+    return parse(text, weights=name in (*EXACT_NAMES, "tucker"), datum=DATUM)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda path: f"{path.parent.name}/{path.name}")

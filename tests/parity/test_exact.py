@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from exact_tools import Shared, same
 from nets import by_name, conv, data, fc, layer, names, parse, pool, relu, rewrite
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.passes.channels import permute_readers, readers_to_permute
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
@@ -22,7 +20,7 @@ from deeprebirth_caffe.passes.relearn.merge_branches import MergeBranches
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
 from deeprebirth_caffe.rewrite import Pass, Rewriter
-from deeprebirth_caffe.workflows.check import CheckResult, compare_nets
+from deeprebirth_caffe.workflows.check import compare_nets
 from deeprebirth_caffe.workflows.random_weights import random_weights
 
 if TYPE_CHECKING:
@@ -30,29 +28,9 @@ if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 
 
-class Shared(CaffeEngine):
-    """The engine on the worker that all tests share."""
-
-    def __init__(self, install: CaffeInstall, worker: CaffeWorker) -> None:
-        super().__init__(install)
-        self._worker_of_tests = worker
-
-    @contextmanager
-    def session(self, threads: int | None = None) -> Iterator[CaffeWorker]:
-        yield self._worker_of_tests
-
-
 @pytest.fixture
 def engine(caffe_install: CaffeInstall, caffe: CaffeWorker) -> Shared:
     return Shared(caffe_install, caffe)
-
-
-def same(before: Net, after: Net, engine: CaffeEngine, *, blobs: int) -> CheckResult:
-    """Compares, and makes sure that there was something to compare."""
-    result = compare_nets(before, after, engine, batch=2)
-    assert result.failure == ""
-    assert result.blobs >= blobs
-    return result
 
 
 def run(net: Net, one: Pass) -> tuple[Net, Net]:

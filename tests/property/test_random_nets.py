@@ -26,9 +26,11 @@ from deeprebirth_caffe.formats.prototxt import format_message, parse_net
 from deeprebirth_caffe.ir import Net, summarize
 from deeprebirth_caffe.ir.stages import MADE_SUFFIX
 from deeprebirth_caffe.ops import conv_output_size, pool_output_size
+from deeprebirth_caffe.passes.exact.fold_ahead import FoldAhead
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import run
 from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
+from deeprebirth_caffe.workflows.exactness import FINISHING
 from deeprebirth_caffe.workflows.load import load_net
 from deeprebirth_caffe.workflows.probe import probe_message, save_weights
 from deeprebirth_caffe.workflows.random_weights import random_weights
@@ -360,8 +362,10 @@ def test_the_nets_are_not_dull() -> None:
     for seed in range(60):
         result = converted(*make(seed))
         reached.update({rewrite["pass"] for rewrite in result.manifest["rewrites"]})
-    assert set(reached) == set(PASSES) - {"strip-training"}
-    assert min(reached.values()) >= 5, reached
+    # What needs a net of its own kind is reached in test_random_exact.py.
+    rare = {one.name for one in (FoldAhead, *FINISHING)}
+    assert set(reached) | rare == set(PASSES) - {"strip-training"}
+    assert min(count for name, count in reached.items() if name not in rare) >= 5, reached
 
 
 class Shared(CaffeEngine):

@@ -1,7 +1,11 @@
-"""BatchNorm and Scale with fixed statistics into the linear layer in front: exact.
+"""BatchNorm, Scale, Bias and Power (power 1), in chains of any length, into the linear layer in front: exact.
 
-The algebra is in `numerics.affine`. Only where the statistics are fixed in every state of the file: in a deploy net, or
-with use_global_stats. In TRAIN a BatchNorm normalises with its own batch, so a net that still learns keeps it.
+    y = s * (W a + b) + t = (s * W) a + (s * b + t)          s, t: what the chain makes of each channel
+
+That holds for any stride, pad, dilation and group, of Convolution, Deconvolution and InnerProduct, since it only scales
+what the layer puts out. The numbers are in `numerics.affine`. Only where a BatchNorm's statistics are fixed in every
+state of the file: in a deploy net, or with use_global_stats. In TRAIN it normalises with its own batch, so a net that
+still learns keeps it.
 """
 
 from __future__ import annotations
@@ -12,11 +16,12 @@ from typing import ClassVar
 
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.passes.batchnorm import (
+    AFFINE,
     Chain,
     add_bias,
-    batch_statistics,
     find_chain,
     folded,
+    learning,
     unfoldable,
 )
 from deeprebirth_caffe.passes.patterns import Facts
@@ -25,7 +30,7 @@ from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewri
 
 @dataclass(frozen=True)
 class FoldBatchNorm(Pass):
-    """Folds BatchNorm and Scale into Convolution, Deconvolution and InnerProduct."""
+    """Folds affine layers into the Convolution, Deconvolution or InnerProduct in front of them."""
 
     name: ClassVar[str] = "fold-batchnorm"
     kind: ClassVar[Kind] = Kind.EXACT
@@ -33,18 +38,11 @@ class FoldBatchNorm(Pass):
     def match(self, net: Net) -> Iterator[Match | Refusal]:
         facts = Facts(net)
         for layer in net.layers:
-            chain = find_chain(facts, layer)
+            chain = find_chain(facts, layer, AFFINE, fixed_only=True)
             if isinstance(chain, str):
                 yield Refusal(layer, chain)
             elif chain is not None:
-                learning = next((state for norm in chain.norms if (state := batch_statistics(net, norm))), "")
-                if learning:
-                    yield Refusal(
-                        layer,
-                        f"it uses batch statistics in {learning}: relearn with it, and `rebirth deploy` folds it "
-                        "(or --bn prune)",
-                    )
-                elif reason := unfoldable(net.weights, chain):
+                if reason := learning(net, chain.norms) or unfoldable(net.weights, chain):
                     yield Refusal(layer, reason)
                 else:
                     macs = facts.macs(chain.host)

@@ -1,0 +1,46 @@
+"""The cost gate of exact rewrites that change the graph: each is made only where the predicted time falls.
+
+`ops.cost` says what a layer's elements cost; `CALL` is what a layer costs that has none, so that small nets are not cut
+into more layers than they had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from deeprebirth_caffe.ir import Layer
+from deeprebirth_caffe.ops import Shape, ShapeError, op
+from deeprebirth_caffe.passes.patterns import Facts
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+
+CALL = 12_000.0
+"""Starting a layer, in multiply-adds."""
+
+
+def predicted(param: pb.LayerParameter, bottoms: Sequence[Shape]) -> float | str:
+    """The predicted time of a layer, or why Caffe would not run it."""
+    kind = op(param.type)
+    assert kind is not None, "exact rewrites make plain layers only"
+    try:
+        return CALL + kind.cost(param, bottoms, kind.shapes(param, bottoms))
+    except ShapeError as error:
+        return str(error)
+
+
+def predicted_now(facts: Facts, layers: Iterable[Layer]) -> float | str:
+    """The predicted time of layers as they are, or why a shape is not known."""
+    total = 0.0
+    for layer in layers:
+        shapes = facts.shapes_in(layer)
+        cost = shapes if isinstance(shapes, str) else predicted(layer.param, shapes)
+        if isinstance(cost, str):
+            return cost
+        total += cost
+    return total
+
+
+def no_gain(before: float, after: float) -> str:
+    """The refusal of a rewrite that does not pay; empty where it does."""
+    if after < before:
+        return ""
+    return f"its predicted time would not fall ({before / 1e6:.2f} to {after / 1e6:.2f} million multiply-adds' worth)"

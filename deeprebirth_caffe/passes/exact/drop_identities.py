@@ -1,0 +1,108 @@
+"""Layers that put out what they read, out: exact.
+
+    Dropout (in TEST, or with ratio 0)              Split, Slice, Concat of one
+    Pooling 1x1, stride 1, no pad                   Flatten, Reshape to the shape it had; Tile once
+    Power x^1 * 1 + 0                               in a net that does not train: BatchNorm, Scale, Bias that
+                                                    multiply by 1 and add 0
+
+(Eltwise needs two bottoms in Caffe, so there is none of one.) Where others read the same blob, the layer's readers are
+led to it; the layer stays where that would change what a name means: an output of the net that others read as well, or
+a blob that a later layer overwrites while others read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from deeprebirth_caffe.ir import Layer, Net
+from deeprebirth_caffe.ops import pool_geometry
+from deeprebirth_caffe.passes.batchnorm import NORMS, batch_statistics, chain_affine, missing_weights, odd
+from deeprebirth_caffe.passes.patterns import Facts, strange
+from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+
+_SAME_SHAPE = frozenset({"Flatten", "Reshape", "Tile", "Split", "Slice", "Concat"})
+"""Types that move numbers without changing them: with one bottom, one top and one shape they do nothing."""
+
+
+@dataclass(frozen=True)
+class DropIdentities(Pass):
+    """Removes layers that do nothing."""
+
+    name: ClassVar[str] = "drop-identities"
+    kind: ClassVar[Kind] = Kind.EXACT
+
+    def match(self, net: Net) -> Iterator[Match | Refusal]:
+        facts = Facts(net)
+        for layer in net.layers:
+            if not _is_identity(facts, layer):
+                continue
+            sole = not facts.read_by_others(layer)
+            if reason := _tied(facts, layer, sole):
+                yield Refusal(layer, reason)
+            else:
+                # The neighbours' blobs get other names, so what reads or makes them waits for the next sweep.
+                near = {one for one, _ in (*net.readers(layer), *net.producers(layer)) if one is not None}
+                yield Match(layer, frozenset({layer, *near}), sole)
+
+    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
+        rewriter.erase(match.layer, sole=match.data)
+        return Applied([match.layer.name])
+
+
+def _is_identity(facts: Facts, layer: Layer) -> bool:
+    """Whether a layer puts out what it reads, but for what `_tied` says."""
+    if len(layer.bottoms) != 1 or len(layer.tops) != 1 or strange(layer):
+        return False
+    param = layer.param
+    if layer.type == "Dropout":
+        return True
+    if layer.type == "Power":
+        return (param.power_param.power, param.power_param.scale, param.power_param.shift) == (1, 1, 0)
+    if layer.type == "Pooling":
+        if param.pooling_param.pool == param.pooling_param.STOCHASTIC:
+            return False
+        windows = [pool_geometry(param, value.shape) for value in facts.net.values_in(layer) if value.shape]
+        whole = len(windows) == len(facts.alive(layer))
+        return whole and all((w.kernel, w.stride, w.pad) == ((1, 1), (1, 1), (0, 0)) for w in windows)
+    if layer.type in _SAME_SHAPE:
+        pairs = zip(facts.net.values_in(layer), facts.net.values_out(layer), strict=True)
+        return all(into.shape is not None and into.shape == out.shape for into, out in pairs)
+    return (layer.type in NORMS or layer.type == "Bias") and _changes_nothing(facts, layer)
+
+
+def _changes_nothing(facts: Facts, layer: Layer) -> bool:
+    """Whether a layer that learned its numbers multiplies by 1 and adds 0."""
+    weights = facts.net.weights
+    if weights is None or facts.trains or missing_weights(weights, [layer]) or odd(facts, layer):
+        return False
+    if batch_statistics(facts.net, layer):
+        return False
+    with np.errstate(all="ignore"):
+        own = chain_affine(weights, [layer])
+    return bool(np.all(own.scale == 1) and not np.any(own.shift))
+
+
+def _tied(facts: Facts, layer: Layer, sole: bool) -> str:
+    """Why a layer that does nothing must stay; empty when it can go."""
+    trains = [state for state in facts.alive(layer) if state.phase == "TRAIN"]
+    if layer.type == "Dropout" and trains and layer.param.dropout_param.dropout_ratio != 0:
+        return "it drops in TRAIN: relearn with it, and `rebirth deploy` takes it out"
+    if any(layer.param.loss_weight):
+        return f"{layer.name} is part of the loss itself (loss_weight)"
+    if not facts.alive(layer) or layer.in_place(0):
+        return "" if facts.alive(layer) else "it is alive in no state"
+    near = [one for one, _ in (*facts.net.producers(layer), *facts.net.readers(layer)) if one is not None]
+    blobs = [layer.tops[0], *layer.bottoms[:sole]]
+    if not all(map(facts.one_maker, blobs)) or any(facts.alive(one) != facts.alive(layer) for one in near if sole):
+        return f"{layer.bottoms[0]} and {layer.tops[0]} are not the same in all phases"
+    if sole:
+        return ""
+    values = facts.net.values_out(layer)
+    if not all(value.uses for value in values):
+        return f"{layer.tops[0]} is an output of the net, and {layer.bottoms[0]} is read by others too, or fed"
+    later = next((use for value in values for use, index in value.uses if use.in_place(index)), None)
+    return f"{later.name} overwrites {layer.tops[0]}, and others read {layer.bottoms[0]}" if later else ""

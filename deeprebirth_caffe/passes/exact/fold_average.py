@@ -1,0 +1,45 @@
+"""Average pooling into the convolution in front of it or behind it: exact.
+
+    average of m x m, stride q -> k x k, stride s      becomes      K x K, stride q s, K = (k - 1) q + m
+    k x k, stride s -> average of m x m, stride q      becomes      K x K, stride s q, K = (m - 1) s + k
+
+An average is a convolution with a group for each channel, so this is `numerics.compose`. Only without pad and overhang:
+there Caffe divides by fewer numbers. Behind a pooling the convolution may pad only where the pool's stride is at least
+its kernel. Only where the predicted time falls, which it does for small pools behind cheap convolutions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.passes.patterns import Facts
+from deeprebirth_caffe.passes.windows import Joint, apply_joint, join_windows, neighbours
+from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+
+_PAIRS = [("Pooling", "Convolution"), ("Convolution", "Pooling")]
+
+
+@dataclass(frozen=True)
+class FoldAverage(Pass):
+    """Folds average pooling into neighbouring convolutions."""
+
+    name: ClassVar[str] = "fold-average"
+    kind: ClassVar[Kind] = Kind.EXACT
+
+    def match(self, net: Net) -> Iterator[Match | Refusal]:
+        facts = Facts(net)
+        for first, second in neighbours(facts, _PAIRS):
+            pool = first if first.type == "Pooling" else second
+            if pool.param.pooling_param.pool != pool.param.pooling_param.AVE:
+                continue
+            found = join_windows(facts, first, second)
+            if isinstance(found, Joint):
+                yield Match(pool, frozenset(found.pair), found)
+            else:
+                yield Refusal(pool, found)
+
+    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
+        return apply_joint(rewriter, match.data)

@@ -1,0 +1,90 @@
+"""A convolution with a small kernel (1x1) into a sibling with a larger one on the same blob, by zero-padding: exact.
+
+    k x k, pad p of x, K x K, pad P of x      becomes      K x K, pad P of x -> Slice
+
+With the same stride and the same size of output, tap a of the small kernel looks at i s + a d - p, which is where tap
+(P - p) / D + a d / D of the large one (dilation D) looks; all its other taps are 0. A 1x1 without pad beside a 3x3 with
+pad 1 so becomes its middle tap. `passes.siblings` does the rest. The small kernel's multiply-adds grow (ninefold), so
+the predicted time seldom falls: for a few channels beside many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ops import ConvGeometry
+from deeprebirth_caffe.passes.costs import no_gain
+from deeprebirth_caffe.passes.patterns import Facts
+from deeprebirth_caffe.passes.siblings import Family, Member, apply_family, find_families, plan_family
+from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+
+
+@dataclass(frozen=True)
+class WidenBranches(Pass):
+    """Pads small kernels with zeros to join them with larger ones."""
+
+    name: ClassVar[str] = "widen-branches"
+    kind: ClassVar[Kind] = Kind.EXACT
+
+    def match(self, net: Net) -> Iterator[Match | Refusal]:
+        facts = Facts(net)
+        for found in find_families(facts):
+            if isinstance(found, Refusal):
+                yield found
+                continue
+            for guest in found:
+                yield from _judge(facts, guest, found)
+
+    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
+        return apply_family(rewriter, match.data)
+
+
+def _judge(facts: Facts, guest: Member, family: list[Member]) -> Iterator[Match | Refusal]:
+    """The cheapest sibling that can take a member in, or why there is none; nothing where none is larger."""
+    plans: list[Family] = []
+    why = ""
+    for host in family:
+        if not _larger(host.window, guest.window):
+            continue
+        shift = _shift(facts, guest, host)
+        if isinstance(shift, str):
+            why = why or shift
+            continue
+        parts = [(one.layer, shift if one is guest else (0, 0)) for one in family if one in (guest, host)]
+        plan = plan_family(facts, parts, host.layer)
+        reason = plan if isinstance(plan, str) else no_gain(plan.before, plan.after)
+        if isinstance(plan, Family) and not reason:
+            plans.append(plan)
+        why = why or reason
+    if plans:
+        best = min(plans, key=lambda plan: plan.after - plan.before)
+        yield Match(guest.layer, best.touches, best)
+    elif why:
+        yield Refusal(guest.layer, why)
+
+
+def _larger(host: ConvGeometry, guest: ConvGeometry) -> bool:
+    pairs = list(zip(host.kernel, guest.kernel, strict=True))
+    return all(large >= small for large, small in pairs) and host.kernel != guest.kernel
+
+
+def _shift(facts: Facts, guest: Member, host: Member) -> tuple[int, ...] | str:
+    """Where the guest's first tap lies in the host's kernel, or why it does not fit."""
+    sizes = zip(facts.net.values_out(guest.layer), facts.net.values_out(host.layer), strict=True)
+    small, large = guest.window, host.window
+    names = f"{guest.layer.name} and {host.layer.name}"
+    if small.stride != large.stride:
+        return f"{names} have different strides"
+    if any(a.shape is None or b.shape is None or a.shape[2:] != b.shape[2:] for a, b in sizes):
+        return f"{names} put out images of different sizes"
+    shift = []
+    for axis in range(2):
+        alike = small.kernel[axis] == 1 or small.dilation[axis] == large.dilation[axis]
+        start, rest = divmod(large.pad[axis] - small.pad[axis], large.dilation[axis])
+        if not alike or rest or not 0 <= start <= large.kernel[axis] - small.kernel[axis]:
+            return f"the taps of {guest.layer.name} do not lie on those of {host.layer.name}"
+        shift.append(start)
+    return tuple(shift)
