@@ -20,12 +20,13 @@ from deeprebirth_caffe.ops.base import by
 from deeprebirth_caffe.passes.patterns import unknown_shape
 from deeprebirth_caffe.workflows.choose import EngineOptions, choose
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net
+from deeprebirth_caffe.workflows.outputs import check_output
 from deeprebirth_caffe.workflows.pictures import PictureOptions, Preprocessing, data_layer, find_pictures
 from deeprebirth_caffe.workflows.probe import is_fed, probe_message
 from deeprebirth_caffe.workflows.publish import finite
 from deeprebirth_caffe.workflows.ranking import find_classifier
 from deeprebirth_caffe.workflows.roots import find_root
-from deeprebirth_caffe.workflows.sources import source_of
+from deeprebirth_caffe.workflows.sources import files_of, source_of
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray
@@ -52,6 +53,7 @@ class ForwardOptions:
     pictures: PictureOptions = field(default_factory=PictureOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,12 @@ class Scores:
     Attributes:
         blob: its name.
         softmax: whether they still have to be made probabilities.
+        sure: whether the net says that they are scores of classes; else they are only what it puts out last.
     """
 
     blob: str
     softmax: bool
+    sure: bool = True
 
 
 def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
@@ -85,6 +89,7 @@ def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
         raise UsageError("--blob and -o belong together: which blob, and the .npz it goes into")
     files = find_pictures(options.images)
     labels = _labels(options.labels)
+    _check_out(options, files)
     net = load_net(options.net, options.weights, options.input_shapes)
     view = net.view("TEST")
     for name in layers_without_weights(net):
@@ -97,6 +102,11 @@ def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
     if choice.reason:
         say(f"engine {choice.engine.name}: {choice.reason}")
     scores = None if options.blobs else _scores(options.net, view)
+    if scores is not None and not (scores.sure or labels):
+        say(
+            f'blob "{scores.blob}" is ranked as it is, for nothing in this net says that it holds scores of classes; '
+            "--blob writes one, --labels names classes"
+        )
     wanted = list(options.blobs) if scores is None else [scores.blob]
     for name in wanted:
         if name not in view.blobs:
@@ -149,6 +159,18 @@ def _labels(path: Path | None) -> list[str]:
         raise RebirthError(f"{path}: cannot read these labels: {error.strerror or error}") from error
 
 
+def _check_out(options: ForwardOptions, files: Sequence[Path]) -> None:
+    if options.out is None:
+        return
+    prepare = options.pictures
+    read = [options.net, options.weights, options.labels, prepare.mean, prepare.transform_from, *files]
+    for path in (options.net, prepare.transform_from):
+        own = None if path is None else data_layer(Net.read(path))
+        if own is not None and path is not None:
+            read += files_of(own, find_root([own.param.transform_param.mean_file, source_of(own)], path))
+    check_output(options.out, options.force, read)
+
+
 def _fed(view: View) -> list[Value]:
     """What comes from outside."""
     return [*view.inputs, *(value for layer in view.layers if is_fed(layer) for value in view.outs[layer])]
@@ -186,7 +208,7 @@ def _scores(path: Path, view: View) -> Scores:
         return Scores(judged.scores, any(view.ins[layer][0].name == judged.scores for layer in losses))
     if not view.outputs:
         raise RebirthError(f"{path}: it puts nothing out")
-    return Scores(view.outputs[-1].name, False)
+    return Scores(view.outputs[-1].name, False, False)
 
 
 def _at_once(view: View, target: Value) -> int:
