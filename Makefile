@@ -52,7 +52,7 @@ proto: ## regenerate deeprebirth_caffe/proto from proto/caffe.proto
 
 bench: $(STAMP) ## start-up and conversion, by the size of the net (docs/architecture.md names the other benchmarks)
 	@$(BIN)/python benchmarks/startup.py
-	@$(BIN)/python benchmarks/scale.py --layers 500 --megabytes 100
+	@$(BIN)/python benchmarks/scale.py --layers 500
 
 fuzz: $(STAMP) ## mutate nets, weights and solvers, 100,000 of each (about four minutes)
 	@for target in prototxt caffemodel solver; do $(BIN)/python fuzz/run.py $$target --runs 100000 || exit 1; done

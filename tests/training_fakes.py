@@ -69,12 +69,14 @@ class Notebook(Silence):
         self.lines: list[str] = []
         self.shown: list[tuple[int, float]] = []
         self.ended = 0
+        self.left: list[float | None] = []
 
     def say(self, text: str) -> None:
         self.lines.append(text)
 
-    def stepped(self, step: Step, loss: float, show: bool, left: float) -> None:
-        assert math.isfinite(left) and left >= 0
+    def stepped(self, step: Step, loss: float, show: bool, left: float | None) -> None:
+        assert left is None or (math.isfinite(left) and left >= 0)
+        self.left.append(left)
         if show:
             self.shown.append((step.iteration, loss))
 

@@ -121,7 +121,7 @@ def warnings(machine: Mapping[str, Any], before: State, after: State) -> list[st
     found = []
     if before.load is not None and before.load > BUSY:
         cores = f" on {machine['cores']} cores" if machine.get("cores") else ""
-        found.append(f"the machine is busy with something else: load average {before.load:g}{cores}")
+        found.append(f"the machine was busy in the minute before: load average {before.load:g}{cores}")
     slow = [name for name in machine.get("governors", ()) if name not in ("performance", "schedutil")]
     if slow:
         found.append(f"the frequency governor is {', '.join(slow)}: the cores may not run at their full speed")

@@ -14,6 +14,7 @@ from deeprebirth_caffe.cli.options import (
     caffe_option,
     json_option,
     print_json,
+    replace_option,
     shapes_option,
 )
 
@@ -28,7 +29,7 @@ from deeprebirth_caffe.cli.options import (
 @click.option("--check", is_flag=True, help="Compare every output in ONNX Runtime with real Caffe.")
 @caffe_option
 @json_option
-@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@replace_option
 def command(
     net: Path,
     check: bool,

@@ -59,16 +59,18 @@ def command(
 
 
 def _show(result: Mapping[str, Any]) -> None:
-    from deeprebirth_caffe.cli.progress import accuracy_name
+    from deeprebirth_caffe.cli.progress import accuracy_name, of_test, spell_score
     from deeprebirth_caffe.cli.text import printable
 
     test = result["test"] or {}
     name = accuracy_name(test)
     facts = [f"{result['iteration']} of {result['max_iter']} iterations"]
     if result["loss"] is not None:
-        facts.append(f"loss {result['loss']:.6g}")
-    if name:
-        facts.append(f"{name} {test[name]:.4f}")
+        facts.append(f"train loss {result['loss']:.6g}")
+    if name and result["test_iteration"] == result["iteration"]:
+        facts.append(f"{of_test(name)} {spell_score(test[name])}")
+    elif name:
+        facts[-1] += f" (test at iteration {result['test_iteration']}: {name} {spell_score(test[name])})"
     if result["images_per_second"] is not None:
         facts.append(f"{result['images_per_second']:.1f} images/s")
     click.echo(printable(f"{result['engine']}: {', '.join(facts)}"))

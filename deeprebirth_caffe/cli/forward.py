@@ -16,6 +16,7 @@ from deeprebirth_caffe.cli.options import (
     engine_options,
     json_option,
     print_json,
+    replace_option,
     shapes_option,
 )
 
@@ -54,6 +55,7 @@ class Means(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option("--transform-from", type=FILE, help="Prepare pictures as this net's data layer for TEST does.")
 @shapes_option
 @engine_options
+@replace_option
 @json_option
 def command(
     net: Path,
@@ -71,6 +73,7 @@ def command(
     crop: int | None,
     transform_from: Path | None,
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    force: bool,
     as_json: bool,
     **engine: Any,
 ) -> None:
@@ -100,6 +103,7 @@ def command(
         prepare,
         chosen_engine(**engine),
         dict(input_shapes),
+        force,
     )
     with shown_progress() as show:
         result = forward(options, note, show)

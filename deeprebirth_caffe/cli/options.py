@@ -29,6 +29,8 @@ caffe_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead (docs/json.md).")
 force_option = click.option("--force", is_flag=True, help="Write into an output directory that is not empty.")
 
+replace_option = click.option("--force", is_flag=True, help="Replace the file if it is there.")
+
 
 class Number(click.FloatRange):
     """A number that Caffe's single precision can hold, within a range."""

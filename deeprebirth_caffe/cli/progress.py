@@ -52,10 +52,11 @@ class Lines:
         """A test net has run."""
         self.say(tested_line(iteration, index, scores))
 
-    def stepped(self, step: Step, loss: float, show: bool, left: float) -> None:
+    def stepped(self, step: Step, loss: float, show: bool, left: float | None) -> None:
         """An iteration is done."""
         if show:
-            self.say(f"iteration {step.iteration}: {figures(step, loss)}, {clock(left)} left")
+            facts = [f"loss {loss:.6g}", *_rate_and_speed(step), *_left(left)]
+            self.say(f"iteration {step.iteration}: {', '.join(facts)}")
 
     def saved(self, snapshot: Snapshot) -> None:
         """A snapshot is on the disk."""
@@ -75,8 +76,9 @@ class Bar(Lines):
         self._console = console
         self._progress: Any = None
         self._task: Any = None
-        self._text = ""
-        self._last_test = ""
+        self._loss: list[str] = []
+        self._last_test: list[str] = []
+        self._rest: list[str] = []
 
     def say(self, text: str) -> None:
         """A line above the bar."""
@@ -85,9 +87,12 @@ class Bar(Lines):
     def begin(self, start: int, end: int) -> None:
         """Draws the bar."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.table import Column
 
-        text = TextColumn("{task.fields[text]}", markup=False)
-        self._progress = Progress(BarColumn(bar_width=10), MofNCompleteColumn(), text, console=self._console)
+        # What does not fit is cut at the end of the text: the count always stands there whole.
+        count = MofNCompleteColumn(table_column=Column(no_wrap=True))
+        text = TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, ratio=1))
+        self._progress = Progress(BarColumn(bar_width=10), count, text, console=self._console, expand=True)
         self._task = self._progress.add_task("", total=end, completed=start, text="")
         self._progress.start()
 
@@ -101,25 +106,39 @@ class Bar(Lines):
         super().tested(iteration, index, scores)
         name = accuracy_name(scores)
         if not index and name:
-            self._last_test = f", {printable(name)} {scores[name]:.4f}"
+            self._last_test = [f"{of_test(printable(name))} {scores[name]:.4f}"]
         if self._progress is not None:
-            self._progress.update(self._task, text=self._text + self._last_test)
+            self._progress.update(self._task, text=self._text)
 
-    def stepped(self, step: Step, loss: float, show: bool, left: float) -> None:
+    def stepped(self, step: Step, loss: float, show: bool, left: float | None) -> None:
         """Moves the bar."""
-        self._text = f"{clock(left)} left, {figures(step, loss)}"
-        self._progress.update(self._task, completed=step.iteration + 1, text=self._text + self._last_test)
+        self._loss = [f"loss {loss:.6g}"]
+        self._rest = [*_left(left), *_rate_and_speed(step)]
+        self._progress.update(self._task, completed=step.iteration + 1, text=self._text)
 
     def end(self) -> None:
         """Leaves the bar as it is."""
         if self._progress is not None:
             self._progress.stop()
 
+    @property
+    def _text(self) -> str:
+        """What people look at first stands first, for it may be cut."""
+        return ", ".join([*self._loss, *self._last_test, *self._rest])
 
-def figures(step: Step, loss: float) -> str:
-    """Loss, rate and speed of an iteration."""
-    speed = f", {step.images / step.seconds:.1f} images/s" if step.images and step.seconds > 0 else ""
-    return f"loss {loss:.6g}, lr {step.lr:.6g}{speed}"
+
+def _rate_and_speed(step: Step) -> list[str]:
+    speed = [f"{step.images / step.seconds:.1f} images/s"] if step.images and step.seconds > 0 else []
+    return [f"lr {step.lr:.6g}", *speed]
+
+
+def _left(seconds: float | None) -> list[str]:
+    return [] if seconds is None else [f"{clock(seconds)} left"]
+
+
+def of_test(name: str) -> str:
+    """An output of a test net, told from the training net's loss of the same name."""
+    return name if name.lower().startswith("test") else f"test {name}"
 
 
 def tested_line(iteration: int, index: int, scores: Mapping[str, Score]) -> str:

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from deeprebirth_caffe.cli.options import FILE, MAX_INT, chosen_engine, engine_options, json_option, print_json
+from deeprebirth_caffe.cli.options import (
+    FILE,
+    MAX_INT,
+    chosen_engine,
+    engine_options,
+    json_option,
+    print_json,
+    replace_option,
+)
 
 
 class Iterations(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -40,6 +48,7 @@ class Iterations(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 )
 @click.option("--stage", "stages", multiple=True, help="A stage of NetState; may be repeated.")
 @click.option("--level", type=click.IntRange(0, MAX_INT), default=0, help="The level of NetState.")
+@replace_option
 @json_option
 def command(
     net: Path,
@@ -48,6 +57,7 @@ def command(
     per_image: Path | None,
     stages: tuple[str, ...],
     level: int,
+    force: bool,
     as_json: bool,
     **engine: Any,
 ) -> None:
@@ -55,9 +65,10 @@ def command(
     from deeprebirth_caffe.cli.data_progress import shown_progress
     from deeprebirth_caffe.cli.progress import note, spell_score
     from deeprebirth_caffe.cli.text import printable
+    from deeprebirth_caffe.workflows.publish import counted
     from deeprebirth_caffe.workflows.testing import TestOptions, test
 
-    options = TestOptions(net, weights, iterations, chosen_engine(**engine), per_image, stages, level)
+    options = TestOptions(net, weights, iterations, chosen_engine(**engine), per_image, stages, level, force)
     with shown_progress() as show:
         result = test(options, note, show)
     if as_json:
@@ -67,7 +78,7 @@ def command(
         score = tuple(value) if isinstance(value, list) else value
         click.echo(printable(f"{name} = {spell_score(score)}"))
     if "images" in result:
-        click.echo(f"top-1 {result['top1']:.4%}, top-5 {result['top5']:.4%} of {result['images']} images")
-    click.echo(f"{result['engine']}: {result['iterations']} batches")
+        click.echo(f"top-1 {result['top1']:.4%}, top-5 {result['top5']:.4%} of {counted(result['images'], 'image')}")
+    click.echo(f"{result['engine']}: {counted(result['iterations'], 'batch')}")
     if per_image is not None:
         click.echo(printable(f"wrote {per_image}"))

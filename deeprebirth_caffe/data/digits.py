@@ -39,7 +39,7 @@ def digits(part: str, size: int = 28, channels: int = 1) -> Iterator[Digit]:
         size: height and width that they are enlarged to.
         channels: how often the gray picture is repeated.
     """
-    from_sklearn = need("sklearn.datasets", "the digits").load_digits()
+    from_sklearn = need("sklearn.datasets", "making the digits").load_digits()
     cv2 = opencv()
     seen = [0] * len(CLASSES)
     chosen = []

@@ -8,7 +8,7 @@ from typing import Any
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.stores import HOW_TO_INSTALL
 
-_NAMES = {"cv2": "OpenCV", "h5py": "h5py"}
+_NAMES = {"cv2": "OpenCV", "h5py": "h5py", "sklearn.datasets": "scikit-learn"}
 
 
 def need(module: str, purpose: str) -> Any:

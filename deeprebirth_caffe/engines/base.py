@@ -209,12 +209,24 @@ class Engine(Protocol):
 
     def forward(
         self,
-        net: Path | str,
-        weights: Path | str | None,
-        inputs: Array | Mapping[str, Array],
+        net_path: Path | str,
+        weights_path: Path | str | None,
+        input_array: Array | Mapping[str, Array],
         blobs: Sequence[str] | None = None,
     ) -> dict[str, FloatArray]:
-        """Runs a net forward and gives back the blobs asked for (None: all)."""
+        """Runs a net forward in phase TEST, once.
+
+        Args:
+            net_path: a prototxt; its input shapes follow the arrays given. Data layers that would read files take
+                arrays as Input layers do: of a train_val.prototxt too, nothing is read but this file.
+            weights_path: a caffemodel, or None.
+            input_array: arrays by blob name; a lone array goes to the first top of the first such data layer, else to
+                the first input. What is not given, such as labels, is zero.
+            blobs: which to give back; None: all.
+
+        Raises:
+            EngineError: a file is missing, or the engine cannot run the net.
+        """
         ...
 
     def train(self, solver: Path | str, iterations: int, weights: Path | str | None = None) -> TrainResult:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeprebirth_caffe.engines.policy import check_policy
+from deeprebirth_caffe.engines.policy import check_policy, check_rule
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import read_solver
@@ -132,6 +132,7 @@ def read_plan(solver: Path | str, root: Path | str = ".") -> Plan:
     )
     try:
         check_policy(param)
+        check_rule(param)
     except RebirthError as error:
         raise RebirthError(f"{path}: {error}") from error
     return Plan(path, param, root, train, tests, _prefix(path, param, root))

@@ -1,4 +1,4 @@
-"""Caffe's learning rate policies."""
+"""What Caffe asks of a solver's numbers: its learning rate policies and update rules."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 POLICIES = ("fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid")
+TYPES = ("AdaDelta", "AdaGrad", "Adam", "Nesterov", "RMSProp", "SGD")
 
 
 def learning_rate(param: pb.SolverParameter, iteration: int, current_step: int = 0) -> tuple[float, int]:
@@ -64,6 +65,24 @@ def check_policy(param: pb.SolverParameter) -> None:
         raise RebirthError(f'lr_policy "{policy}" needs a stepsize above 0; the solver has {param.stepsize}')
     if policy not in ("fixed", "poly") and param.gamma < 0:
         raise RebirthError(f'lr_policy "{policy}" needs a gamma of at least 0; the solver has {param.gamma:g}')
+
+
+def check_rule(param: pb.SolverParameter) -> None:
+    """Refuses a solver whose type or numbers Caffe refuses too.
+
+    Raises:
+        RebirthError: which of them, and why.
+    """
+    if param.type not in TYPES:
+        raise RebirthError(f'unknown solver type "{param.type}"; there is {", ".join(TYPES)}')
+    if param.type in ("AdaGrad", "RMSProp") and param.momentum:
+        raise RebirthError(f"solver type {param.type} takes no momentum; remove it (it is {param.momentum:g})")
+    if param.type == "RMSProp" and not 0 <= param.rms_decay < 1:
+        raise RebirthError(f"rms_decay must be at least 0 and below 1; it is {param.rms_decay:g}")
+    if param.weight_decay and param.regularization_type not in ("L1", "L2"):
+        raise RebirthError(f'unknown regularization_type "{param.regularization_type}"; there is L1 and L2')
+    if param.iter_size < 1:
+        raise RebirthError(f"iter_size must be at least 1; it is {param.iter_size}")
 
 
 def _single(value: float) -> float:

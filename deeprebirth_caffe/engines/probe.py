@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,30 +10,46 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import stream_caffemodel, write_caffemodel
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Layer, Net, Value, View, Weights
+from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.passes.patterns import unknown_shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
-def probe_message(net: Net, view: View, batch: int | None = None) -> pb.NetParameter:
+def is_fed(layer: Layer) -> bool:
+    """Whether a layer gives what a probe is given from outside: any data layer, whatever it would read or make up."""
+    return layer.op is not None and layer.op.data and layer.type != "Parameter"
+
+
+def probe_message(
+    net: Net,
+    view: View,
+    batch: int | None = None,
+    *,
+    fed: Callable[[Layer], bool] = is_fed,
+    shapes: Mapping[str, Shape] | None = None,
+) -> pb.NetParameter:
     """The view's layers without phase rules, each data layer replaced by an Input layer of the same tops.
 
     Args:
         net: whose header counts.
         view: one of its views.
         batch: the first dimension of every input; None keeps the file's.
+        fed: which layers are replaced.
+        shapes: of inputs, by blob, where the net is not to say them.
 
     Raises:
         RebirthError: the shape of an input is not known.
     """
+    known = shapes or {}
     message = pb.NetParameter()
     message.CopyFrom(net.header)
     for field in ("input", "input_shape", "input_dim", "state"):
         message.ClearField(field)
     for value in view.inputs:
-        _add_input(message, value.name, [value], batch)
+        _add_input(message, value.name, [value], batch, known)
     for layer in view.layers:
-        if is_fed(layer):
-            _add_input(message, layer.name, view.outs[layer], batch)
+        if fed(layer):
+            _add_input(message, layer.name, view.outs[layer], batch, known)
         else:
             copy = message.layer.add()
             copy.CopyFrom(layer.param)
@@ -42,17 +58,16 @@ def probe_message(net: Net, view: View, batch: int | None = None) -> pb.NetParam
     return message
 
 
-def is_fed(layer: Layer) -> bool:
-    """Whether a layer gives what a probe is given from outside: any data layer, whatever it would read or make up."""
-    return layer.op is not None and layer.op.data and layer.type != "Parameter"
-
-
-def _add_input(message: pb.NetParameter, name: str, values: Sequence[Value], batch: int | None) -> None:
+def _add_input(
+    message: pb.NetParameter, name: str, values: Sequence[Value], batch: int | None, known: Mapping[str, Shape]
+) -> None:
     made = message.layer.add(name=name, type="Input", top=[value.name for value in values])
     for value in values:
-        if value.shape is None:
+        shape = known.get(value.name, value.shape)
+        if shape is None:
             raise RebirthError(unknown_shape(value))
-        shape = value.shape if batch is None or not value.shape else (batch, *value.shape[1:])
+        if batch is not None and shape:
+            shape = (batch, *shape[1:])
         made.input_param.shape.add().dim.extend(shape)
 
 

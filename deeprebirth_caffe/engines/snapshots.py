@@ -52,6 +52,11 @@ def check_finite(layers: Iterable[tuple[str, Sequence[Array]]]) -> None:
             )
 
 
+def resume_path(state: Path) -> Path:
+    """The file that the embedded engine leaves beside a solverstate."""
+    return state.with_name(state.name + ".resume")
+
+
 def workspace(prefix: Path) -> Path:
     """A new name, beside the snapshots with this prefix, for a directory to make one in; `held` makes it."""
     return prefix.with_name(f".rebirth-{prefix.name}-{secrets.token_hex(4)}.tmp")

@@ -84,6 +84,16 @@ def stream_hdf5_model(file: BinaryIO, layers: Iterable[Entry], path: str = "weig
     write_hdf5(file, fill, path)
 
 
+def check_writable(names: Iterable[str], path: str) -> None:
+    """Refuses, before any work is done, what could not be written: the names of layers, or there is no h5py.
+
+    Raises:
+        Hdf5Error: see `check_names`; h5py is missing.
+    """
+    _h5py(path)
+    check_names(names, path)
+
+
 def check_names(names: Iterable[str], path: str) -> None:
     """Refuses names of layers that HDF5 cannot hold: a slash makes groups in groups, where Caffe aborts.
 

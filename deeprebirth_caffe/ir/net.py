@@ -66,6 +66,8 @@ class Net:
     def from_source(cls, source: NetSource, weights: Weights | None = None) -> Net:
         """A net whose layers remember their text."""
         layers = [Layer(_copy(layer.message), layer) for layer in source.layers]
+        if not layers and not {"max_iter", "lr_policy", "base_lr"}.isdisjoint(source.unknown):
+            raise NetError(f"{source.name}: this is a solver, not a net; give the net that it names")
         if not layers:
             raise NetError(f"{source.name}: there is no layer in this file; is it a net?")
         for layer in layers:

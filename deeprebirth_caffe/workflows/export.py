@@ -17,6 +17,7 @@ from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.workflows.deploy import strip
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
+from deeprebirth_caffe.workflows.outputs import check_output
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Engine
@@ -58,7 +59,7 @@ def export(options: ExportOptions, engine: Engine | None = None) -> dict[str, An
     Raises:
         RefusedError: a layer has no ONNX form, or the comparison does not hold; nothing is written.
     """
-    _check_place(options.out, options.force)
+    check_output(options.out, options.force, (options.net, options.weights))
     onnx = need("onnx", EXTRA)
     if engine is not None:
         need("onnxruntime", EXTRA)
@@ -85,15 +86,6 @@ def export(options: ExportOptions, engine: Engine | None = None) -> dict[str, An
         "check": checks,
         "notes": [*notes, *made.notes],
     }
-
-
-def _check_place(out: Path, force: bool) -> None:
-    if out.is_dir():
-        raise RebirthError(f"{out}: this is a directory; name the file to write")
-    if out.exists() and not force:
-        raise RebirthError(f"{out}: this file is there already; choose another or add --force")
-    if not out.parent.is_dir():
-        raise RebirthError(f"{out}: there is no directory {out.parent}; make it first")
 
 
 def _opset(wanted: int | None, newest: int) -> int:

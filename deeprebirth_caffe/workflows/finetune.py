@@ -13,6 +13,7 @@ from typing import Any
 from deeprebirth_caffe.engines.base import DivergedError, EngineError, Snapshot
 from deeprebirth_caffe.engines.plan import Plan, read_plan
 from deeprebirth_caffe.errors import RebirthError, UsageError
+from deeprebirth_caffe.formats.hdf5 import check_writable
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.proto import caffe_pb2 as pb
@@ -22,12 +23,12 @@ from deeprebirth_caffe.workflows.learn.listening import Listener, Silence
 from deeprebirth_caffe.workflows.learn.resuming import check_resume
 from deeprebirth_caffe.workflows.learn.runlog import RunLog
 from deeprebirth_caffe.workflows.learn.schedule import Schedule
-from deeprebirth_caffe.workflows.learn.snapshots import check_overwriting, check_room
+from deeprebirth_caffe.workflows.learn.snapshots import check_overwriting, check_room, continues, written_again
 from deeprebirth_caffe.workflows.learn.solver_nets import SolverNets, solver_nets
 from deeprebirth_caffe.workflows.learn.start_weights import StartLedger, check_start, start_files
 from deeprebirth_caffe.workflows.learn.training import Course, Training
-from deeprebirth_caffe.workflows.publish import finite
-from deeprebirth_caffe.workflows.roots import find_root
+from deeprebirth_caffe.workflows.publish import counted, finite
+from deeprebirth_caffe.workflows.roots import check_regular, find_root
 from deeprebirth_caffe.workflows.sources import check_sources, source_layers
 
 NAMED = 8
@@ -117,6 +118,7 @@ def prepare(options: FinetuneOptions, listener: Listener) -> Prepared:
     if options.weights and options.resume:
         raise UsageError("-w and --resume exclude each other: a solverstate names its own weights")
     file = options.solver
+    check_regular(file)
     original = _read(file)
     root = find_root(_net_paths(original), file)
     if root != Path():
@@ -140,8 +142,16 @@ def prepare(options: FinetuneOptions, listener: Listener) -> Prepared:
     if start >= solver.max_iter:
         raise RebirthError(f"{file}: max_iter is {solver.max_iter}: nothing to train; set it, or give --max-iter")
     schedule = Schedule.of(solver, start)
-    if not options.force:
-        check_overwriting(plan, schedule.snapshots(), options.resume)
+    if continues(plan, options.resume):
+        again = written_again(plan, schedule.snapshots())
+        if again:
+            listener.say(
+                f"snapshots after iteration {start} of this run will be written again: {_some([*map(str, again)])}"
+            )
+    elif not options.force:
+        check_overwriting(plan, schedule.snapshots())
+    if plan.hdf5:
+        check_writable([layer.name for layer in nets.train.view.layers], str(file))
     check_room(plan, solver, nets.train.view)
     return Prepared(solver, solver == original, root, weights, ledger, schedule, choice)
 
@@ -211,10 +221,12 @@ def _check_sources(nets: SolverNets, root: Path) -> None:
 
 def _ledger_lines(ledger: StartLedger, weights: Sequence[Path], why: str) -> Iterator[str]:
     if not weights:
-        yield f"no weights given: all {len(ledger.left)} layers start from their fillers"
+        left = len(ledger.left)
+        start = "1 layer starts from its" if left == 1 else f"all {left} layers start from their"
+        yield f"no weights given: {start} fillers"
         return
     names = ", ".join(map(str, weights))
-    yield f"weights {names} ({why}): {len(ledger.loaded)} layers loaded"
+    yield f"weights {names} ({why}): {counted(len(ledger.loaded), 'layer')} loaded"
     if ledger.left:
         yield f"left at their fillers: {_some(ledger.left)}"
     if ledger.unused:
@@ -249,11 +261,13 @@ def _advice(plan: Prepared, options: FinetuneOptions, course: Course) -> str:
 
 def _stopped(options: FinetuneOptions, course: Course) -> str:
     state = course.snapshots[-1].state if course.snapshots else options.resume
-    return f"stopped by {course.signal} after {course.iteration} iterations; go on with: {go_on(options, state)}"
+    done = counted(course.iteration, "iteration")
+    return f"stopped by {course.signal} after {done}; go on with: {go_on(options, state)}"
 
 
 def _summary(options: FinetuneOptions, plan: Prepared, course: Course) -> dict[str, Any]:
     last: Snapshot | None = course.snapshots[-1] if course.snapshots else None
+    tested = course.tests.get(0)
     ledger = plan.ledger
     return {
         "version": 1,
@@ -266,7 +280,8 @@ def _summary(options: FinetuneOptions, plan: Prepared, course: Course) -> dict[s
         "max_iter": plan.schedule.max_iter,
         "stopped": course.signal,
         "loss": course.loss,
-        "test": finite(course.tests[0]) if 0 in course.tests else None,
+        "test": finite(tested.outputs) if tested else None,
+        "test_iteration": tested.iteration if tested else None,
         "snapshots": [str(one.state) for one in course.snapshots],
         "model": str(last.model) if last else None,
         "state": str(last.state) if last else None,

@@ -14,16 +14,19 @@ import numpy as np
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.files import atomic_file
 from deeprebirth_caffe.formats.prototxt import format_message
-from deeprebirth_caffe.ir import View
+from deeprebirth_caffe.ir import Net, View
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.ops.base import by
 from deeprebirth_caffe.workflows.choose import EngineOptions, choose
 from deeprebirth_caffe.workflows.feeding import at_once, picture_input, preprocessing_for, with_zeros
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net
-from deeprebirth_caffe.workflows.pictures import PictureOptions, find_pictures
+from deeprebirth_caffe.workflows.outputs import check_output
+from deeprebirth_caffe.workflows.pictures import PictureOptions, data_layer, find_pictures
 from deeprebirth_caffe.workflows.probe import probe_message
 from deeprebirth_caffe.workflows.publish import finite
 from deeprebirth_caffe.workflows.ranking import find_classifier
+from deeprebirth_caffe.workflows.roots import find_root
+from deeprebirth_caffe.workflows.sources import files_of, source_of
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray
@@ -46,6 +49,7 @@ class ForwardOptions:
     pictures: PictureOptions = field(default_factory=PictureOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,12 @@ class Scores:
     Attributes:
         blob: its name.
         softmax: whether they still have to be made probabilities.
+        sure: whether the net says that they are scores of classes; else they are only what it puts out last.
     """
 
     blob: str
     softmax: bool
+    sure: bool = True
 
 
 def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
@@ -79,6 +85,7 @@ def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
         raise UsageError("--blob and -o belong together: which blob, and the .npz it goes into")
     files = find_pictures(options.images)
     labels = _labels(options.labels)
+    _check_out(options, files)
     net = load_net(options.net, options.weights, options.input_shapes)
     view = net.view("TEST")
     for name in layers_without_weights(net):
@@ -91,6 +98,11 @@ def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
     if choice.reason:
         say(f"engine {choice.engine.name}: {choice.reason}")
     scores = None if options.blobs else _scores(options.net, view)
+    if scores is not None and not (scores.sure or labels):
+        say(
+            f'blob "{scores.blob}" is ranked as it is, for nothing in this net says that it holds scores of classes; '
+            "--blob writes one, --labels names classes"
+        )
     wanted = list(options.blobs) if scores is None else [scores.blob]
     for name in wanted:
         if name not in view.blobs:
@@ -143,6 +155,18 @@ def _labels(path: Path | None) -> list[str]:
         raise RebirthError(f"{path}: cannot read these labels: {error.strerror or error}") from error
 
 
+def _check_out(options: ForwardOptions, files: Sequence[Path]) -> None:
+    if options.out is None:
+        return
+    prepare = options.pictures
+    read = [options.net, options.weights, options.labels, prepare.mean, prepare.transform_from, *files]
+    for path in (options.net, prepare.transform_from):
+        own = None if path is None else data_layer(Net.read(path))
+        if own is not None and path is not None:
+            read += files_of(own, find_root([own.param.transform_param.mean_file, source_of(own)], path))
+    check_output(options.out, options.force, read)
+
+
 def _scores(path: Path, view: View) -> Scores:
     """The last Softmax, else what the last Accuracy or loss reads, else the last output."""
     softmax = [layer for layer in view.layers if layer.type == "Softmax"]
@@ -154,7 +178,7 @@ def _scores(path: Path, view: View) -> Scores:
         return Scores(judged.scores, any(view.ins[layer][0].name == judged.scores for layer in losses))
     if not view.outputs:
         raise RebirthError(f"{path}: it puts nothing out")
-    return Scores(view.outputs[-1].name, False)
+    return Scores(view.outputs[-1].name, False, False)
 
 
 def _probabilities(scores: FloatArray, where: Scores, path: Path) -> FloatArray:

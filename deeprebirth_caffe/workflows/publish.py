@@ -1,4 +1,4 @@
-"""JSON as the commands write it."""
+"""What the commands write: JSON, and numbers of things."""
 
 from __future__ import annotations
 
@@ -25,3 +25,15 @@ def finite(data: Any) -> Any:
     if isinstance(data, (list, tuple)):
         return [finite(value) for value in data]
     return data
+
+
+def counted(number: int, what: str) -> str:
+    """1 layer, 2 layers.
+
+    Args:
+        number: how many.
+        what: of what, as it is called when there is one.
+    """
+    if number == 1:
+        return f"1 {what}"
+    return f"{number} {what}{'es' if what.endswith('ch') else 's'}"

@@ -1,10 +1,12 @@
-"""Where the relative paths inside a solver or a net start."""
+"""Solvers and nets as files: where the relative paths inside them start."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from deeprebirth_caffe.errors import RebirthError
 
 
 def find_root(names: Iterable[str], file: Path) -> Path:
@@ -27,3 +29,13 @@ def find_root(names: Iterable[str], file: Path) -> Path:
         return here
     folder = Path(os.path.abspath(file)).parent  # noqa: PTH100 - without "..", and links as they are
     return next((place for place in (folder, *folder.parents) if (place / name).exists()), here)
+
+
+def check_regular(file: Path) -> None:
+    """Refuses a pipe where a file is read more than once.
+
+    Raises:
+        RebirthError: it is one, or something else that is no regular file.
+    """
+    if not file.is_file():
+        raise RebirthError(f"{file}: this is a pipe or a device, and it is read more than once; save it as a file")

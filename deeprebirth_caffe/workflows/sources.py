@@ -28,6 +28,17 @@ def source_of(layer: Layer) -> str:
     return str(getattr(layer.param, _FIELDS[layer.type]).source)
 
 
+def files_of(layer: Layer, root: Path) -> list[Path]:
+    """The files and databases that a layer's own text names: its source, its mean."""
+    names = [layer.param.transform_param.mean_file]
+    if layer.type in _FIELDS:
+        names.append(source_of(layer))
+    files = [root / name for name in names if name]
+    if layer.type == "HDF5Data" and files[-1:] and files[-1].is_file():
+        files += [root / name for name in _lines(files[-1])]
+    return files
+
+
 def batch_of(layer: Layer) -> int:
     """How many records it takes at a time."""
     return int(getattr(layer.param, _FIELDS[layer.type]).batch_size)

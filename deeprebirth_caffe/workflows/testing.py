@@ -17,13 +17,15 @@ from deeprebirth_caffe.ir import Layer, Net, View, Weights
 from deeprebirth_caffe.workflows.choose import EngineOptions, choose
 from deeprebirth_caffe.workflows.labels import check_labels
 from deeprebirth_caffe.workflows.load import check_weights, layers_without_weights
-from deeprebirth_caffe.workflows.publish import finite
+from deeprebirth_caffe.workflows.outputs import check_output
+from deeprebirth_caffe.workflows.publish import counted, finite
 from deeprebirth_caffe.workflows.ranking import Ranking, find_classifier
-from deeprebirth_caffe.workflows.roots import find_root
+from deeprebirth_caffe.workflows.roots import check_regular, find_root
 from deeprebirth_caffe.workflows.sources import (
     batch_of,
     check_sources,
     count_records,
+    files_of,
     keys_known,
     read_keys,
     read_shapes,
@@ -47,6 +49,7 @@ class TestOptions:
 
     Attributes:
         iterations: how many batches; 0: each record once.
+        force: replace the file for `per_image` if it is there.
     """
 
     __test__ = False  # no test of pytest's, whatever its name
@@ -58,6 +61,7 @@ class TestOptions:
     per_image: Path | None = None
     stages: Sequence[str] = ()
     level: int = 0
+    force: bool = False
 
 
 def test(options: TestOptions, say: Say, show: Show) -> dict[str, Any]:
@@ -74,6 +78,7 @@ def test(options: TestOptions, say: Say, show: Show) -> dict[str, Any]:
     Raises:
         RebirthError: something is missing or does not fit.
     """
+    check_regular(options.net)
     net = Net.read(options.net)
     root = find_root([source_of(layer) for layer in net.layers if layer in _sources(net)], options.net)
     if root != Path():
@@ -85,6 +90,9 @@ def test(options: TestOptions, say: Say, show: Show) -> dict[str, Any]:
         raise RebirthError(
             f"{options.net}: --per-image needs an Accuracy or a loss over classes, and it has none in TEST"
         )
+    if options.per_image is not None:
+        read = (path for layer in view.layers for path in files_of(layer, root))
+        check_output(options.per_image, options.force, (options.net, options.weights, *read))
     _check(options, net, view, root)
     for name in layers_without_weights(net):
         say(f"{options.weights}: holds nothing for {name}, which runs with what its filler makes")
@@ -153,11 +161,13 @@ def _iterations(options: TestOptions, source: Layer | None, records: int | None,
     batch = batch_of(source)
     iterations = options.iterations or -(-records // batch)
     if options.iterations and iterations * batch != records:
-        say(f"{iterations} batches of {batch} are {iterations * batch} records, and {source_of(source)} has {records}")
+        taken = f"{counted(iterations, 'batch')} of {batch} {'is' if iterations == 1 else 'are'}"
+        say(f"{taken} {counted(iterations * batch, 'record')}, and {source_of(source)} has {records}")
     elif iterations * batch != records:
+        twice = iterations * batch - records
         say(
-            f"the last batch begins {source_of(source)} anew: {iterations * batch - records} records count twice in "
-            "the means of the outputs, and once in top1 and top5"
+            f"the last batch begins {source_of(source)} anew: {counted(twice, 'record')} "
+            f"{'counts' if twice == 1 else 'count'} twice in the means of the outputs, and once in top1 and top5"
         )
     return iterations
 

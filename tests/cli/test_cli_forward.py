@@ -54,7 +54,7 @@ def run(cli: Cli, *more: object, net: str = "net", engine: str = "torch") -> Any
 
 def blob(cli: Cli, name: str, *more: object, net: str = "deploy") -> np.ndarray:
     """A blob of all pictures asked for."""
-    result = run(cli, "--blob", name, "-o", "out.npz", "--json", *more, net=net)
+    result = run(cli, "--blob", name, "-o", "out.npz", "--force", "--json", *more, net=net)
     assert result.code == 0, result.err
     jsondocs.check(result.data, "forward")
     with np.load("out.npz") as file:
@@ -98,6 +98,39 @@ def test_a_deploy_net_says_that_it_knows_no_mean(cli: Cli) -> None:
     assert result.code == 0, result.err
     assert result.err.startswith("pictures: blue, green, red; resized to 6x6 (was it trained so? see --mean-value")
     assert result.out.splitlines()[0] == "pics/color.jpg"
+
+
+def test_a_blob_takes_no_files_place(cli: Cli) -> None:
+    mean = np.zeros((1, 3, 6, 6), np.float32)
+    Path("mean.binaryproto").write_bytes(b"".join(bytes(piece) for piece in encode_blob(mean)[1]))
+    Path("out.npz").write_text("mine", encoding="utf-8")
+    arguments = ("pics/color.jpg", "--blob", "prob", "--labels", "net.prototxt", "--mean", "mean.binaryproto")
+    arguments += ("--transform-from", "net.prototxt")
+
+    def write(name: str, *more: str) -> Any:
+        return run(cli, *arguments, "-o", name, *more, net="deploy")
+
+    assert complaint(write("out.npz"), 1) == "out.npz: this file is there already; choose another or add --force"
+    names = ("deploy.prototxt", "deploy.caffemodel", "pics/color.jpg", "net.prototxt", "mean.binaryproto")
+    for name in names:
+        for more in ((), ("--force",)):
+            before = Path(name).read_bytes()
+            assert complaint(write(name, *more), 1) == f"{name}: this command reads {name}; write to another file"
+            assert Path(name).read_bytes() == before
+    assert write("out.npz", "--force").code == 0
+    with np.load("out.npz") as file:
+        assert file["prob"].shape[0] == 1
+
+
+def test_what_need_not_be_classes_is_said(cli: Cli) -> None:
+    text = DEPLOY[: DEPLOY.index('layer { name: "prob"')]
+    Path("deploy.prototxt").write_text(text, encoding="utf-8")
+    Path("names.txt").write_text("a\nb\nc\nd\ne\n", encoding="utf-8")
+    said = 'blob "a/conv" is ranked as it is, for nothing in this net says that it holds scores of classes; '
+    assert said in run(cli, "pics/color.jpg", net="deploy").err
+    assert "ranked" not in run(cli, "pics/color.jpg", "--labels", "names.txt", net="deploy").err
+    assert "ranked" not in run(cli, "pics/color.jpg", "--blob", "a/conv", "-o", "f.npz", net="deploy").err
+    assert "ranked" not in run(cli, "pics/0.png").err
 
 
 def test_mean_scale_resize_and_crop(cli: Cli) -> None:

@@ -84,8 +84,31 @@ def test_per_image_is_the_same_in_both_engines(cli: Cli) -> None:
     assert sum(one["top1"] == "1" for one in mine) / 20 == result.data["top1"]
 
 
+def test_a_table_takes_no_files_place(cli: Cli) -> None:
+    Path("f.csv").write_text("mine", encoding="utf-8")
+    said = complaint(run(cli, "--per-image", "f.csv"), 1)
+    assert said == "f.csv: this file is there already; choose another or add --force"
+    Path("link").symlink_to("net.prototxt")
+    for name in (WEIGHTS, "net.prototxt", "link", "test_lmdb/data.mdb", "test_lmdb/new"):
+        for more in ((), ("--force",)):
+            before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+            assert re.match(
+                rf"{name}: this command reads .*; write to", complaint(run(cli, "--per-image", name, *more), 1)
+            )
+            assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+    assert run(cli, "--per-image", "f.csv", "--iterations", 1, "--force").code == 0
+    assert len(rows("f.csv")) == 8
+
+
+def test_a_solver_for_a_net(cli: Cli) -> None:
+    said = "solver.prototxt: this is a solver, not a net; give the net that it names"
+    assert complaint(cli("test", "solver.prototxt", "-w", WEIGHTS), 1) == said
+
+
 def test_it_says_what_counts_twice(cli: Cli) -> None:
     assert "50 batches of 8 are 400 records, and test_lmdb has 20" in run(cli).err.splitlines()
+    assert "1 batch of 8 is 8 records, and test_lmdb has 20" in run(cli, "--iterations", 1).err.splitlines()
+    assert run(cli, "--iterations", 1).out.splitlines()[-1] == "torch: 1 batch"
     said = run(cli, "--iterations", "all").err
     assert "the last batch begins test_lmdb anew: 4 records count twice in the means of the outputs" in said
 

@@ -220,7 +220,7 @@ def test_training(caffe: CaffeWorker, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('layer { name: "a" type: "Foo" top: "a" }', "Unknown layer type: Foo (layer_factory"),
+        ('layer { name: "a" type: "Foo" top: "a" }', 'layer "a" has type Foo, which this Caffe does not have'),
         ('layer { name: "a" type: "ReLU" bottom: "b" top: "a" }', "Unknown bottom blob 'b'"),
         ('layer { name: "a" type: }', "1:25: Expected string"),
     ],

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -632,6 +633,12 @@ def plain_digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("digits")
     data_digits(folder / "digits")
     yield folder / "digits"
+
+
+def test_digits_without_scikit_learn(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(RebirthError, match=r"^making the digits needs scikit-learn: pip install "):
+        data_digits(here / "out")
 
 
 def test_digits(plain_digits: Path, here: Path) -> None:

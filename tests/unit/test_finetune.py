@@ -15,14 +15,16 @@ import pytest
 from deeprebirth_caffe.cli.progress import Bar, accuracy_name, clock, spell_score
 from deeprebirth_caffe.engines.base import EngineError, Snapshot, Step
 from deeprebirth_caffe.engines.caffe import saving
+from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.engines.plan import read_plan
 from deeprebirth_caffe.engines.snapshots import snapshot_room
 from deeprebirth_caffe.errors import RebirthError, UsageError
-from deeprebirth_caffe.ir import Net
-from deeprebirth_caffe.workflows.choose import EngineOptions, choose
+from deeprebirth_caffe.ir import Net, NetState, View
+from deeprebirth_caffe.workflows.choose import EngineOptions, choose, predict
 from deeprebirth_caffe.workflows.finetune import FinetuneOptions, go_on
 from deeprebirth_caffe.workflows.labels import judge_of
+from deeprebirth_caffe.workflows.learn.pace import Pace
 from deeprebirth_caffe.workflows.learn.schedule import Schedule
 from deeprebirth_caffe.workflows.learn.snapshots import check_room
 from deeprebirth_caffe.workflows.learn.solver_nets import solver_nets
@@ -122,16 +124,84 @@ def test_no_engine_at_all(no_torch: None) -> None:
         choose(EngineOptions(caffe="nowhere"), views())
 
 
-def test_auto_with_torch(caffe_here: None) -> None:
+def convolutions(count: int, size: int, phase: str = "TEST") -> Any:
+    """Of a net of 3x3 convolutions of 16 channels."""
+    text = f'input: "0" input_shape {{ dim: 1 dim: 16 dim: {size} dim: {size} }}\n'
+    for number in range(count):
+        text += (
+            f'layer {{ name: "c{number}" type: "Convolution" bottom: "{number}" top: "{number + 1}" '
+            "convolution_param { num_output: 16 kernel_size: 3 pad: 1 } }\n"
+        )
+    net = Net.parse(text)
+    return [View(NetState(phase), net.header, net.layers, net.data)]
+
+
+def test_auto_predicts_the_faster_engine(caffe_here: None) -> None:
     pytest.importorskip("torch")
-    choice = choose(EngineOptions(), views())
-    assert choice.engine.name == "torch" and choice.reason
-    assert choose(EngineOptions("torch"), views()).reason == ""
+    small = choose(EngineOptions(), convolutions(1, 4))
+    assert small.engine.name == "caffe"
+    assert small.reason == "predicted faster on a net this small: 37 k multiply-adds an iteration, 1 layer"
+    large = choose(EngineOptions(), convolutions(3, 128))
+    assert large.engine.name == "torch"
+    assert large.reason == "predicted faster: 113 M multiply-adds an iteration, 3 layers"
+    assert choose(EngineOptions("torch"), convolutions(1, 4)).reason == ""
+    assert choose(EngineOptions("caffe"), convolutions(3, 128)).reason == ""
+    # Training is three passes; which engine is faster does not depend on that.
+    assert predict(convolutions(3, 128, "TRAIN")) == (True, large.reason.replace("113 M", "340 M"))
+    # What is spent on each layer is Caffe's advantage, what a layer computes PyTorch's.
+    sides = [predict(convolutions(8, size))[0] for size in (8, 16, 32, 64, 128)]
+    assert sides == sorted(sides) and sides[0] is False and sides[-1] is True
+
+
+def test_auto_where_the_size_is_not_known(caffe_here: None) -> None:
+    pytest.importorskip("torch")
+    net = Net.parse(
+        'layer { name: "d" type: "Data" top: "d" data_param { source: "nowhere" batch_size: 2 } }'
+        'layer { name: "r" type: "ReLU" bottom: "d" top: "r" }'
+    )
+    choice = choose(EngineOptions(), [net.view("TEST")])
+    assert choice.engine.name == "torch" and "how much this one computes is not known" in choice.reason
+
+
+def test_auto_with_what_torch_alone_has(caffe_here: None) -> None:
+    pytest.importorskip("torch")
+    choice = choose(EngineOptions(precision="bf16"), convolutions(1, 4))
+    assert (choice.engine.name, choice.reason) == ("torch", "the one that has --precision bf16")
+
+
+def test_auto_on_a_gpu(caffe_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    choice = choose(EngineOptions(device="cuda"), convolutions(1, 4))
+    assert (choice.engine.name, choice.reason) == ("torch", "the one that has --device cuda")
+
+
+def test_auto_without_caffe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    for name in ("REBIRTH_CAFFE_PREFIX", "PATH"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.delenv("REBIRTH_CAFFE", raising=False)
+    choice = choose(EngineOptions(), convolutions(1, 4))
+    assert choice.engine.name == "torch"
+    assert choice.reason == "Caffe, predicted faster on a net this small, is not installed"
+    with pytest.raises(EngineError, match=r"--caffe: .*nowhere does not exist"):
+        choose(EngineOptions(caffe="nowhere"), convolutions(1, 4))
+
+
+def test_auto_with_layers_that_torch_does_not_run(caffe_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
     choice = choose(EngineOptions(), views("Python"))
-    assert (choice.engine.name, choice.reason) == ("caffe", 'it does not run layer "x" of type Python')
-    assert choose(EngineOptions(), views("Whatever")).engine.name == "caffe"
-    with pytest.raises(EngineError, match='does not run layer "x" of type Python'):
+    assert choice.engine.name == "caffe"
+    assert choice.reason == 'the embedded engine does not run layer "x" of type Python'
+    with pytest.raises(EngineError, match='embedded engine cannot be used: it does not run layer "x" of type Python'):
         choose(EngineOptions(precision="bf16"), views("Python"))
+    # Of a type that only forks have, the Caffe at hand is asked: it may be that fork.
+    monkeypatch.setattr(CaffeEngine, "describe", lambda self: {"layer_types": ["ReLU", "Whatever"]})
+    assert choose(EngineOptions(), views("Whatever")).engine.name == "caffe"
+    monkeypatch.setattr(CaffeEngine, "describe", lambda self: {"layer_types": ["ReLU"]})
+    both = 'neither the embedded one nor this Caffe knows layer "x" of type Whatever; rebirth doctor .*--portable'
+    with pytest.raises(EngineError, match=both):
+        choose(EngineOptions(), views("Whatever"))
 
 
 def test_options_of_the_other_engine(caffe_here: None) -> None:
@@ -251,6 +321,7 @@ def test_the_bar_shows_what_people_wait_for() -> None:
     screen = io.StringIO()
     bar = Bar(Console(file=screen, force_terminal=True, width=120, markup=False, highlight=False))
     bar.begin(0, 30)
+    bar.stepped(Step(0, 0.01, 2.0, {}, 8, 0.1), 2.5, True, None)
     bar.testing(0, 0)
     bar.tested(0, 0, {"accuracy": 0.25, "loss": 1.5})
     bar.stepped(Step(0, 0.01, 2.0, {}, 8, 0.1), 2.5, True, 65.4)
@@ -258,8 +329,33 @@ def test_the_bar_shows_what_people_wait_for() -> None:
     bar.end()
     text = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", screen.getvalue())
     assert "iteration 0, test: accuracy 0.25, loss 1.5" in text
-    assert "1/30 1:05 left, loss 2.5, lr 0.01, 80.0 images/s, accuracy 0.2500" in text
+    assert "1/30 loss 2.5, test accuracy 0.2500, 1:05 left, lr 0.01, 80.0 images/s" in text
     assert "saved a/x_iter_1.caffemodel and x_iter_1.solverstate" in text
+
+
+def test_the_count_is_whole_on_a_narrow_terminal() -> None:
+    from rich.console import Console
+
+    screen = io.StringIO()
+    bar = Bar(Console(file=screen, force_terminal=True, width=80, markup=False, highlight=False))
+    bar.begin(0, 450_000)
+    bar.tested(0, 0, {"loss3/accuracy": 0.25})
+    bar.stepped(Step(123_455, 0.0123456, 2.0, {}, 8, 0.1), 2.51234, True, 36_000.0)
+    bar.end()
+    text = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", screen.getvalue())
+    rows = [line.rstrip() for line in re.split(r"[\r\n]+", text) if "/450000" in line]
+    assert all(re.search(r" 0/450000( (testing|test loss3/accuracy 0.2500)|$)", row) for row in rows[:-1])
+    assert "123456/450000 loss 2.51234, test loss3/accuracy 0.2500, 10:0" in rows[-1] and rows[-1].endswith("…")
+    assert max(map(len, rows)) <= 80
+
+
+def test_the_time_left_is_that_of_recent_iterations() -> None:
+    pace = Pace()
+    found = []
+    for seconds in (1000.0, 2.0, 2.0, 2.0, *[4.0] * 50):
+        pace.add(seconds)
+        found.append(pace.left(10))
+    assert found[:4] == [None, None, None, 20.0] and found[4] == 25.0 and found[-1] == 40.0
 
 
 def test_a_bar_that_never_began_ends_quietly() -> None:

@@ -53,6 +53,13 @@ def test_every_iteration_is_a_line_of_the_log(tmp_path: Path) -> None:
     assert seen.ended == 1
 
 
+def test_the_time_left_and_the_iteration_of_the_last_test() -> None:
+    seen = Notebook()
+    course = Training(FakeTrainer(), Schedule(0, 7, test_interval=3), seen).run()
+    assert seen.left == [None, None, None, 1.5, 1.0, 0.5, 0.0]  # half a second an iteration, whatever came between
+    assert course.tests[0].iteration == 6 and course.tests[0].outputs["accuracy"] == 0.5
+
+
 def test_the_last_test_is_in_the_last_line(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     log = RunLog(path)

@@ -7,8 +7,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deeprebirth_caffe.engines.base import EngineError, NetTiming, TrainResult
+from deeprebirth_caffe.engines.base import NetTiming, TrainResult
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall, find_caffe
+from deeprebirth_caffe.engines.feeding import by_name, forward_once, need_files
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Array, FloatArray, Forward, Trainer
@@ -73,12 +74,13 @@ class CaffeEngine:
     @contextmanager
     def loaded(self, net: Path | str, weights: Path | str | None, *, root: Path | str = ".") -> Iterator[Forward]:
         """Loads a net in phase TEST, to run it many times; see `Engine.loaded`."""
+        need_files(net, weights)
         with self.session() as worker:
             loaded = worker.load(net, weights=weights, cwd=root)
             shapes = dict(loaded.blobs)
 
             def run(inputs: Array | Mapping[str, Array], blobs: Sequence[str] | None = None) -> dict[str, FloatArray]:
-                given = inputs if isinstance(inputs, Mapping) else self._first(loaded.inputs, net, inputs)
+                given = by_name(inputs, loaded.inputs, net)
                 new = {
                     name: array.shape
                     for name, array in given.items()
@@ -95,27 +97,13 @@ class CaffeEngine:
 
     def forward(
         self,
-        net: Path | str,
-        weights: Path | str | None,
-        inputs: Array | Mapping[str, Array],
+        net_path: Path | str,
+        weights_path: Path | str | None,
+        input_array: Array | Mapping[str, Array],
         blobs: Sequence[str] | None = None,
     ) -> dict[str, FloatArray]:
-        """Runs a net forward in phase TEST, once.
-
-        Args:
-            net: A prototxt with Input layers; its input shapes follow the arrays given.
-            weights: A caffemodel, or None.
-            inputs: Arrays by blob name; a lone array goes to the first input.
-            blobs: Which to give back; None: all.
-        """
-        with self.loaded(net, weights) as run:
-            return run(inputs, blobs)
-
-    @staticmethod
-    def _first(names: Sequence[str], net: Path | str, array: Array) -> dict[str, Array]:
-        if not names:
-            raise EngineError(f"{net} has no input: give it an Input layer")
-        return {names[0]: array}
+        """Runs a net forward in phase TEST, once; see `Engine.forward`."""
+        return forward_once(self, net_path, weights_path, input_array, blobs)
 
     def train(self, solver: Path | str, iterations: int, weights: Path | str | None = None) -> TrainResult:
         """Trains with Caffe's own solver; CaffeWorker.train can do more."""
@@ -153,6 +141,7 @@ class CaffeEngine:
         from deeprebirth_caffe.ir import Net
         from deeprebirth_caffe.ir.state import NetState
 
+        need_files(net, weights)
         # Their paths start in `root` as long as it runs, and no other net's may.
         with self._worker() as worker:
             path, model = Path(net).absolute(), None if weights is None else Path(weights).absolute()

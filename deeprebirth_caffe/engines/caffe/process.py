@@ -338,10 +338,32 @@ def _fatal_lines(text: str) -> Iterator[str]:
             yield f"{text} ({match.group(1)})"
 
 
+def _foreign(parse: list[str], fatal: list[str], text: str) -> str:
+    """What to say of a net with what this Caffe does not know, as nets of forks have; empty where that is not it."""
+    if not fatal:
+        return ""
+    what = ""
+    kind = re.search(r"Unknown layer type: (\S+)", fatal[-1])
+    field = re.search(r'(\d+):\d+: Message type "caffe\.(\w+)" has no field named "(\w+)"', parse[-1] if parse else "")
+    file = re.search(r"Failed to parse \w+ file: (.*) \(", fatal[-1])
+    if kind:
+        made = re.findall(r"\] Creating layer (.*)", text)
+        what = f'layer "{made[-1] if made else "?"}" has type {kind.group(1)}, which this Caffe does not have'
+    elif field and file:
+        line, message, name = field.groups()
+        what = f'{file.group(1)}:{line}: this Caffe knows no field "{name}" ({message})'
+    if not what:
+        return ""
+    return f"{what}; rebirth doctor NET says whose it is, and rebirth convert NET --portable may help (docs/forks.md)"
+
+
 def _cause(status: int, text: str) -> str:
     """What the log and the exit status say, in one line."""
     parse = re.findall(r"\[libprotobuf ERROR [^\]]*\] (.*)", text)
     fatal = list(_fatal_lines(text))
+    foreign = _foreign(parse, fatal, text)
+    if foreign:
+        return _short(foreign)
     if fatal:
         # A CHECK on a file that protobuf could not read: protobuf's own line has the place.
         where = f"{parse[-1]} - " if parse and "Failed to parse" in fatal[-1] else ""

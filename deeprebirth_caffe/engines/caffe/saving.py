@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from deeprebirth_caffe.engines.base import Snapshot
 from deeprebirth_caffe.engines.plan import Plan
-from deeprebirth_caffe.engines.snapshots import check_finite, held, snapshot_room
+from deeprebirth_caffe.engines.snapshots import check_finite, held, resume_path, snapshot_room
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats import hdf5
 from deeprebirth_caffe.formats.caffemodel import read_caffemodel
@@ -70,6 +70,8 @@ def save(plan: Plan, iteration: int, layers: Layers, work: Path, write: Callable
             # The state comes last: it names the weights, so where it is, both are.
             made.replace(model)
             renamed.replace(state)
+            # Of another run, or of this one before it went on: it says where the data were then.
+            resume_path(state).unlink(missing_ok=True)
             _synchronise(model.parent)
     except OSError as error:
         raise RebirthError(f"{model}: cannot write it: {error.strerror or error}") from error

@@ -159,7 +159,7 @@ def open_trainer(
             trainer.note(text)
         if plan.hdf5:
             # Caffe would abort when it saves, with all that was learned.
-            hdf5.check_names([name for name, _ in opened["layers"]], str(plan.path))
+            hdf5.check_writable([name for name, _ in opened["layers"]], str(plan.path))
         if found is not None:
             trainer.resumed(found)
         yield trainer

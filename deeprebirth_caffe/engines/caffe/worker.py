@@ -9,8 +9,10 @@ arrays that the header lists, one after the other. Requests are {"op", "kw", "ar
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import os
+import re
 import select
 import struct
 import sys
@@ -39,6 +41,10 @@ Answer = tuple[dict[str, Any], Arrays]
 # Imported at the end of the file, where their absence can be told to the client.
 np: Any = None
 caffe: Any = None
+_users: list[str] = []
+"""The user's PYTHONPATH."""
+_starts: list[str] = []
+"""Where the paths of nets started, the last first: Python layers may lie there."""
 
 
 class WorkerError(Exception):
@@ -220,6 +226,7 @@ def _import_from(cwd: str) -> None:
     """Has modules of Python layers looked for in a directory, as where Caffe is started with PYTHONPATH=. in it."""
     if cwd not in sys.path:
         sys.path.insert(0, cwd)
+        _starts.insert(0, cwd)
 
 
 @contextmanager
@@ -247,6 +254,41 @@ def _log_since(position: int) -> str:
         return os.pread(2, size - start, start).decode("utf-8", "replace")
     except (OSError, TypeError, ValueError):
         return ""
+
+
+def _text(error: Exception, log: str) -> str:
+    """What went wrong inside Caffe; where that was as it made a Python layer, of which layer.
+
+    Args:
+        error: what arrived here.
+        log: what was printed meanwhile. Caffe logs the net first, then each layer's name as it makes it.
+    """
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SystemError):
+        # Boost has printed what really happened, and lost it.
+        lines = [line for line in log.splitlines() if line.strip() and not line.startswith("SystemError")]
+        text = lines[-1] if lines else text
+    start = log.rfind("] Creating layer ")
+    if start < 0 or "Network initialization done" in log[start:]:
+        return text
+    name = log[start:].split("] Creating layer ", 1)[1].splitlines()[0]
+    block = re.search(
+        rf'\n  name: "{re.escape(name)}"\n(?:  .*\n)*?  python_param \{{\n    module: "(.*)"\n    layer: "(.*)"', log
+    )
+    if block is None:
+        return text
+    module, kind = block.groups()
+    try:
+        found = importlib.import_module(module)
+    except Exception as reason:
+        where = ", ".join([*_starts, *_users]) or "Python's own directories"
+        return (
+            f"layer {name!r}: its Python module {module!r} cannot be imported ({type(reason).__name__}: {reason}); "
+            f"looked for in {where}; put it there or name its directory in PYTHONPATH"
+        )
+    if not hasattr(found, kind):
+        return f"layer {name!r}: its Python module {module!r} ({found.__file__}) has no class {kind!r}; correct either"
+    return f"layer {name!r} ({module}.{kind} in {found.__file__}): {text}"
 
 
 def _need_file(path: str | None, what: str) -> None:
@@ -743,10 +785,7 @@ def main() -> None:
                 raise WorkerError(f"no operation {op!r}")
             result, answer = function([(tuple(n) if isinstance(n, list) else n, a) for n, a in arrays], **kw)
         except Exception as error:  # pycaffe raises RuntimeError, Boost its own; the caller is told which
-            text = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
-            if isinstance(error, SystemError):
-                # A Python layer failed while it was set up; Boost has printed why and lost it.
-                text = next((line for line in reversed(_log_since(position).splitlines()) if line.strip()), text)
+            text = str(error) if isinstance(error, WorkerError) else _text(error, _log_since(position))
             _send({"ok": False, "error": " ".join(text.split())})
             continue
         _send({"ok": True, "result": result}, answer)

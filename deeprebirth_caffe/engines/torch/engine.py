@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeprebirth_caffe.engines.base import EngineError, NetTiming, TrainResult
+from deeprebirth_caffe.engines.feeding import by_name, forward_once, need_files
 from deeprebirth_caffe.ir import Net, NetState, Weights
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class TorchEngine:
         """Builds a net from files; see `TorchNet`."""
         from deeprebirth_caffe.engines.torch.net import TorchNet
 
+        need_files(net, weights)
         file = Net.read(net)
         built = TorchNet(
             file,
@@ -123,12 +125,7 @@ class TorchEngine:
         built = self.load(net, weights, root=root)
 
         def run(inputs: Array | Mapping[str, Array], blobs: Sequence[str] | None = None) -> dict[str, FloatArray]:
-            if isinstance(inputs, Mapping):
-                given = dict(inputs)
-            elif built.inputs:
-                given = {built.inputs[0]: inputs}
-            else:
-                raise EngineError(f"{net} has no input: give it an Input layer")
+            given = by_name(inputs, built.inputs, net)
             with torch.no_grad():
                 found = built.forward(given, built.blobs if blobs is None else blobs)
             return {name: _array(tensor) for name, tensor in found.items()}
@@ -137,21 +134,13 @@ class TorchEngine:
 
     def forward(
         self,
-        net: Path | str,
-        weights: Path | str | None,
-        inputs: Array | Mapping[str, Array],
+        net_path: Path | str,
+        weights_path: Path | str | None,
+        input_array: Array | Mapping[str, Array],
         blobs: Sequence[str] | None = None,
     ) -> dict[str, FloatArray]:
-        """Runs a net forward in phase TEST, once.
-
-        Args:
-            net: A prototxt with Input layers; its input shapes follow the arrays given.
-            weights: A caffemodel, or None.
-            inputs: Arrays by blob name; a lone array goes to the first input.
-            blobs: Which to give back; None: all.
-        """
-        with self.loaded(net, weights) as run:
-            return run(inputs, blobs)
+        """Runs a net forward in phase TEST, once; see `Engine.forward`."""
+        return forward_once(self, net_path, weights_path, input_array, blobs)
 
     def batches(
         self,

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprebirth_caffe.engines.base import Snapshot
-from deeprebirth_caffe.engines.snapshots import check_finite
+from deeprebirth_caffe.engines.snapshots import check_finite, resume_path
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats import files, hdf5
 from deeprebirth_caffe.formats.caffemodel import read_caffemodel, stream_caffemodel
@@ -49,11 +49,6 @@ class Resume:
     seed: int
     train: dict[str, Any]
     tests: list[dict[str, Any]]
-
-
-def resume_path(state: Path) -> Path:
-    """The file beside a solverstate."""
-    return state.with_name(state.name + ".resume")
 
 
 def write_snapshot(

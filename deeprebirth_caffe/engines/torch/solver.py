@@ -28,10 +28,10 @@ from deeprebirth_caffe.engines.policy import learning_rate
 from deeprebirth_caffe.engines.snapshots import remove_leftovers
 from deeprebirth_caffe.engines.torch.net import TorchNet
 from deeprebirth_caffe.engines.torch.snapshots import Resume, read_resume, write_snapshot
-from deeprebirth_caffe.engines.torch.updates import Updater, check_rule
+from deeprebirth_caffe.engines.torch.updates import Updater
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import matches_shape
-from deeprebirth_caffe.formats.hdf5 import check_names
+from deeprebirth_caffe.formats.hdf5 import check_writable
 from deeprebirth_caffe.formats.solverstate import SolverState, read_solverstate
 from deeprebirth_caffe.ir import Weights
 
@@ -278,10 +278,6 @@ def open_trainer(
         RebirthError: a file cannot be read, or the solver, its nets and the weights do not fit each other.
     """
     plan = read_plan(solver, root)
-    try:
-        check_rule(plan.param)
-    except RebirthError as error:
-        raise RebirthError(f"{plan.path}: {error}") from error
     check_prefix(plan)
     remove_leftovers(plan.root / plan.prefix)
     saved = read_saved(Path(resume), plan.root) if resume is not None else None
@@ -305,7 +301,7 @@ def open_trainer(
 
         net = build(plan.train, 0)
         if plan.hdf5:
-            check_names([layer.name for layer in net.view.layers], str(plan.path))
+            check_writable([layer.name for layer in net.view.layers], str(plan.path))
         tests = [build(planned, number, net) for number, planned in enumerate(plan.tests, 1)]
         trainer = TorchTrainer(plan, net, tests, data_seed)
         if plan.param.snapshot_diff:

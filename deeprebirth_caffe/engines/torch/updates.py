@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.engines.policy import check_rule
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 Tensors = list[torch.Tensor]
@@ -23,24 +23,6 @@ class Parameter(Protocol):
     def lr_mult(self) -> float: ...
     @property
     def decay_mult(self) -> float: ...
-
-
-def check_rule(param: pb.SolverParameter) -> None:
-    """Refuses a solver whose type or numbers Caffe refuses too.
-
-    Raises:
-        RebirthError: which of them, and why.
-    """
-    if param.type not in _RULES:
-        raise RebirthError(f'unknown solver type "{param.type}"; there is {", ".join(sorted(_RULES))}')
-    if param.type in ("AdaGrad", "RMSProp") and param.momentum:
-        raise RebirthError(f"solver type {param.type} takes no momentum; remove it (it is {param.momentum:g})")
-    if param.type == "RMSProp" and not 0 <= param.rms_decay < 1:
-        raise RebirthError(f"rms_decay must be at least 0 and below 1; it is {param.rms_decay:g}")
-    if param.weight_decay and param.regularization_type not in ("L1", "L2"):
-        raise RebirthError(f'unknown regularization_type "{param.regularization_type}"; there is L1 and L2')
-    if param.iter_size < 1:
-        raise RebirthError(f"iter_size must be at least 1; it is {param.iter_size}")
 
 
 class Updater:

@@ -27,14 +27,14 @@ class Listener(Protocol):
         """A test net has run with the weights after so many iterations."""
         ...
 
-    def stepped(self, step: Step, loss: float, show: bool, left: float) -> None:
+    def stepped(self, step: Step, loss: float, show: bool, left: float | None) -> None:
         """An iteration is done.
 
         Args:
             step: which, and what came out.
             loss: the mean of the last `average_loss` losses.
             show: whether Caffe would print it.
-            left: seconds until the end, as it looks now.
+            left: seconds until the end, as it looks now, without tests and snapshots; None: nobody can tell yet.
         """
         ...
 
@@ -62,7 +62,7 @@ class Silence:
     def tested(self, iteration: int, index: int, scores: Mapping[str, Score]) -> None:
         """Nothing."""
 
-    def stepped(self, step: Step, loss: float, show: bool, left: float) -> None:
+    def stepped(self, step: Step, loss: float, show: bool, left: float | None) -> None:
         """Nothing."""
 
     def saved(self, snapshot: Snapshot) -> None:

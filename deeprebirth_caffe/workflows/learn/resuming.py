@@ -15,6 +15,7 @@ from deeprebirth_caffe.ops.base import by
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.workflows.learn.solver_nets import SolverNet
 from deeprebirth_caffe.workflows.load import check_weights
+from deeprebirth_caffe.workflows.publish import counted
 
 
 def check_resume(path: Path, solver: pb.SolverParameter, train: SolverNet, root: Path) -> int:
@@ -35,7 +36,8 @@ def check_resume(path: Path, solver: pb.SolverParameter, train: SolverNet, root:
     state = read_solverstate(path)
     if state.iteration >= solver.max_iter:
         raise RebirthError(
-            f"{path}: {state.iteration} iterations are done, and max_iter is {solver.max_iter}; raise it (--max-iter)"
+            f"{path}: {counted(state.iteration, 'iteration')} done, and max_iter is {solver.max_iter}; raise it "
+            "(--max-iter)"
         )
     _check_history(path, state, solver.type or "SGD", train.view)
     model = find_model(state.learned_net, path, root)

@@ -16,20 +16,28 @@ from deeprebirth_caffe.ops import count
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
-def check_overwriting(plan: Plan, iterations: Sequence[int], resume: Path | None) -> None:
-    """Refuses to write over an older run's snapshots; a run that goes on may write its own anew.
+def continues(plan: Plan, resume: Path | None) -> bool:
+    """Whether a run goes on from a snapshot of its own: one with its prefix."""
+    prefix = os.path.realpath(plan.root / plan.prefix)
+    return resume is not None and os.path.realpath(resume).startswith(f"{prefix}_iter_")
+
+
+def written_again(plan: Plan, iterations: Sequence[int]) -> list[Path]:
+    """The solverstates that are there already among those that a run will write."""
+    states = [plan.root / plan.state_name(number) for number in iterations]
+    return [state for state in states if state.exists()]
+
+
+def check_overwriting(plan: Plan, iterations: Sequence[int]) -> None:
+    """Refuses to write over an older run's snapshots.
 
     Args:
         plan: of the run.
         iterations: when it will save.
-        resume: the solverstate it goes on from.
 
     Raises:
         RebirthError: it names the first.
     """
-    prefix = os.path.realpath(plan.root / plan.prefix)
-    if resume is not None and os.path.realpath(resume).startswith(f"{prefix}_iter_"):
-        return
     names = [name for number in iterations for name in (plan.model_name(number), plan.state_name(number))]
     there = [plan.root / name for name in names if (plan.root / name).exists()]
     if there:

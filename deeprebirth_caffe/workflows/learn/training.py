@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +11,17 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.workflows.learn.divergence import DivergenceWatch
 from deeprebirth_caffe.workflows.learn.interruption import Interrupted, Interruption
 from deeprebirth_caffe.workflows.learn.listening import Listener
+from deeprebirth_caffe.workflows.learn.pace import Pace
 from deeprebirth_caffe.workflows.learn.runlog import RunLog
 from deeprebirth_caffe.workflows.learn.schedule import Schedule, Smoothed
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a test net gave, with the weights after so many iterations."""
+
+    iteration: int
+    outputs: Mapping[str, Score]
 
 
 @dataclass
@@ -34,7 +42,7 @@ class Course:
     iteration: int
     signal: str | None = None
     loss: float | None = None
-    tests: dict[int, Mapping[str, Score]] = field(default_factory=dict)
+    tests: dict[int, Tested] = field(default_factory=dict)
     snapshots: list[Snapshot] = field(default_factory=list)
     good: Snapshot | None = None
     images: int = 0
@@ -76,7 +84,7 @@ class Training:
         schedule, course = self._schedule, self.course
         smoothed = Smoothed(schedule.average_loss)
         self._listener.begin(schedule.start, schedule.max_iter)
-        began = time.monotonic()
+        pace = Pace()
         line: dict[str, Any] | None = None
         with Interruption(self._interrupted) as interruption:
             try:
@@ -95,8 +103,8 @@ class Training:
                     if wrong:
                         raise DivergedError(f"iteration {step.iteration}: {wrong}")
                     left = schedule.max_iter - course.iteration
-                    pace = (time.monotonic() - began) / (course.iteration - schedule.start)
-                    self._listener.stepped(step, course.loss, schedule.shows(step.iteration), pace * left)
+                    pace.add(step.seconds)
+                    self._listener.stepped(step, course.loss, schedule.shows(step.iteration), pace.left(left))
                     if left:
                         self._write(line)
                         line = None
@@ -138,7 +146,7 @@ class Training:
         for index in range(self._trainer.tests):
             self._listener.testing(self.course.iteration, index)
             scores = self._trainer.test(index, between)
-            self.course.tests[index] = scores
+            self.course.tests[index] = Tested(self.course.iteration, scores)
             self._listener.tested(self.course.iteration, index, scores)
             found.append({"iteration": self.course.iteration, "net": index, "outputs": scores})
         return found
