@@ -361,7 +361,7 @@ def test_one_is_no_plural(cli: Cli) -> None:
     ("iterations", "words"),
     [
         (20, r"20 of 20 iterations, train loss [\d.e-]+, test accuracy [\d.]+, [\d.]+ images/s"),
-        (13, r"13 of 13 iterations \(test at iteration 10: accuracy [\d.]+\), train loss [\d.e-]+, [\d.]+ images/s"),
+        (13, r"13 of 13 iterations, train loss [\d.e-]+ \(test at iteration 10: accuracy [\d.]+\), [\d.]+ images/s"),
     ],
 )
 def test_the_last_line_says_what_was_tested_when(cli: Cli, iterations: int, words: str) -> None:

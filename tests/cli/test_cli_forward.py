@@ -101,7 +101,7 @@ def test_a_deploy_net_says_that_it_knows_no_mean(cli: Cli) -> None:
 
 
 def test_a_blob_takes_no_files_place(cli: Cli) -> None:
-    mean = np.zeros((1, 3, 6, 6), np.float32)
+    mean = np.zeros((1, 3, 8, 8), np.float32)
     Path("mean.binaryproto").write_bytes(b"".join(bytes(piece) for piece in encode_blob(mean)[1]))
     Path("out.npz").write_text("mine", encoding="utf-8")
     arguments = ("pics/color.jpg", "--blob", "prob", "--labels", "net.prototxt", "--mean", "mean.binaryproto")
