@@ -23,6 +23,7 @@ from deeprebirth_caffe.engines.runners import RUNNERS
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.workflows.deploy import strip
+from deeprebirth_caffe.workflows.exactness import FINISHING
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
 
 if TYPE_CHECKING:
@@ -151,7 +152,8 @@ def _prepare(path: Path, weights: Path | None, options: TimeOptions, folder: Pat
     with_heads = None
     if net.trains:
         with_heads = storage_bytes(net, net.weights)
-        net = strip(net, batch=options.batch or 1).net
+        # The net as it was trained: `rebirth deploy` may join its branches, and is timed by its own files.
+        net = strip(net, batch=options.batch or 1, skip_passes=[one.name for one in FINISHING]).net
         notes.append("it trains: timed is what `rebirth deploy` makes of it")
     if missing := layers_without_weights(net):
         if weights is None:
