@@ -17,18 +17,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from deeprebirth_caffe.cli.show import print_columns
-from deeprebirth_caffe.engines import engine
-from deeprebirth_caffe.engines.base import NetTiming
-from deeprebirth_caffe.ir import Net, summarize
-from deeprebirth_caffe.workflows.probe import save_weights
-from deeprebirth_caffe.workflows.random_weights import random_weights
-
 ROOT = Path("demo")
 DIGITS = ROOT / "digits28"
 EXAMPLE = Path(__file__).parent.parent / "examples" / "googlenet28.caffemodel"
 ITERATIONS = 300
-RUNS, PASSES = 9, 10
 
 
 def rebirth(*arguments: object, quiet: bool = False) -> None:
@@ -63,12 +55,7 @@ def digits() -> None:
         before = accuracy(original, weights)
         converted, after = accuracy(merged, start), accuracy(merged, learned)
         rebirth("deploy", merged, "-w", learned, "-o", phone)
-        time(
-            {
-                "original": (Path("deploy.prototxt"), weights),
-                "reborn": (phone / "deploy.prototxt", phone / "deploy.caffemodel"),
-            }
-        )
+        time(phone / "deploy.prototxt", Path("deploy.prototxt"))
     print(f"\ntop-1: {before:.1%} before, {converted:.1%} just converted, {after:.1%} relearned")
 
 
@@ -96,52 +83,17 @@ def accuracy(net: Path, weights: Path) -> float:
 
 def googlenet() -> None:
     """The speed of the full-size net."""
-    original, weights = ROOT / "googlenet", ROOT / "googlenet" / "random.caffemodel"
+    original, merged, paper = ROOT / "googlenet", ROOT / "merge", ROOT / "merge-paper"
     rebirth("zoo", "googlenet", "-o", original)
-    net = Net.read(original / "train_val.prototxt")
-    save_weights(weights, net, random_weights(net))
-    merged, paper = ROOT / "merge", ROOT / "merge-paper"
-    rebirth("convert", original / "train_val.prototxt", "-w", weights, "-o", merged, quiet=True)
-    rebirth("convert", original / "train_val.prototxt", "-w", weights, "-o", paper, "--paper", quiet=True)
-    time(
-        {
-            "GoogLeNet": (original / "deploy.prototxt", weights),
-            "GoogLeNet-Merge": (merged / "deploy.prototxt", merged / "init.caffemodel"),
-            "GoogLeNet-Merge --paper": (paper / "deploy.prototxt", paper / "init.caffemodel"),
-        }
-    )
+    rebirth("convert", original / "train_val.prototxt", "-o", merged, quiet=True)
+    rebirth("convert", original / "train_val.prototxt", "-o", paper, "--paper", quiet=True)
+    time(merged / "deploy.prototxt", original / "deploy.prototxt", paper / "deploy.prototxt")
 
 
-def time(nets: dict[str, tuple[Path, Path]]) -> None:
-    """Times nets side by side: one row a net, with the speed-up over the first, and memory."""
-    print(f"\nreal Caffe, one thread, batch 1, filled random input, {RUNS} runs of {PASSES} passes each:", flush=True)
-    timings = engine("caffe").time_nets(
-        [path for path, _ in nets.values()],
-        runs=RUNS,
-        iterations=PASSES,
-        threads=1,
-        weights=[model for _, model in nets.values()],
-    )
-    rows = [("", "median ms", "best ms", "speed-up", "blobs MiB", "parameters MiB")]
-    for (name, (path, _)), timing in zip(nets.items(), timings, strict=True):
-        cost = summarize(Net.read(path).view())
-        rows.append(
-            (
-                name,
-                f"{timing.median_ms:.2f}",
-                f"{timing.best_ms:.2f}",
-                f"{speed_up(timings[0], timing):.2f}x",
-                f"{(cost.blob_bytes or 0) / 2**20:.2f}",
-                f"{4 * (cost.params or 0) / 2**20:.2f}",
-            )
-        )
-    print_columns(rows)
-
-
-def speed_up(before: NetTiming, after: NetTiming) -> float:
-    """The median over the turns of the ratio of the two nets' medians in that turn."""
-    ratios = [sorted(a)[len(a) // 2] / sorted(b)[len(b) // 2] for a, b in zip(before.runs, after.runs, strict=True)]
-    return sorted(ratios)[len(ratios) // 2]
+def time(net: Path, *others: Path) -> None:
+    """Times nets in turn in real Caffe."""
+    against = [word for other in others for word in ("--vs", other)]
+    rebirth("time", net, *against, "--threads", 1, "--runs", 9, "--iterations", 10, "--by", "stage")
 
 
 def _command(words: list[str]) -> list[str]:
