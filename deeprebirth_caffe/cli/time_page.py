@@ -15,9 +15,11 @@ TENSOR, OTHER = "#1f6f8b", "#e6a756"
 NAMES, BARS, NUMBERS, LINE = 240, 560, 90, 18
 """Widths of a plot's columns and the height of a row, in pixels."""
 STYLE = (
-    "body{font:14px/1.4 sans-serif;margin:2em;max-width:70em}table{border-collapse:collapse}"
-    "td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}"
-    "td:first-child,th:first-child{text-align:left}text{font:12px sans-serif}h2{margin-top:1.6em}"
+    ":root{color-scheme:light dark}body{font:14px/1.4 sans-serif;margin:2em;max-width:70em}"
+    "table{border-collapse:collapse;display:block;overflow-x:auto}svg{max-width:100%;height:auto}"
+    "td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #8886}h2,p{overflow-wrap:anywhere}"
+    "td:first-child,th:first-child{text-align:left}text{font:12px sans-serif;fill:currentColor}h2{margin-top:1.6em}"
+    "@media(max-width:40em){body{margin:1em}text{font-size:14px}}"
 )
 
 
@@ -34,7 +36,8 @@ def page(result: Mapping[str, Any], by: str) -> str:
     longest = max((group.ms for table in tables for group in table.values()), default=0.0)
     parts = [
         "<!DOCTYPE html>",
-        '<html lang="en"><head><meta charset="utf-8"><title>rebirth time</title>',
+        '<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1"><title>rebirth time</title>',
         f"<style>{STYLE}</style></head><body>",
         "<h1>Time of a forward pass</h1>",
         _table(_figures(nets)),
@@ -84,7 +87,7 @@ def _plot(table: Mapping[str, Group], longest: float | None = None) -> str:
     """A bar a row, its tensor layers first."""
     top = longest or max((group.ms for group in table.values()), default=0.0) or 1.0
     width, height = NAMES + BARS + NUMBERS, LINE * len(table)
-    marks = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img">']
+    marks = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img">']
     for number, (name, group) in enumerate(table.items()):
         y = LINE * number
         tensor, other = (BARS * part / top for part in (group.tensor_ms, group.other_ms))
