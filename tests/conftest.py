@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,12 @@ _CAFFE_FIXTURES = {"caffe", "caffe_install"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers our marker."""
+    """Registers our marker, and lets Ctrl-C through.
+
+    A shell that starts the tests in the background has SIGINT ignored, and what they start would inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "caffe: needs real Caffe (skipped where there is none)")
 
 
