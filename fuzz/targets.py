@@ -11,10 +11,10 @@ from pathlib import Path
 import mutate
 import seeds
 
+from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.ir.summary import summarize
 from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
 from deeprebirth_caffe.workflows.inspect import inspect
-from deeprebirth_caffe.workflows.probe import save_weights
 from deeprebirth_caffe.workflows.solver import SolverOptions, lend_solver, make_solver
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
@@ -15,7 +16,6 @@ from deeprebirth_caffe.passes.relearn.tucker import Tucker
 from deeprebirth_caffe.rewrite import Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.exactness import FINISHING, PREPARING
-from deeprebirth_caffe.workflows.random_weights import random_weights
 
 PASSES: dict[str, type[Pass]] = {
     one.name: one

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeprebirth_caffe.engines.probe import probe_message
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net, View
@@ -20,7 +21,6 @@ from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.workflows.choose import Choice, EngineOptions, choose
 from deeprebirth_caffe.workflows.feeding import at_once, picture_input, preprocessing_for, with_zeros
 from deeprebirth_caffe.workflows.pictures import PictureOptions, data_layer, find_pictures
-from deeprebirth_caffe.workflows.probe import probe_message
 from deeprebirth_caffe.workflows.roots import find_root
 from deeprebirth_caffe.workflows.sources import check_sources, source_layers, source_of
 

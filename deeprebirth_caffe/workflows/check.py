@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from deeprebirth_caffe.engines.base import Engine
+from deeprebirth_caffe.engines.probe import is_fed, write_probe
 from deeprebirth_caffe.errors import RefusedError
 from deeprebirth_caffe.ir import Net, Value, View
 from deeprebirth_caffe.passes.exact.portable import Portable
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import ExactRun, run
-from deeprebirth_caffe.workflows.probe import is_fed, write_probe
 
 TOLERANCE = 1e-4
 """Largest max|a-b| / max|a| of a blob that counts as the same."""

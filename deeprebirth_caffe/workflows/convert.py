@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 from deeprebirth_caffe.engines.base import Engine
+from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.formats.collector import uncollected
 from deeprebirth_caffe.ir import Net
@@ -20,7 +21,6 @@ from deeprebirth_caffe.passes.relearn.start import Start
 from deeprebirth_caffe.rewrite import Kind, Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.exactness import EXACT_NAMES, all_exact, preparing
-from deeprebirth_caffe.workflows.random_weights import random_weights
 from deeprebirth_caffe.workflows.rewriting import Converted, RewriteOptions, Rewriting
 
 

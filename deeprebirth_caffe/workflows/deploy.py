@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.engines.base import Engine
+from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.errors import RebirthError, RefusedError
 from deeprebirth_caffe.formats.files import check_directory, publish_directory
 from deeprebirth_caffe.ir import Net
@@ -20,7 +21,6 @@ from deeprebirth_caffe.workflows.exactness import all_exact
 from deeprebirth_caffe.workflows.ledger import make_ledger
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.workflows.manifest import MANIFEST, make_manifest, totals
-from deeprebirth_caffe.workflows.probe import save_weights
 from deeprebirth_caffe.workflows.publish import json_bytes
 
 DEPLOY = "deploy.prototxt"

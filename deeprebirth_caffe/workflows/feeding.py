@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deeprebirth_caffe.engines.probe import is_fed
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.ir import Net, Value, View, summarize
 from deeprebirth_caffe.passes.patterns import unknown_shape
 from deeprebirth_caffe.workflows.pictures import PictureOptions, Preprocessing, data_layer
-from deeprebirth_caffe.workflows.probe import is_fed
 from deeprebirth_caffe.workflows.roots import find_root
 from deeprebirth_caffe.workflows.sources import source_of
 

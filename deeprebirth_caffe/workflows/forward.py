@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeprebirth_caffe.engines.probe import probe_message
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.files import atomic_file
 from deeprebirth_caffe.formats.prototxt import format_message
@@ -22,7 +23,6 @@ from deeprebirth_caffe.workflows.feeding import at_once, picture_input, preproce
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net
 from deeprebirth_caffe.workflows.outputs import check_output
 from deeprebirth_caffe.workflows.pictures import PictureOptions, data_layer, find_pictures
-from deeprebirth_caffe.workflows.probe import probe_message
 from deeprebirth_caffe.workflows.publish import finite
 from deeprebirth_caffe.workflows.ranking import find_classifier
 from deeprebirth_caffe.workflows.roots import find_root

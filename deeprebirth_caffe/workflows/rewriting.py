@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from deeprebirth_caffe.engines.base import Engine
+from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.errors import RebirthError, RefusedError
 from deeprebirth_caffe.formats.files import check_directory, publish_directory
 from deeprebirth_caffe.ir import Net
@@ -22,7 +23,6 @@ from deeprebirth_caffe.workflows.deploy import DEPLOY, deploy_text, raise_failur
 from deeprebirth_caffe.workflows.ledger import make_ledger
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.workflows.manifest import MANIFEST, earlier_lr_mults, make_manifest, totals
-from deeprebirth_caffe.workflows.probe import save_weights
 from deeprebirth_caffe.workflows.publish import json_bytes
 from deeprebirth_caffe.workflows.selection import Selection, names_stage
 from deeprebirth_caffe.workflows.solver import Lent, SolverOptions, lend_solver, make_solver

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from cli_tools import Cli, Everything, SmallNet, complaint
 
+from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.formats.caffemodel import write_caffemodel
 from deeprebirth_caffe.ir import Net, Weights
-from deeprebirth_caffe.workflows.probe import save_weights
 
 HTML = "<!DOCTYPE html>\n<html><body>404</body></html>\n"
 HEAD = 'input: "data"\ninput_shape { dim: 1 dim: 3 dim: 8 dim: 8 }\n'

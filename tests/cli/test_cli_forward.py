@@ -12,10 +12,10 @@ import pytest
 from cli_tools import Cli, complaint, listing
 from tiny import NET, make_tiny, picture
 
+from deeprebirth_caffe.engines.probe import save_weights
+from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.blobs import encode_blob
 from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.probe import save_weights
-from deeprebirth_caffe.workflows.random_weights import random_weights
 
 pytest.importorskip("torch")
 pytest.importorskip("lmdb")

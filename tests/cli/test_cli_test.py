@@ -16,9 +16,9 @@ from cli_tools import Cli, complaint, listing
 from tiny import CLASSES, NET, datum, make_tiny, write_lmdb
 
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
+from deeprebirth_caffe.engines.probe import save_weights
+from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.probe import save_weights
-from deeprebirth_caffe.workflows.random_weights import random_weights
 
 pytest.importorskip("torch")
 pytest.importorskip("lmdb")

@@ -11,13 +11,13 @@ import pytest
 from nets import parse
 
 from deeprebirth_caffe import zoo
+from deeprebirth_caffe.engines.probe import probe_message, save_weights
+from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net, Weights, summarize
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
 from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.probe import probe_message, save_weights
-from deeprebirth_caffe.workflows.random_weights import random_weights
 from deeprebirth_caffe.workflows.rewriting import Converted
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from exact_tools import Shared, same
 from nets import by_name, conv, data, fc, layer, names, parse, pool, relu, rewrite
 
 from deeprebirth_caffe import zoo
+from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.passes.channels import permute_readers, readers_to_permute
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
@@ -21,7 +22,6 @@ from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
 from deeprebirth_caffe.rewrite import Pass, Rewriter
 from deeprebirth_caffe.workflows.check import compare_nets
-from deeprebirth_caffe.workflows.random_weights import random_weights
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker

@@ -13,11 +13,11 @@ from nets import conv, data, fc, layer, relu
 
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.engines.prepare import plain
+from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
 from deeprebirth_caffe.workflows.export import compare
 from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.random_weights import random_weights
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker

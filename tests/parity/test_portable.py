@@ -12,12 +12,12 @@ import pytest
 
 from deeprebirth_caffe.engines import engine
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
+from deeprebirth_caffe.engines.probe import save_weights
+from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import RefusedError
 from deeprebirth_caffe.formats.caffemodel import read_caffemodel
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.probe import save_weights
-from deeprebirth_caffe.workflows.random_weights import random_weights
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from nets import PASSES, conv, data, fc, layer, pool
 
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
+from deeprebirth_caffe.engines.probe import probe_message, save_weights
+from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import RefusedError
 from deeprebirth_caffe.formats.prototxt import format_message, parse_net
 from deeprebirth_caffe.ir import Net, summarize
@@ -32,8 +34,6 @@ from deeprebirth_caffe.rewrite.pipeline import run
 from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
 from deeprebirth_caffe.workflows.exactness import FINISHING
 from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.probe import probe_message, save_weights
-from deeprebirth_caffe.workflows.random_weights import random_weights
 from deeprebirth_caffe.workflows.rewriting import Converted
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.ir import Net, Weights
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.portable import Portable
@@ -14,7 +15,6 @@ from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.rewrite import Pass, Rewriter
 from deeprebirth_caffe.rewrite.learning import learn_faster
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
-from deeprebirth_caffe.workflows.random_weights import random_weights
 
 DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 6 dim: 20 dim: 20 } } }\n'
 CONV = (

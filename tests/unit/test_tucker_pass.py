@@ -13,6 +13,7 @@ from netgen import Sources, grow
 from nets import by_name, conv, data, fc, layer, names, parse, pool, reasons, relu, rewrite
 
 from deeprebirth_caffe import zoo
+from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net, summarize
 from deeprebirth_caffe.passes.patterns import LINEAR, Facts
@@ -20,7 +21,6 @@ from deeprebirth_caffe.passes.relearn.factors import Site, find_site, gate
 from deeprebirth_caffe.passes.relearn.rank_choice import _costs, by_budget, by_variational_bayes
 from deeprebirth_caffe.passes.relearn.tucker import Tucker
 from deeprebirth_caffe.rewrite.learning import learn_faster
-from deeprebirth_caffe.workflows.random_weights import random_weights
 
 SMALL = (
     data(1, 16, 12, 12)

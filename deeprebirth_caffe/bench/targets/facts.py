@@ -13,8 +13,6 @@ from deeprebirth_caffe.bench.targets.shell import Shell
 THERMAL = tuple(pattern for pattern in machine.STATE if "/thermal_zone" in pattern or "/hwmon" in pattern)
 """Glob patterns of the temperature sensors."""
 
-MAXIMA = "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_max_freq"
-
 _ABIS = {
     "arm64-v8a": "aarch64",
     "aarch64": "aarch64",
