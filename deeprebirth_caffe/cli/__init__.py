@@ -16,6 +16,8 @@ from deeprebirth_caffe.cli.text import printable
 from deeprebirth_caffe.errors import RebirthError
 
 COMMANDS = {
+    "run": "The whole method from one file: merge and relearn step by step, deploy, time.",
+    "status": "Say how far a run is.",
     "convert": "Merge a net's pooling, LRN, BatchNorm and branches into its convolutions.",
     "tucker": "Decompose convolutions and InnerProducts into thin ones (Tucker-2, SVD).",
     "deploy": "Make the net that goes to the phone out of a training net and its weights.",
@@ -26,6 +28,8 @@ COMMANDS = {
     "export": "Write a net and its weights as an ONNX model, checked against real Caffe.",
     "inspect": "Show layers, shapes, costs, stages, and what could merge and why not.",
     "time": "Time nets against each other, show where the time goes and what they cost.",
+    "plan": "Write a schedule for rebirth run: what to merge step by step, or what a target needs.",
+    "report": "Write what a run won and lost as one page and as Markdown.",
     "device": "List phones and boards, say what they are, put Caffe on them.",
     "diff": "Compare two nets by layer name.",
     "zoo": "List and write known nets.",

@@ -49,8 +49,8 @@ def command(
     if as_json:
         print_json(result)
         return
-    from deeprebirth_caffe.cli.show import mib
     from deeprebirth_caffe.cli.text import printable
+    from deeprebirth_caffe.workflows.publish import mib
 
     result = printable(result)
     for one in result["check"] or []:

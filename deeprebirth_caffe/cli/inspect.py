@@ -38,8 +38,9 @@ def command(
 
 
 def _show(found: dict[str, Any]) -> None:
-    from deeprebirth_caffe.cli.show import mib, print_columns, show_refusals
+    from deeprebirth_caffe.cli.show import print_columns, show_refusals
     from deeprebirth_caffe.cli.text import printable
+    from deeprebirth_caffe.workflows.publish import mib
 
     found = printable(found)
     rows = [("stage", "layer", "type", "output", "parameters", "multiply-adds")]

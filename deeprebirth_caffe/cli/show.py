@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from deeprebirth_caffe.cli.text import printable
+from deeprebirth_caffe.workflows.publish import mib
 
 STYLE = {"exact": "green", "relearn": "yellow"}
 
@@ -140,11 +141,6 @@ def _count(value: int) -> str:
         if value >= size:
             return f"{value / size:.2f} {unit}"
     return str(value)
-
-
-def mib(value: int | None) -> str:
-    """Bytes in MiB."""
-    return "unknown" if value is None else f"{value / 2**20:.2f} MiB"
 
 
 def _file_size(params: int) -> str:

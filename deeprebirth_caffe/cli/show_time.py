@@ -12,8 +12,9 @@ from typing import Any
 import click
 
 from deeprebirth_caffe.bench.breakdown import Group, grouped
-from deeprebirth_caffe.cli.show import mib, print_columns
+from deeprebirth_caffe.cli.show import print_columns
 from deeprebirth_caffe.cli.text import printable
+from deeprebirth_caffe.workflows.publish import mib, ms
 
 BAR, SHORTEST = 24, 8
 """Letters of the longest bar, and what is left of it in a narrow window."""
@@ -176,11 +177,6 @@ def _range(machine: Mapping[str, Any], key: str, unit: str) -> str:
     """The highest value before and after."""
     before, after = (max(machine[when][key].values(), default=None) for when in ("before", "after"))
     return "" if before is None or after is None else f"{before:.0f} to {after:.0f} {unit}"
-
-
-def ms(value: float) -> str:
-    """Milliseconds with three digits that count."""
-    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
 
 
 def csv_text(result: Mapping[str, Any]) -> str:

@@ -1,11 +1,15 @@
-"""What the commands write: JSON, and numbers of things."""
+"""What the commands write: JSON, numbers of things, and text from files made fit to be shown."""
 
 from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
+
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Control characters, those that turn the writing direction, bytes that are no text, line separators."""
 
 
 def json_bytes(data: Any) -> bytes:
@@ -37,3 +41,32 @@ def counted(number: int, what: str) -> str:
     if number == 1:
         return f"1 {what}"
     return f"{number} {what}{'es' if what.endswith('ch') else 's'}"
+
+
+def mib(value: int | None) -> str:
+    """Bytes in MiB."""
+    return "unknown" if value is None else f"{value / 2**20:.2f} MiB"
+
+
+def ms(value: float) -> str:
+    """Milliseconds with three digits that count."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
+
+
+def printable(data: Any) -> Any:
+    """The same data, every string in it without line breaks and control characters.
+
+    Names in nets and of files come from strangers: they must not move the cursor or start a second line.
+    """
+    if isinstance(data, str):
+        return data if data.isprintable() else "".join(map(_escaped, data))
+    if isinstance(data, dict):
+        return {printable(key): printable(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [printable(value) for value in data]
+    return data
+
+
+def _escaped(letter: str) -> str:
+    hidden = unicodedata.category(letter) in _HIDDEN
+    return letter.encode("unicode_escape").decode() if hidden else letter

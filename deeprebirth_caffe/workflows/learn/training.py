@@ -15,6 +15,9 @@ from deeprebirth_caffe.workflows.learn.pace import Pace
 from deeprebirth_caffe.workflows.learn.runlog import RunLog
 from deeprebirth_caffe.workflows.learn.schedule import Schedule, Smoothed
 
+STOPPING = "stopping after this iteration, and saving; once more to stop at once, without saving"
+"""What is said when a first signal comes."""
+
 
 @dataclass(frozen=True)
 class Tested:
@@ -139,7 +142,7 @@ class Training:
         return done > self._schedule.start and not (self._schedule.saves_after(done) and not self._unsaved)
 
     def _interrupted(self) -> None:
-        self._listener.say("stopping after this iteration, and saving; once more to stop at once, without saving")
+        self._listener.say(STOPPING)
 
     def _test(self, between: Callable[[], object]) -> list[dict[str, Any]]:
         found = []

@@ -1,0 +1,49 @@
+"""`rebirth report`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deeprebirth_caffe.cli.options import FOLDER, json_option, print_json
+
+
+@click.command("report")
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-o", "--out", type=FOLDER, help="Where to write report.html and report.md. [default: DIR]")
+@json_option
+@click.option("--force", is_flag=True, help="Replace a report that is in --out.")
+def command(folder: Path, out: Path | None, as_json: bool, force: bool) -> None:
+    """Write the report of a run: what `rebirth run` left in DIR, as one page and as Markdown.
+
+    The page needs nothing else and asks nothing of anybody. A run that is not done yet has a report as well; the one
+    in DIR is made anew each time.
+    """
+    from deeprebirth_caffe.workflows.report.write import ReportOptions, report
+
+    result = report(ReportOptions(folder, out, force))
+    if as_json:
+        print_json(result)
+    else:
+        _show(result)
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    from deeprebirth_caffe.cli.show import print_columns
+    from deeprebirth_caffe.cli.text import printable
+    from deeprebirth_caffe.workflows.report.sections import percent
+
+    result = printable(result)
+    metrics = result["metrics"]
+    rows = [("step", *metrics, "points lost", "status")]
+    for step in result["steps"]:
+        scores = [percent(step["test"][name]) if name in step["test"] else "-" for name in metrics]
+        lost = step["lost"].get(metrics[0]) if metrics else None
+        rows.append((step["step"], *scores, f"{lost['points']:.2f}" if lost else "-", step["status"]))
+    print_columns(rows)
+    for one in result["times"]:
+        click.echo(f"{one['how']}: {one['speedup']:.2f}x as fast")
+    click.echo(f"wrote {', '.join(result['files'])}")

@@ -1,0 +1,187 @@
+"""Schedules as YAML files: read with one clear error."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeprebirth_caffe.errors import RebirthError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+    from deeprebirth_caffe.workflows.schedule.model import Schedule
+
+INSTALL = "pip install 'deeprebirth-caffe[run]'"
+
+
+def read_schedule(path: Path, files: Mapping[str, Path] | None = None) -> Schedule:
+    """Reads and validates a schedule.
+
+    Args:
+        path: of a YAML (or JSON) file.
+        files: paths, from the working directory, that take the place of the schedule's net, weights or solver.
+
+    Raises:
+        RebirthError: it cannot be read, is no YAML, or says what no schedule says; or a library is missing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RebirthError(f"{path}: cannot read this schedule: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise RebirthError(f"{path}: this is no text in UTF-8 ({error.reason} at byte {error.start})") from error
+    return parse_schedule(text, str(path), files)
+
+
+def parse_schedule(text: str, where: str, files: Mapping[str, Path] | None = None) -> Schedule:
+    """A schedule out of its text; see `read_schedule`.
+
+    Args:
+        text: YAML.
+        where: what errors call it.
+        files: see `read_schedule`.
+    """
+    yaml = _yaml()
+    try:
+        data = yaml.load(text, Loader=_loader())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise RebirthError(f"{where}{at}: this is no YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise RebirthError(f"{where}: this is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise RebirthError(f"{where}: a schedule is a mapping with net, weights and steps")
+    return validated({**data, **{key: str(file.absolute()) for key, file in (files or {}).items()}}, where)
+
+
+def validated(data: dict[str, Any], where: str) -> Schedule:
+    """A schedule out of plain data; see `read_schedule`."""
+    _need("pydantic")
+    from pydantic import ValidationError
+
+    from deeprebirth_caffe.workflows.schedule.model import Schedule
+
+    try:
+        return Schedule.model_validate(data)
+    except ValidationError as error:
+        raise RebirthError(f"{where}: {_first(error, data)}") from None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of schedules, for editors."""
+    _need("pydantic")
+    from deeprebirth_caffe.workflows.schedule.model import json_schema
+
+    return json_schema()
+
+
+def _first(error: ValidationError, data: dict[str, Any]) -> str:
+    """The first of the errors in words, and how many more there are."""
+    errors = error.errors(include_url=False, include_context=False, include_input=True)
+    # A slip in `defaults` shows in every step too: it is told once, where it stands.
+    errors.sort(key=lambda one: one["loc"][:1] != ("defaults",))
+    one = errors[0]
+    place = _place(one["loc"], data)
+    kind, message = one["type"], one["msg"]
+    if kind == "extra_forbidden":
+        message = f"there is no such key{_near(one['loc'])}"
+    elif kind == "missing":
+        message = "this is missing"
+    else:
+        message = message.removeprefix("Value error, ")
+        value = one.get("input")
+        if isinstance(value, (str, int, float, bool)) or value is None:
+            message = f"{message}, not {'null' if value is None else repr(value)}"
+    own = {(repr(one["loc"][-1:]), one["type"]) for one in errors}
+    more = f" (and {len(own) - 1} more)" if len(own) > 1 else ""
+    return f"{place}{': ' if place else ''}{message[:1].lower()}{message[1:]}{more}"
+
+
+def _place(loc: tuple[int | str, ...], data: dict[str, Any]) -> str:
+    """Where an error is: steps[2] (conv2).finetune.base_lr."""
+    words = ""
+    for index, part in enumerate(loc):
+        if isinstance(part, str) and "[" in part:
+            continue  # which of several forms a value may have
+        if isinstance(part, int):
+            words += f"[{part}]"
+            if loc[:index] == ("steps",):
+                step = data["steps"][part]
+                name = step.get("name") or step.get("stages") if isinstance(step, dict) else None
+                words += f" ({name if isinstance(name, str) else ', '.join(map(str, name))})" if name else ""
+        else:
+            words += f".{part}" if words else part
+    return words
+
+
+def _near(loc: tuple[int | str, ...]) -> str:
+    """A key that may have been meant."""
+    from difflib import get_close_matches
+
+    from deeprebirth_caffe.workflows.schedule.model import Schedule
+
+    model: Any = Schedule
+    for part in loc[:-1]:
+        if isinstance(part, str):
+            model = _model_of(model.model_fields[part].annotation)
+    near = get_close_matches(str(loc[-1]), list(model.model_fields), n=1)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(model.model_fields)}"
+
+
+def _model_of(annotation: Any) -> Any:
+    """The model inside an annotation such as `tuple[Step, ...]` or `Joint | None`."""
+    from typing import get_args
+
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next((found for one in get_args(annotation) if (found := _model_of(one)) is not None), None)
+
+
+def _need(library: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        raise RebirthError(f"schedules need {library}, which is not installed: {INSTALL}")
+
+
+def _yaml() -> Any:
+    _need("yaml")
+    import yaml
+
+    return yaml
+
+
+def _loader() -> Any:
+    """YAML's safe loader by the rules of YAML 1.2: `on` is a word, 1e-3 a number, and no key stands twice."""
+    import re
+
+    yaml = _yaml()
+
+    class Loader(yaml.SafeLoader):  # type: ignore[name-defined,misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key_node, _ in node.value:
+                key = self.construct_object(key_node, deep=True)
+                if isinstance(key, str) and key in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key} stands here twice", problem_mark=key_node.start_mark
+                    )
+                seen.add(key if isinstance(key, str) else None)
+            return dict(super().construct_mapping(node, deep))
+
+    # Each class has its own table, so that only this one changes.
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+    )
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"),
+        list("-+0123456789."),
+    )
+    return Loader

@@ -1,0 +1,88 @@
+"""`rebirth status`: how far a run is, while it runs or after it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.solver import read_solver
+from deeprebirth_caffe.workflows.schedule.learning import LOG, SOLVER
+from deeprebirth_caffe.workflows.schedule.lock import holder, is_locked
+from deeprebirth_caffe.workflows.schedule.state import RESULT, RUN, STEP, read_json
+
+TAIL = 1 << 16
+"""How much of a log's end is read."""
+
+
+def status(directory: Path) -> dict[str, Any]:
+    """What a run has done.
+
+    Args:
+        directory: of the run.
+
+    Returns:
+        What docs/json.md describes.
+
+    Raises:
+        RebirthError: there is no run.
+    """
+    facts = read_json(directory / RUN)
+    if facts is None:
+        raise RebirthError(f"{directory}: there is no run here (no {RUN}); give the folder of rebirth run")
+    running = is_locked(directory)
+    rows = [_row(directory / one["folder"], one, running) for one in facts["steps"]]
+    return {
+        "version": 1,
+        "directory": str(directory),
+        "name": facts["name"],
+        "running": running,
+        "by": holder(directory) if running else None,
+        "metric": facts["schedule"]["test"]["metric"],
+        "done": sum(row["status"] in ("done", "rolled back", "skipped") for row in rows),
+        "steps": rows,
+    }
+
+
+def _row(folder: Path, task: Mapping[str, Any], running: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {**task, "status": "waiting", "test": None, "drop": None, "seconds": None, "part": None}
+    result = read_json(folder / RESULT)
+    if result is not None:
+        return {**found, **{name: result[name] for name in ("status", "test", "drop", "seconds")}}
+    parts = (read_json(folder / STEP) or {}).get("parts", {})
+    if parts:
+        found["seconds"] = sum(float(part["seconds"]) for part in parts.values())
+    begun = [name for name, part in parts.items() if not part["done"]]
+    if begun:
+        found["status"] = "running" if running else "stopped"
+        found["part"] = {"name": begun[-1], **_training(folder / begun[-1])}
+    return found
+
+
+def _training(folder: Path) -> dict[str, Any]:
+    """How far a stretch of training is; empty for a part that is none."""
+    try:
+        solver = read_solver(folder / SOLVER).message
+    except (OSError, RebirthError):
+        return {}
+    line = _last_line(folder / LOG)
+    return {
+        "iteration": line["iteration"] + 1 if line else 0,
+        "iterations": solver.max_iter,
+        "loss": line["loss"] if line else None,
+        "images_per_second": line["images_per_second"] if line else None,
+    }
+
+
+def _last_line(log: Path) -> dict[str, Any] | None:
+    """The last whole line of a log that may be written to at this moment."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            lines = file.read().split(b"\n")[:-1]
+        return dict(json.loads(lines[-1])) if lines else None
+    except (OSError, ValueError):
+        return None

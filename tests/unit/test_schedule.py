@@ -1,0 +1,244 @@
+"""Schedules as files, and what a run remembers of its parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deeprebirth_caffe import zoo
+from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.workflows.schedule.accuracy import points
+from deeprebirth_caffe.workflows.schedule.digests import data_digest
+from deeprebirth_caffe.workflows.schedule.state import RESULT, STEP, Parts, arrange, sweep
+
+pytest.importorskip("pydantic")
+pytest.importorskip("yaml")
+
+from deeprebirth_caffe.workflows.schedule.accuracy import over_budget
+from deeprebirth_caffe.workflows.schedule.checks import check_conversions
+from deeprebirth_caffe.workflows.schedule.context import Inputs
+from deeprebirth_caffe.workflows.schedule.files import parse_schedule, read_schedule, schema
+from deeprebirth_caffe.workflows.schedule.model import Budget, Learn
+from deeprebirth_caffe.workflows.schedule.solvers import relearning
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+FILES = "net: net.prototxt\nweights: net.caffemodel\n"
+SHAPES = {"googlenet": 224, "resnet50": 224, "alexnet": 227}
+
+
+def test_on_is_a_word_and_1e3_a_number() -> None:
+    made = parse_schedule(
+        FILES + "time: {on: local}\ntest: {per_image: false}\njoint: {finetune: {base_lr: 1e-3}}\n", "s"
+    )
+    assert made.time is not None and made.time.on == "local" and made.test.per_image is False
+    assert made.joint is not None and made.joint.finetune.base_lr == 0.001
+
+
+def refused(text: str) -> str:
+    """The error of a schedule."""
+    with pytest.raises(RebirthError) as caught:
+        parse_schedule(text, "s.yaml")
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix("s.yaml: ")
+
+
+def test_defaults_hold_for_steps_that_do_not_say_otherwise() -> None:
+    made = parse_schedule(
+        FILES
+        + "defaults: {init: xavier, finetune: {epochs: 2, base_lr: 1e-3}, budget: {step: 0.5}}\n"
+        + "steps:\n- stages: conv1\n- {stages: [a, b], finetune: {iterations: 7}, init: inherit}\n"
+        + "joint: {finetune: {batch: 3}}\ntucker: {ranks: vbmf}\n",
+        "s.yaml",
+    )
+    one, other = made.steps
+    assert (one.name, one.stages, one.init, one.finetune.epochs, one.finetune.base_lr) == (
+        *("conv1", ("conv1",), "xavier", 2),
+        0.001,
+    )
+    assert (other.name, other.init) == ("a+b", "inherit")
+    assert (other.finetune.iterations, other.finetune.epochs, other.finetune.base_lr) == (7, None, 0.001)
+    assert made.joint is not None and made.tucker is not None
+    assert (made.joint.finetune.epochs, made.joint.finetune.batch, made.joint.budget.step) == (2, 3, 0.5)
+    assert (made.tucker.ranks, made.tucker.finetune.epochs, made.tucker.ratio) == ("vbmf", 2, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (FILES + "stepz: []\n", "stepz: there is no such key; did you mean steps?"),
+        (
+            FILES + "defaults: {finetune: {bas_lr: 1}}\nsteps: [{stages: a}, {stages: b}]\n",
+            "defaults.finetune.bas_lr: ",
+        ),
+        (FILES + "steps: [{stages: a, finetune: {drops: [0.5, 2]}}]\n", "steps[0] (a).finetune.drops[1]: "),
+        (FILES + "steps: [{stages: a, kernel: big}]\n", "steps[0] (a).kernel: "),
+        (FILES + "steps: [{stages: a}, {stages: a}]\n", "two steps are called a"),
+        (FILES + "steps: [{stages: tucker}]\n", "steps[0] (tucker).name: tucker is what another folder"),
+        (FILES + "steps: [{stages: a, finetune: {epochs: 1, iterations: 2}}]\n", "iterations and epochs exclude"),
+        (FILES + "steps: [{stages: a, skip_passes: nothing}]\n", "there is no pass 'nothing'"),
+        (FILES + "steps: [{stages: a, budget: {step: -1}}]\n", "steps[0] (a).budget.step: "),
+        (FILES + "time: {}\ndeploy: null\n", "time needs deploy"),
+        (FILES + "net: b\n", "s.yaml, line 3, column 1: this is no YAML: the key net stands here twice"),
+        ("weights: a\n", "net: this is missing"),
+        ("- a\n", "a schedule is a mapping"),
+        ("net: [\n", "s.yaml, line 2, column 1: this is no YAML"),
+    ],
+)
+def test_one_clear_error(text: str, words: str) -> None:
+    assert words in refused(text)
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(RebirthError, match="cannot read this schedule"):
+        read_schedule(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xe9\n")
+    with pytest.raises(RebirthError, match="no text in UTF-8"):
+        read_schedule(tmp_path / "latin.yaml")
+
+
+def test_the_schema_is_that_of_the_docs() -> None:
+    """`rebirth run --schema > docs/schedule.schema.json` writes it."""
+    assert json.loads((ROOT / "docs" / "schedule.schema.json").read_text(encoding="utf-8")) == schema()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_schedules_that_come_along_merge(path: Path, tmp_path: Path) -> None:
+    schedule = read_schedule(path)
+    zoo.write(path.stem, tmp_path)
+    size = SHAPES.get(path.stem, 64)
+    net = tmp_path / "train_val.prototxt"
+    read = load_net(net, shapes={"data": (3, size, size)})
+    test = read.view("TEST")
+    shaped = schedule.model_copy(update={"input_shapes": {"data": (3, size, size)}})
+    inputs = Inputs(shaped, path, tmp_path, net, net, None, read.view("TRAIN"), test, ("top1", "top5"), 1000, 32)
+    check_conversions(inputs)
+    assert inputs.iterations(schedule.steps[0].finetune, "") in (90_000, 62)
+
+
+def test_rates_fall_at_parts_of_a_step() -> None:
+    learn = Learn(iterations=90, drops=(0.4, 0.8), gamma=0.5, tests=3)
+    text = relearning(learn, None, [4])(90, 7, Path("net.prototxt"), Path("out"))
+    for words in ("stepvalue: 36", "stepvalue: 72", "gamma: 0.5", "test_interval: 30", "random_seed: 7", "snapshot: 9"):
+        assert words in text
+    twice = relearning(learn, None, [4])(180, 7, Path("net.prototxt"), Path("out"))
+    assert "stepvalue: 72" in twice and "stepvalue: 144" in twice
+
+
+def test_budgets() -> None:
+    base, before, now = {"top1": 0.9}, {"top1": 0.895}, {"top1": 0.88}
+    assert points(base, now, ["top1", "top5"]) == {"top1": pytest.approx(2.0)}
+    assert not over_budget(Budget(), "top1", now, before, base)
+    assert not over_budget(Budget(step=1.5, total=2), "top1", now, before, base)
+    assert "1.50 points under that of the step before, and 1.4" in over_budget(
+        Budget(step=1.4), "top1", now, before, base
+    )
+    assert "2.00 points under that of the net it began with" in over_budget(
+        Budget(total=1.9), "top1", now, before, base
+    )
+    assert over_budget(Budget(total=1), "top1", {"top1": None}, before, base) == "its top1 is no number"
+
+
+@dataclass
+class Work:
+    """Makes a file, and counts how often."""
+
+    folder: Path
+    made: list[bool] = field(default_factory=list)
+    fails: bool = False
+
+    def __call__(self, going_on: bool) -> dict[str, Any]:
+        self.made.append(going_on)
+        (self.folder / "file").write_text("x", encoding="utf-8")
+        if self.fails:
+            raise KeyboardInterrupt
+        return {"worth": len(self.made)}
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    (tmp_path / "01-a").mkdir()
+    return Work(tmp_path / "01-a")
+
+
+def parts_of(work: Work, *behind: Path) -> Parts:
+    return Parts(work.folder, {"step": "01-a"}, behind)
+
+
+def test_a_part_is_made_once(work: Work) -> None:
+    for _ in range(2):
+        assert parts_of(work).part("p", {"a": 1}, ["file"], work) == {"worth": 1}
+    assert work.made == [False]
+    assert parts_of(work).part("p", {"a": 2}, ["file"], work) == {"worth": 2}
+    (work.folder / "file").unlink()
+    assert parts_of(work).part("p", {"a": 2}, ["file"], work) == {"worth": 3}
+    assert work.made == [False] * 3
+
+
+def test_a_part_that_was_begun_goes_on_and_a_changed_one_does_not(work: Work) -> None:
+    work.fails = True
+    for of in ({"a": 1}, {"a": 1}, {"a": 2}):
+        with pytest.raises(KeyboardInterrupt):
+            parts_of(work).part("p", of, ["file"], work)
+    assert work.made == [False, True, False]
+    work.fails = False
+    parts_of(work).part("p", {"a": 2}, ["file"], work)
+    assert work.made[-1] and json.loads((work.folder / STEP).read_text())["parts"]["p"]["done"]
+
+
+def test_what_is_made_anew_ends_the_results_behind_it(work: Work, tmp_path: Path) -> None:
+    later = tmp_path / "02-b"
+    later.mkdir()
+    parts_of(work, later).part("p", {}, ["file"], work)
+    for folder in (work.folder, later):
+        (folder / RESULT).write_text("{}", encoding="utf-8")
+    parts_of(work, later).part("p", {}, ["file"], work)
+    assert (later / RESULT).exists()
+    parts_of(work, later).part("p", {"new": 1}, ["file"], work)
+    assert not (later / RESULT).exists() and not (work.folder / RESULT).exists()
+
+
+def test_folders_follow_their_steps(tmp_path: Path) -> None:
+    def put(names: list[str]) -> list[str]:
+        for folder in arrange(tmp_path, names):
+            folder.mkdir(exist_ok=True)
+            (folder / "name").write_text((folder / "name").read_text() if (folder / "name").exists() else folder.name)
+        return sorted(str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_dir())
+
+    assert put(["base", "a", "b"]) == ["00-base", "01-a", "02-b"]
+    assert put(["base", "b"]) == ["00-base", "01-b", "unused", "unused/a"]
+    assert put(["base", "b", "a"]) == ["00-base", "01-b", "02-a"]
+    assert (tmp_path / "02-a" / "name").read_text() == "01-a"
+    assert (tmp_path / "01-b" / "name").read_text() == "02-b"
+
+
+def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
+    for name in ("01-a/.rebirth-0123abcd.tmp/x", "01-a/.result.json.0123abcd.tmp", "01-a/.mine.tmp", "01-a/kept"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    assert sorted(one.name for one in (tmp_path / "01-a").iterdir()) == [".mine.tmp", "kept"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "data.mdb").write_bytes(b"y" * 200_000),
+        lambda folder: (folder / "data.mdb").write_bytes(b"x" * 200_001),
+        lambda folder: (folder / "more").touch(),
+    ],
+)
+def test_data_are_known_by_content(tmp_path: Path, change: Callable[[Path], object]) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"x" * 200_000)
+    (tmp_path / "lock.mdb").write_bytes(b"1")
+    before = data_digest([tmp_path])
+    (tmp_path / "lock.mdb").write_bytes(b"2")
+    assert data_digest([tmp_path]) == before
+    change(tmp_path)
+    assert data_digest([tmp_path]) != before
