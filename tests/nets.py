@@ -12,6 +12,7 @@ from deeprebirth_caffe.passes.relearn.merge_branches import MergeBranches
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
 from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
+from deeprebirth_caffe.passes.relearn.reparametrize import Reparametrize
 from deeprebirth_caffe.passes.relearn.tucker import Tucker
 from deeprebirth_caffe.rewrite import Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
@@ -19,7 +20,17 @@ from deeprebirth_caffe.workflows.exactness import FINISHING, PREPARING
 
 PASSES: dict[str, type[Pass]] = {
     one.name: one
-    for one in (*PREPARING, *FINISHING, PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride, Tucker, StripTraining)
+    for one in (
+        *PREPARING,
+        *FINISHING,
+        PruneBatchNorm,
+        MergeBranches,
+        RemoveLrn,
+        PoolToStride,
+        Reparametrize,
+        Tucker,
+        StripTraining,
+    )
 }
 
 Names = str | Iterable[str]

@@ -20,6 +20,8 @@ COMMANDS = {
     "status": "Say how far a run is.",
     "convert": "Merge a net's pooling, LRN, BatchNorm and branches into its convolutions.",
     "tucker": "Decompose convolutions and InnerProducts into thin ones (Tucker-2, SVD).",
+    "refit": "Fit a converted net's new layers to what the old ones put out, on unlabelled images.",
+    "distil": "Write a net in which a converted net learns from the original, without labels.",
     "deploy": "Make the net that goes to the phone out of a training net and its weights.",
     "finetune": "Relearn: run a solver, in real Caffe or in the embedded engine.",
     "test": "Run a net over its test data and average its outputs.",

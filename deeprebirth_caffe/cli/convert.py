@@ -11,7 +11,10 @@ from deeprebirth_caffe.cli.options import (
     FILE,
     FOLDER,
     caffe_engine,
-    caffe_option,
+    calibrate_options,
+    calibration,
+    chosen_engine,
+    engine_options,
     force_option,
     json_option,
     print_json,
@@ -19,6 +22,7 @@ from deeprebirth_caffe.cli.options import (
     shapes_option,
     solver_options,
 )
+from deeprebirth_caffe.cli.progress import note
 
 
 class Kernel(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -53,6 +57,23 @@ class Reduce(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return pattern, ratio
 
 
+class Parts(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """bn and kernels, with commas between them; gives the kernels."""
+
+    name = "PART,PART"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        words = [word for word in str(value).lower().split(",") if word]
+        for word in words:
+            sides = word.split("x")
+            digits = all(side.isascii() and side.isdigit() and 0 < int(side) < 1000 for side in sides if side != "k")
+            if word != "bn" and not (len(sides) == 2 and digits):
+                self.fail(f"{word!r} is no part: bn, or a kernel such as 1x1, 1xk, kxk, 3x1", param, ctx)
+        return tuple(word for word in words if word != "bn")
+
+
 @click.command("convert")
 @click.argument("net", type=FILE)
 @click.option("-w", "--weights", type=FILE, help="Learned weights; gives init.caffemodel.")
@@ -72,18 +93,32 @@ class Reduce(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 )
 @click.option("--reduce", "reduces", type=Reduce(), multiple=True, help="Scale of reducers. [default: 0.5]")
 @click.option("--force-merge", is_flag=True, help="Merge even where the predicted cost rises.")
-@click.option("--init", type=click.Choice(["inherit", "xavier"]), help="Start. [default: inherit; --paper: xavier]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the Xavier start.")
+@click.option(
+    "--init", type=click.Choice(["inherit", "xavier", "refit"]), help="Start. [default: inherit; --paper: xavier]"
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random numbers of the start."
+)
+@calibrate_options(512, "Pictures without labels, for --init refit and --reparam")
+@click.option("--reparam", is_flag=True, help="Let rebirth layers learn as several, one when deployed.")
+@click.option("--reparam-parts", type=Parts(), help="As what. [default: bn,1x1,1xk,kx1]")
 @shapes_option
 @relearn_options
 @click.option("--check", is_flag=True, help="Compare each run of exact rewrites in real Caffe.")
-@caffe_option
+@engine_options
 @click.option("--dry-run", is_flag=True, help="Write nothing.")
 @json_option
 @force_option
 def command(
     net: Path,
     check: bool,
+    calibrate: str | None,
+    samples: int,
+    transform_from: Path | None,
+    engine: str,
+    device: str | None,
+    precision: str | None,
+    threads: int | None,
     caffe: str | None,
     as_json: bool,
     no_streamline: bool,
@@ -95,9 +130,11 @@ def command(
     """Merge NET's pooling, LRN, BatchNorm and parallel branches into neighbouring convolutions.
 
     Writes the merged net under its own name, deploy.prototxt, for a training net solver.prototxt, with weights
-    init.caffemodel, and manifest.json. Rewrites are exact or have to be relearned; each line says which.
+    init.caffemodel, and manifest.json. Rewrites are exact or have to be relearned; each line says which. The engine
+    only runs with --calibrate; --check always is real Caffe's.
     """
     from deeprebirth_caffe.passes.relearn.merge_branches import DEFAULT_REDUCE
+    from deeprebirth_caffe.passes.relearn.reparametrize import PARTS
     from deeprebirth_caffe.workflows.convert import PASS_NAMES, ConvertOptions, convert
 
     for name in rest["skip_passes"]:
@@ -105,6 +142,15 @@ def command(
             raise click.UsageError(f"--no-pass: there is no pass {name!r}; there are {', '.join(PASS_NAMES)}")
     if rest["exact"] and rest["bn"] == "prune":
         raise click.UsageError("--exact and --bn prune exclude each other: a pruned BatchNorm has to be relearned")
+    if rest["reparam_parts"] is not None and not rest["reparam"]:
+        raise click.UsageError("--reparam-parts says what --reparam makes; give it too")
+    if rest["exact"] and rest["reparam"]:
+        raise click.UsageError("--exact and --reparam exclude each other: --reparam is for layers that are relearned")
+    rest["reparam_parts"] = rest["reparam_parts"] if rest["reparam_parts"] is not None else PARTS
+    if calibrate is not None and rest["init"] != "refit" and not rest["reparam"]:
+        raise click.UsageError("--calibrate is what --init refit and --reparam measure on; give one of them too")
+    if rest["paper"] and rest["clip_gradients"] is None:
+        rest["clip_gradients"] = 0.0
     options = ConvertOptions(
         net=net,
         streamline=not no_streamline,
@@ -113,9 +159,12 @@ def command(
         reduce_patterns=tuple((pattern, ratio) for pattern, ratio in reduces if pattern),
         input_shapes=dict(input_shapes),
         solver_options=solver_options(rest),
+        calibrate=calibration(
+            calibrate, samples, transform_from, chosen_engine(engine, device, precision, threads, caffe)
+        ),
         **rest,
     )
-    result = convert(options, caffe_engine(caffe) if check else None)
+    result = convert(options, caffe_engine(caffe) if check else None, note)
     if as_json:
         print_json(result.manifest)
     else:

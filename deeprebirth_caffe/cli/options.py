@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Engine
+    from deeprebirth_caffe.workflows.calibration import CalibrationOptions
     from deeprebirth_caffe.workflows.choose import EngineOptions
     from deeprebirth_caffe.workflows.solver import SolverOptions
 
@@ -134,6 +135,61 @@ def chosen_engine(
     return EngineOptions(engine, device, precision, threads, caffe)
 
 
+def calibrate_options(samples: int, what: str) -> Callable[[Command], Command]:
+    """Adds `--calibrate` and how its images are taken; `calibration` reads them.
+
+    Args:
+        samples: how many, by default.
+        what: what the help says the source is for.
+    """
+
+    def add(function: Command) -> Command:
+        for option in reversed(
+            [
+                click.option(
+                    "--calibrate",
+                    metavar="SOURCE",
+                    help=f"{what}: LMDB, pictures, a list, or own (the net's data layer).",
+                ),
+                click.option(
+                    "--samples",
+                    type=click.IntRange(1, 1_000_000),
+                    default=samples,
+                    show_default=True,
+                    help="Images of it.",
+                ),
+                click.option(
+                    "--transform-from", type=FILE, help="A net whose data layer says how pictures are prepared."
+                ),
+            ]
+        ):
+            function = option(function)
+        return function
+
+    return add
+
+
+def calibration(
+    source: str | None, samples: int, transform_from: Path | None, engine: EngineOptions
+) -> CalibrationOptions | None:
+    """What `calibrate_options` say; None without a source.
+
+    Args:
+        source: of the images.
+        samples: how many.
+        transform_from: a net that says how they are prepared.
+        engine: what runs the net.
+    """
+    from deeprebirth_caffe.workflows.calibration import CalibrationOptions
+    from deeprebirth_caffe.workflows.pictures import PictureOptions
+
+    if source is None and transform_from is not None:
+        raise click.UsageError("--transform-from says how --calibrate's pictures are prepared; give it too")
+    if source is None:
+        return None
+    return CalibrationOptions(source, samples, PictureOptions(transform_from=transform_from), engine)
+
+
 def relearn_options(function: Command) -> Command:
     """Adds what the solver and the data layers of a rewritten net are told; `solver_options` reads it."""
     for option in reversed(
@@ -159,6 +215,11 @@ def relearn_options(function: Command) -> Command:
                 show_default=True,
                 help="lr_mult of rebirth layers times this.",
             ),
+            click.option(
+                "--clip-gradients",
+                type=Number(0),
+                help="Gradients are cut to this norm; 0: not. [default: the lent solver's, else 5; convert --paper: 0]",
+            ),
         ]
     ):
         function = option(function)
@@ -169,5 +230,5 @@ def solver_options(given: dict[str, Any]) -> SolverOptions:
     """What `relearn_options` say of the solver, taken out of the arguments of a command."""
     from deeprebirth_caffe.workflows.solver import SolverOptions
 
-    names = ("base_lr", "stepsize", "gamma", "momentum", "max_iter", "lr_factor")
+    names = ("base_lr", "stepsize", "gamma", "momentum", "max_iter", "lr_factor", "clip_gradients")
     return SolverOptions(**{name: given.pop(name) for name in names})

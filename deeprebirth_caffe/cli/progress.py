@@ -142,9 +142,9 @@ def of_test(name: str) -> str:
 
 
 def tested_line(iteration: int, index: int, scores: Mapping[str, Score]) -> str:
-    """The outputs of a test net."""
+    """The outputs of a test net; of many the last, which are the main head's."""
     net = f"test net {index}" if index else "test"
-    shown = [f"{name} {spell_score(value)}" for name, value in list(scores.items())[:MOST]]
+    shown = [f"{name} {spell_score(value)}" for name, value in list(scores.items())[-MOST:]]
     more = f" and {len(scores) - MOST} more" if len(scores) > MOST else ""
     return f"iteration {iteration}, {net}: {', '.join(shown)}{more}"
 

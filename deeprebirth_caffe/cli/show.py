@@ -37,6 +37,8 @@ def show_conversion(manifest: Mapping[str, Any], *, dry_run: bool = False, nothi
             f"{click.style('checked', fg='green')} {', '.join(check['passes'])}: {check['blobs']} blobs agree, "
             f"the worst to {check['worst']:.1e} ({check['worst_blob']})"
         )
+    if manifest.get("refit"):
+        show_refit(manifest["refit"])
     click.echo()
     show_totals(manifest["before"], manifest["after"])
     ledger = manifest["ledger"]
@@ -51,6 +53,24 @@ def show_conversion(manifest: Mapping[str, Any], *, dry_run: bool = False, nothi
     directory = outputs.pop("directory")
     verb = "would write" if dry_run else "wrote"
     click.echo(f"{verb} {directory}: {', '.join(dict.fromkeys(outputs.values()))}")
+
+
+def show_refit(report: Mapping[str, Any]) -> None:
+    """Prints the report of a refit: a line a layer and an output."""
+    report = printable(dict(report))
+    width = max((len(row["layer"]) for row in report["layers"]), default=0)
+    for row in report["layers"]:
+        click.echo(
+            f"{row['how']:<7} {row['layer']:<{width}}  error {_error(row['before'])} to {_error(row['after'])} "
+            f"({row['rows']} rows, {row['features']} inputs)"
+        )
+    for row in report["left"]:
+        click.echo(f"left    {row['layer']}: {row['reason']}")
+    for row in report["outputs"]:
+        agree = ""
+        if row["agree_after"] is not None:
+            agree = f"; the original's class for {row['agree_before']:.1%} to {row['agree_after']:.1%} of the images"
+        click.echo(f"output  {row['blob']}: error {_error(row['before'])} to {_error(row['after'])}{agree}")
 
 
 def show_refusals(refusals: Sequence[Mapping[str, Any]], word: str = "refused") -> None:
@@ -145,3 +165,7 @@ def _count(value: int) -> str:
 
 def _file_size(params: int) -> str:
     return mib(4 * params)
+
+
+def _error(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"

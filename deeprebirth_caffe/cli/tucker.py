@@ -11,6 +11,8 @@ from deeprebirth_caffe.cli.options import (
     FILE,
     FOLDER,
     Number,
+    calibrate_options,
+    calibration,
     chosen_engine,
     engine_options,
     force_option,
@@ -33,13 +35,7 @@ from deeprebirth_caffe.cli.options import (
     "--ratio", type=Number(0, 1, min_open=True), help="What part of the weights of these stages is left. [default: 0.5]"
 )
 @click.option("--ranks", metavar="vbmf|FILE", help="Ranks by variational Bayes, or from a JSON file (docs/tucker.md).")
-@click.option(
-    "--calibrate",
-    metavar="SOURCE",
-    help="Weigh errors by what layers read of this: LMDB, pictures, a list, or own (the net's data layer).",
-)
-@click.option("--samples", type=click.IntRange(1, 1_000_000), default=256, show_default=True, help="Images of it.")
-@click.option("--transform-from", type=FILE, help="A net whose data layer says how pictures are prepared.")
+@calibrate_options(256, "Weigh errors by what layers read of this")
 @shapes_option
 @relearn_options
 @engine_options
@@ -65,24 +61,14 @@ def command(
     Truncated Tucker-2 and SVD, to be learned again. Writes what `rebirth convert` writes: the net under its own name,
     deploy.prototxt, solver.prototxt, init.caffemodel and manifest.json. The engine only runs with --calibrate.
     """
-    from deeprebirth_caffe.workflows.calibration import CalibrationOptions
-    from deeprebirth_caffe.workflows.pictures import PictureOptions
     from deeprebirth_caffe.workflows.tucker import TuckerOptions, tucker
 
-    if calibrate is None and transform_from is not None:
-        raise click.UsageError("--transform-from says how --calibrate's pictures are prepared; give it too")
-    calibration = None
-    if calibrate is not None:
-        calibration = CalibrationOptions(
-            calibrate,
-            samples,
-            PictureOptions(transform_from=transform_from),
-            chosen_engine(engine, device, precision, threads, caffe),
-        )
     options = TuckerOptions(
         net=net,
         input_shapes=dict(input_shapes),
-        calibrate=calibration,
+        calibrate=calibration(
+            calibrate, samples, transform_from, chosen_engine(engine, device, precision, threads, caffe)
+        ),
         solver_options=solver_options(rest),
         **rest,
     )

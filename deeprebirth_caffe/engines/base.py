@@ -86,6 +86,23 @@ Score = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What the loss of an iteration with a teacher is made of, the means over `iter_size` batches.
+
+    The loss is (1 - alpha) * own + alpha * (the sum of heads) + match weight * (the sum of blobs).
+
+    Attributes:
+        own: the weighted total of the net's own losses.
+        heads: T^2 times the divergence from the teacher times the loss weight, by the student's head.
+        blobs: half the mean squared distance from the teacher's, by blob.
+    """
+
+    own: float
+    heads: Mapping[str, float]
+    blobs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Step:
     """One iteration of training.
 
@@ -96,6 +113,7 @@ class Step:
         outputs: the mean of each output blob of the training net, of the last batch.
         images: how many records it took, over all `iter_size` batches; 0 where the net has no data layer.
         seconds: how long it took, waiting for data included.
+        parts: what the loss is made of, where a teacher has a say in it.
     """
 
     iteration: int
@@ -104,6 +122,7 @@ class Step:
     outputs: Mapping[str, float]
     images: int
     seconds: float
+    parts: Parts | None = None
 
 
 @dataclass(frozen=True)

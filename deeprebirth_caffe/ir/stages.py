@@ -21,8 +21,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deeprebirth_caffe.ir.graph import Layer
 
-MADE_SUFFIX = re.compile(r"_(merge|fold)\d*(_(in|core|out)\d*)?$")
-"""What `rewrite` appends to the names of layers it makes, and the part of several in a row that one of them is."""
+MADE_SUFFIX = re.compile(r"_(merge|fold)\d*(_(in|core|out)\d*|_(main|\d+x\d+)(_(bn|scale)\d*)?|_sum\d*)?$")
+"""What `rewrite` appends to the names of layers it makes, and the part of several in a row (`tucker`) or side by side
+(`reparametrize`) that one of them is."""
+MAIN_SUFFIX = "_main"
+_PART_SUFFIX = re.compile(rf"(?<=_merge)(\d*)({MAIN_SUFFIX}|_sum|_\d+x\d+)$")
+"""How a part of several side by side is called; the group stays of the name of the layer that they are together."""
+
+
+def whole_name(part: str) -> str:
+    """The layer that a part belongs to; the name itself where it is none's."""
+    return _PART_SUFFIX.sub(r"\1", part)
 
 
 def assign_stages(layers: Sequence[Layer]) -> None:

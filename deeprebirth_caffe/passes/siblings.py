@@ -76,7 +76,8 @@ def find_families(facts: Facts) -> Iterator[list[Member] | Refusal]:
             continue
         families: dict[object, list[Member]] = {}
         for layer in layers:
-            reason = _unfit(facts, layer)
+            group = layer.param.convolution_param.group
+            reason = unfit(facts, layer) or (f"{layer.name} works in {group} groups" if group != 1 else "")
             if reason:
                 yield Refusal(layer, reason)
                 continue
@@ -86,7 +87,8 @@ def find_families(facts: Facts) -> Iterator[list[Member] | Refusal]:
         yield from (members for members in families.values() if len(members) > 1)
 
 
-def _unfit(facts: Facts, layer: Layer) -> str:
+def unfit(facts: Facts, layer: Layer) -> str:
+    """Why a Convolution, whatever its groups, cannot be joined with another of the same blob; empty when it can."""
     if reason := strange(layer) or facts.fixed(layer):
         return reason
     shapes = facts.shapes_in(layer)
@@ -94,8 +96,6 @@ def _unfit(facts: Facts, layer: Layer) -> str:
         return shapes
     if len(shapes[0]) != 4 or layer.param.convolution_param.axis != 1:
         return f"{layer.name} is not a 2-d convolution over channels"
-    if (group := layer.param.convolution_param.group) != 1:
-        return f"{layer.name} works in {group} groups"
     if not facts.one_maker(layer.tops[0]):
         return f"another layer makes {layer.tops[0]} in another phase"
     return missing_weights(facts.net.weights, [layer])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ir.stages import whole_name
 from deeprebirth_caffe.rewrite.base import Kind
 from deeprebirth_caffe.rewrite.rewriter import Rewriter
 
@@ -19,11 +20,12 @@ def rename_changed_blobs(original: Net, rewriter: Rewriter) -> list[tuple[str, s
     """
     before = original.blob_shapes()
     outputs = {value.name for view in rewriter.net.views for value in view.outputs}
-    # A blob is called like the layer that makes it, where that is a new layer whose name no blob has yet.
+    # A blob is called like the layer that makes it, where that is a new layer whose name no blob has yet; the sum of a
+    # layer's parts like the layer that they are.
     makers: dict[str, str] = {}
     for layer in rewriter.net.layers:
         if layer in rewriter.made and layer.tops and not layer.in_place(0):
-            makers.setdefault(layer.tops[0], layer.name)
+            makers.setdefault(layer.tops[0], whole_name(layer.name))
     blobs = {top for net in (original, rewriter.net) for layer in net.layers for top in layer.tops}
     renamed = []
     for name, shapes in rewriter.net.blob_shapes().items():

@@ -56,6 +56,12 @@ class Outcome:
     refusals: list[Refused] = field(default_factory=list)
     exact_runs: list[ExactRun] = field(default_factory=list)
 
+    def then(self, later: Outcome) -> Outcome:
+        """What this pipeline and a later one did together."""
+        return Outcome(
+            self.rewrites + later.rewrites, self.refusals + later.refusals, self.exact_runs + later.exact_runs
+        )
+
 
 def run(
     rewriter: Rewriter, passes: Sequence[Pass], selected: Selected = lambda stage: True, *, keep_exact: bool = False

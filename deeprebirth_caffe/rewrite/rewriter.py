@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from deeprebirth_caffe.ir import Layer, Net
-from deeprebirth_caffe.ir.stages import MADE_SUFFIX
+from deeprebirth_caffe.ir.stages import MADE_SUFFIX, MAIN_SUFFIX, whole_name
 from deeprebirth_caffe.ir.weights import Array
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.rewrite.base import Kind
@@ -37,7 +37,9 @@ class Rewriter:
         self.made: dict[Layer, Kind] = {}
         self.origins: dict[Layer, list[str]] = {}
         self._taken = net.names()
+        self._layers = {layer.name for layer in net.layers}
         self._named = Counter(layer.name for layer in net.layers)
+        self._restored: set[Layer] = set()
         self._erased: set[Layer] = set()
         self._replaced: dict[Layer, list[Layer]] = {}
         self._users: dict[str, dict[Layer, None]] = {}
@@ -47,8 +49,24 @@ class Rewriter:
     # Names.
 
     def fresh(self, name: str, kind: Kind) -> str:
-        """A name for what a rewrite makes out of `name`: its base, "_merge" or "_fold", a number if that is taken."""
+        """A name for what a rewrite makes out of `name`: its base, "_merge" or "_fold", a number if that is taken.
+
+        What an exact rewrite makes of the main part of a rebirth layer is that layer: `conv1_merge` of
+        `conv1_merge_main`, where no layer is called so (only a blob, the one that it puts out). Its other parts are
+        still parts.
+        """
+        whole = whole_name(name)
+        if kind is Kind.EXACT and whole != name:
+            if not name.endswith(MAIN_SUFFIX):
+                return self.free(name + SUFFIX[kind])
+            if whole not in self._layers and not self._named[whole]:
+                self._taken.add(whole)
+                return whole
         return self.free(MADE_SUFFIX.sub("", name) + SUFFIX[kind])
+
+    def restored(self, layer: Layer) -> str:
+        """The name of a rebirth layer that was made of its main part, for a rewrite that adds other parts of it."""
+        return layer.name if layer in self._restored else ""
 
     def free(self, name: str) -> str:
         """The name itself if neither net has it, else with a number."""
@@ -79,7 +97,8 @@ class Rewriter:
         before = layer.name
         if layer in self.made:
             twin = layer
-            if name or (self.made[layer] is Kind.EXACT and kind is Kind.RELEARN):
+            # What is more than the rebirth layer whose name it has gets another.
+            if name or layer in self._restored or (self.made[layer] is Kind.EXACT and kind is Kind.RELEARN):
                 twin.param.name = name or self.fresh(before, kind)
                 self.made[twin] = kind
         else:
@@ -89,6 +108,10 @@ class Rewriter:
             param.name = name or self.fresh(before, kind)
             self.made[twin] = kind
             self._swap(layer, twin)
+        if twin.name == whole_name(before) != before:
+            self._restored.add(twin)
+        elif twin.name != before:
+            self._restored.discard(twin)
         self.origins[twin] = list(dict.fromkeys(stands_for))
         if before != twin.name:
             weights = self.net.weights

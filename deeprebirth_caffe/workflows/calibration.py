@@ -12,24 +12,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deeprebirth_caffe.engines.probe import probe_message
+from deeprebirth_caffe.engines.probe import is_fed, probe_message
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net, View
 from deeprebirth_caffe.numerics.moments import SecondMoment
+from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.choose import Choice, EngineOptions, choose
+from deeprebirth_caffe.workflows.choose import EngineOptions, choose
 from deeprebirth_caffe.workflows.feeding import at_once, picture_input, preprocessing_for, with_zeros
 from deeprebirth_caffe.workflows.pictures import PictureOptions, data_layer, find_pictures
 from deeprebirth_caffe.workflows.roots import find_root
 from deeprebirth_caffe.workflows.sources import check_sources, source_layers, source_of
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.engines.base import FloatArray
+    from deeprebirth_caffe.engines.base import FloatArray, Forward
 
 OWN = "own"
 """The source that means the net's own data layer in TEST."""
 _DATABASES = {"data.mdb": "LMDB", "CURRENT": "LEVELDB"}
+_GIVEN = frozenset({"Input", "MemoryData"})
+"""Data layers that take arrays, and have none of their own."""
 
 Blobs = Mapping[str, "FloatArray"]
 
@@ -85,14 +88,22 @@ def read_moments(
     """
     sums: dict[tuple[str, int | None], SecondMoment] = {}
     images = 0
-    for batch in _batches(path, net, weights, sorted({one.blob for one in readings}), options, notes):
-        sizes = {len(array) for array in batch.values()}
-        for key in dict.fromkeys((one.blob, one.axis) for one in readings):
-            vectors = _vectors(batch[key[0]], key[1])
-            sums.setdefault(key, SecondMoment(vectors.shape[1])).add(vectors)
-        images += max(sizes, default=0)
+    view = net.view("TEST")
+    blobs = sorted({one.blob for one in readings})
+    batches = calibration_inputs(path, net, options, notes)
+    with tempfile.TemporaryDirectory(prefix="rebirth-calibrate-") as folder, ExitStack() as stack:
+        run: Forward | None = None
+        for batch in batches:
+            if run is None:
+                probe = write_net(Path(folder), "calibrate", probe_message(net, view, shapes=shapes_of(batch)))
+                run = stack.enter_context(choose(options.engine, [view]).engine.loaded(probe, weights))
+            found = run(batch, blobs)
+            for key in dict.fromkeys((one.blob, one.axis) for one in readings):
+                vectors = _vectors(found[key[0]], key[1])
+                sums.setdefault(key, SecondMoment(vectors.shape[1])).add(vectors)
+            images += len_of(batch)
     notes.append(f"calibrated on {images} images of {options.source}")
-    found: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
     for one in readings:
         moment = sums[one.blob, one.axis]
         value = moment.value
@@ -101,10 +112,10 @@ def read_moments(
         elif not value.any():
             notes.append(f'{one.layer}: "{one.blob}" is all zero on the calibration data, which does not count there')
         else:
-            found[one.layer] = value
+            kept[one.layer] = value
             if moment.count < len(value):
                 notes.append(f'{one.layer}: {moment.count} vectors of "{one.blob}" for {len(value)} inputs are few')
-    return found
+    return kept
 
 
 def _vectors(array: FloatArray, axis: int | None) -> FloatArray:
@@ -114,55 +125,91 @@ def _vectors(array: FloatArray, axis: int | None) -> FloatArray:
     return array.reshape(int(np.prod(array.shape[:axis], dtype=int)), array.shape[axis], -1)
 
 
-def _batches(
-    path: Path, net: Net, weights: Path, blobs: Sequence[str], options: CalibrationOptions, notes: list[str]
-) -> Iterator[Blobs]:
+def calibration_inputs(
+    path: Path, net: Net, options: CalibrationOptions, notes: list[str]
+) -> Iterator[dict[str, FloatArray]]:
+    """What a net reads of calibration data, batch by batch: an array for every input of its TEST view.
+
+    An input that the source says nothing about, such as labels of pictures, is zero.
+
+    Args:
+        path: of the net, for where its own paths start.
+        net: it; its data layers say how pictures and records are prepared.
+        options: the source.
+        notes: takes what people should know.
+
+    Yields:
+        By blob, float32, (images, ...); `options.samples` images in all, or as many as there are.
+
+    Raises:
+        RebirthError: the source cannot be read, or the net has no input for it.
+        UsageError: there is nothing at the source.
+    """
     view = net.view("TEST")
-    choice = choose(options.engine, [view])
     if options.source == OWN:
-        yield from _from_own(path, view, weights, blobs, options, choice)
-        return
-    source = Path(options.source)
-    backend = next((name for file, name in _DATABASES.items() if (source / file).is_file()), None)
-    if backend is not None:
-        yield from _from_database(path, net, view, weights, blobs, options, choice, backend)
+        batches = _from_own(path, net, view, options)
     else:
-        yield from _from_pictures(path, net, view, weights, blobs, options, choice, notes)
+        source = Path(options.source)
+        backend = next((name for file, name in _DATABASES.items() if (source / file).is_file()), None)
+        if backend is not None:
+            batches = _from_database(path, net, view, options, backend)
+        else:
+            batches = _from_pictures(path, net, view, options, notes)
+    left = options.samples
+    for batch in batches:
+        yield {name: array[:left] for name, array in batch.items()}
+        left -= len_of(batch)
+        if left <= 0:
+            return
 
 
-def _from_own(
-    path: Path, view: View, weights: Path, blobs: Sequence[str], options: CalibrationOptions, choice: Choice
-) -> Iterator[Blobs]:
+def len_of(batch: Blobs) -> int:
+    """How many images a batch has."""
+    return max((len(array) for array in batch.values()), default=0)
+
+
+def shapes_of(batch: Blobs) -> dict[str, Shape]:
+    """The shapes of a batch, for `engines.probe.probe_message`."""
+    return {name: tuple(array.shape) for name, array in batch.items()}
+
+
+def write_net(folder: Path, name: str, message: pb.NetParameter) -> Path:
+    """Writes a net into a folder, and says where."""
+    path = folder / f"{name}.prototxt"
+    path.write_text(format_message(message), encoding="utf-8")
+    return path
+
+
+def _from_own(path: Path, net: Net, view: View, options: CalibrationOptions) -> Iterator[dict[str, FloatArray]]:
+    """What the net's own data layers give; those that only take arrays get zeros."""
     layers = source_layers(view)
     if not layers:
         raise RebirthError(f"{path}: it has no data layer of its own in TEST; name a source: --calibrate SOURCE")
     root = find_root([source_of(layer) for layer in layers], path)
     check_sources(layers, root)
-    made = 0
-    for batch in choice.engine.batches(path, weights, options.samples, blobs, root=root):
-        yield batch
-        made += max(len(array) for array in batch.values())
-        if made >= options.samples:
-            return
+    message = _bare(net)
+    for layer in view.layers:
+        if is_fed(layer) and layer.type not in _GIVEN:
+            message.layer.add().CopyFrom(layer.param)
+            message.layer[-1].ClearField("include")
+            message.layer[-1].ClearField("exclude")
+    blobs = [top for layer in message.layer for top in layer.top]
+    engine = choose(options.engine, [view]).engine
+    with tempfile.TemporaryDirectory(prefix="rebirth-calibrate-") as folder:
+        probe = write_net(Path(folder), "data", message)
+        for batch in engine.batches(probe, None, options.samples, blobs, root=root):
+            yield with_zeros(view, batch)
 
 
 def _from_database(
-    path: Path,
-    net: Net,
-    view: View,
-    weights: Path,
-    blobs: Sequence[str],
-    options: CalibrationOptions,
-    choice: Choice,
-    backend: str,
-) -> Iterator[Blobs]:
-    """Runs the net with a data layer of another source in its input's place."""
+    path: Path, net: Net, view: View, options: CalibrationOptions, backend: str
+) -> Iterator[dict[str, FloatArray]]:
+    """Reads another source with a data layer that prepares records as the net's own does."""
     target = picture_input(path, view)
-    message = probe_message(net, view)
-    fed = next(layer for layer in message.layer if target.name in layer.top)
     own = data_layer(net)
     size = min(at_once(view, target), options.samples)
-    made = pb.LayerParameter(name=fed.name, type="Data", top=fed.top)
+    message = _bare(net)
+    made = message.layer.add(name="data", type="Data", top=[target.name])
     if own is not None:
         made.transform_param.CopyFrom(own.param.transform_param)
         if made.transform_param.HasField("mean_file"):
@@ -171,23 +218,16 @@ def _from_database(
     made.data_param.source = str(Path(options.source).absolute())
     made.data_param.backend = pb.DataParameter.LMDB if backend == "LMDB" else pb.DataParameter.LEVELDB
     made.data_param.batch_size = size
-    fed.CopyFrom(made)
+    engine = choose(options.engine, [view]).engine
     with tempfile.TemporaryDirectory(prefix="rebirth-calibrate-") as folder:
-        probe = Path(folder) / "calibrate.prototxt"
-        probe.write_text(format_message(message), encoding="utf-8")
-        yield from choice.engine.batches(probe, weights, ceil(options.samples / size), blobs)
+        probe = write_net(Path(folder), "data", message)
+        for batch in engine.batches(probe, None, ceil(options.samples / size), [target.name]):
+            yield with_zeros(view, batch)
 
 
 def _from_pictures(
-    path: Path,
-    net: Net,
-    view: View,
-    weights: Path,
-    blobs: Sequence[str],
-    options: CalibrationOptions,
-    choice: Choice,
-    notes: list[str],
-) -> Iterator[Blobs]:
+    path: Path, net: Net, view: View, options: CalibrationOptions, notes: list[str]
+) -> Iterator[dict[str, FloatArray]]:
     target = picture_input(path, view)
     preprocessing = preprocessing_for(options.pictures, path, net, target)
     notes.append(preprocessing.said)
@@ -196,13 +236,13 @@ def _from_pictures(
     step = max(1, len(files) // options.samples)
     files = files[::step][: options.samples]
     size = at_once(view, target)
-    with tempfile.TemporaryDirectory(prefix="rebirth-calibrate-") as folder, ExitStack() as stack:
-        probe = Path(folder) / "calibrate.prototxt"
-        probe.write_text(format_message(probe_message(net, view)), encoding="utf-8")
-        run = stack.enter_context(choice.engine.loaded(probe, weights))
-        for start in range(0, len(files), size):
-            batch = preprocessing.read(files[start : start + size])
-            yield run(with_zeros(view, target, batch), blobs)
+    for start in range(0, len(files), size):
+        yield with_zeros(view, {target.name: preprocessing.read(files[start : start + size])})
+
+
+def _bare(net: Net) -> pb.NetParameter:
+    """A net without layers under the name of another."""
+    return pb.NetParameter(name=net.header.name)
 
 
 def _listed(source: str) -> list[str]:

@@ -32,6 +32,8 @@ class EngineOptions:
         precision: of the embedded engine: "fp32" or "bf16"; None: fp32.
         threads: of either; None leaves it to the engine.
         caffe: where real Caffe is.
+        cache: of the embedded engine: bytes to keep what never changes in a training, 0: none; None: a quarter of the
+            free memory.
     """
 
     name: str = "auto"
@@ -39,6 +41,7 @@ class EngineOptions:
     precision: str | None = None
     threads: int | None = None
     caffe: str | None = None
+    cache: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def choose(options: EngineOptions, views: Iterable[View]) -> Choice:
         for words, given in (
             (f"--device {options.device}", options.device not in (None, "cpu")),
             (f"--precision {options.precision}", options.precision not in (None, "fp32")),
+            (f"--cache {(options.cache or 0) >> 20}", bool(options.cache)),
         )
         if given
     ]
@@ -157,7 +161,11 @@ def _caffe(options: EngineOptions) -> Engine:
 
 def _torch(options: EngineOptions) -> Engine:
     return engine(
-        "torch", device=options.device or "cpu", precision=options.precision or "fp32", threads=options.threads
+        "torch",
+        device=options.device or "cpu",
+        precision=options.precision or "fp32",
+        threads=options.threads,
+        cache=options.cache,
     )
 
 

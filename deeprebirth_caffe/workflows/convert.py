@@ -17,11 +17,13 @@ from deeprebirth_caffe.passes.relearn.merge_branches import DEFAULT_REDUCE, Merg
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
 from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
+from deeprebirth_caffe.passes.relearn.reparametrize import PARTS, Reparametrize
 from deeprebirth_caffe.passes.relearn.start import Start
 from deeprebirth_caffe.rewrite import Kind, Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
+from deeprebirth_caffe.workflows.calibration import CalibrationOptions
 from deeprebirth_caffe.workflows.exactness import EXACT_NAMES, all_exact, preparing
-from deeprebirth_caffe.workflows.rewriting import Converted, RewriteOptions, Rewriting
+from deeprebirth_caffe.workflows.rewriting import Converted, RewriteOptions, Rewriting, Say, rebirth_origins
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,14 @@ class ConvertOptions(RewriteOptions):
     force_merge: bool = False
     init: str | None = None
     seed: int = 0
+    calibrate: CalibrationOptions | None = None
+    reparam: bool = False
+    reparam_parts: tuple[str, ...] = PARTS
 
     def passes(self) -> list[Pass]:
         """The passes in the order they run: exact ones first, then branches, then what streamlines."""
-        start = Start(self.start, self.seed)
+        # What is refitted afterwards starts from what it inherits.
+        start = Start("inherit" if self.start == REFIT else self.start, self.seed)
         bn = self.bn or ("prune" if self.paper else "fold")
         if self.exact:
             return all_exact(self.skip_passes)
@@ -70,13 +76,17 @@ class ConvertOptions(RewriteOptions):
 
     @property
     def start(self) -> str:
-        """How rebirth layers start: "inherit" or "xavier"."""
+        """How rebirth layers start: "inherit", "xavier" or `REFIT`."""
         return self.init or ("xavier" if self.paper else "inherit")
 
     def record(self) -> dict[str, Any]:
         """What the manifest remembers of all this."""
         return {
-            "passes": [*([Portable.name] if self.portable else []), *(one.name for one in self.passes())],
+            "passes": [
+                *([Portable.name] if self.portable else []),
+                *(one.name for one in self.passes()),
+                *([Reparametrize.name] if self.reparam else []),
+            ],
             "only": list(self.only),
             "skip": list(self.skip),
             "paper": self.paper,
@@ -86,25 +96,33 @@ class ConvertOptions(RewriteOptions):
             "force_merge": self.force_merge,
             "init": self.start,
             "seed": self.seed,
+            "calibrate": self.calibrate.source if self.calibrate is not None else None,
+            "samples": self.calibrate.samples if self.calibrate is not None else None,
+            "reparam": list(self.reparam_parts) if self.reparam else None,
             **self.shared_record(),
         }
 
 
+REFIT = "refit"
+"""The start that is fitted to calibration data (`workflows.refitting`)."""
 PASS_NAMES = (*EXACT_NAMES, *(one.name for one in (PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride)))
 
 
 @uncollected
-def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
+def convert(options: ConvertOptions, engine: Engine | None = None, say: Say = lambda _: None) -> Converted:
     """Converts a net.
 
     Args:
         options: what to do.
         engine: real Caffe, to check the exact rewrites with; None does not check.
+        say: takes progress of a refit, line by line.
 
     Raises:
+        UsageError: options that do not go together.
         RebirthError: bad input, or the output directory is not empty; nothing is written.
         RefusedError: a stage that `only` names was refused, or the check does not hold; nothing is written.
     """
+    _check_refit(options)
     work = Rewriting(options)
     net, rewriter = work.net, work.rewriter
     _check_patterns(options, net)
@@ -113,9 +131,43 @@ def convert(options: ConvertOptions, engine: Engine | None = None) -> Converted:
         # A check needs some weights; these are never written.
         net.weights = random_weights(net)
     ported = _make_portable(options, rewriter, work.notes) if options.portable else Outcome()
+    whole = work.fold_parts(options.skip_passes, keep_exact=engine is not None)
     outcome = run(rewriter, options.passes(), work.selection, keep_exact=engine is not None)
-    outcome = Outcome(ported.rewrites + outcome.rewrites, ported.refusals + outcome.refusals, outcome.exact_runs)
-    return work.finish(outcome, options.record(), engine, _made_up(outcome) if random else "")
+    outcome = ported.then(whole).then(outcome)
+    refit = _refit(options, work, say) if options.start == REFIT else None
+    if options.reparam:
+        from deeprebirth_caffe.workflows.reparam import learn_wide
+
+        outcome = outcome.then(
+            learn_wide(options.net, rewriter, options.reparam_parts, options.seed, options.calibrate, work.notes)
+        )
+    return work.finish(outcome, options.record(), engine, _made_up(outcome) if random else "", refit)
+
+
+def _check_refit(options: ConvertOptions) -> None:
+    """Raises UsageError where a refit lacks something."""
+    if options.start == REFIT and options.calibrate is None:
+        raise UsageError("--init refit fits rebirth layers to pictures; name some: --calibrate SOURCE")
+    if options.start == REFIT and options.weights is None:
+        raise UsageError("--init refit needs the net's weights; give -w")
+    if options.calibrate is not None and options.weights is None:
+        raise UsageError("--calibrate runs the net, which needs its weights; give -w")
+
+
+def _refit(options: ConvertOptions, work: Rewriting, say: Say) -> dict[str, Any]:
+    """Fits the rebirth layers, and gives the report."""
+    from deeprebirth_caffe.workflows.conversion import Pair
+    from deeprebirth_caffe.workflows.refitting import RefitSettings, refit_layers
+
+    assert options.calibrate is not None, "checked before"
+    rewriter = work.rewriter
+    rewriter.commit()
+    pair = Pair(options.net, work.teacher, work.net, rebirth_origins(rewriter))
+    arrays, report = refit_layers(pair, options.calibrate, RefitSettings(seed=options.seed), work.notes, say)
+    for layer in rewriter.made:
+        if layer.name in arrays:
+            rewriter.set_weights(layer, arrays[layer.name])
+    return report
 
 
 def _made_up(outcome: Outcome) -> str:

@@ -11,14 +11,16 @@ from deeprebirth_caffe.passes.exact.fold_average import FoldAverage
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.inner_to_convolution import InnerToConvolution
 from deeprebirth_caffe.passes.exact.join_siblings import JoinSiblings
+from deeprebirth_caffe.passes.exact.sum_siblings import SumSiblings
 from deeprebirth_caffe.passes.exact.widen_branches import WidenBranches
 from deeprebirth_caffe.rewrite import Pass
 
-PREPARING: tuple[type[Pass], ...] = (DropIdentities, FoldBatchNorm, FoldAhead)
+PREPARING: tuple[type[Pass], ...] = (DropIdentities, FoldBatchNorm, SumSiblings, FoldAhead)
 """What only takes layers away: it also runs in front of passes that have to be relearned.
 
 What does nothing goes first, so that it stands between nothing. Affine layers then go to the layer in front, which
-takes any, and only the others (those behind a ReLU) to the layers behind.
+takes any, and only the others (those behind a ReLU) to the layers behind. What is added up behind convolutions can be
+one of them once nothing affine stands between.
 """
 
 FINISHING: tuple[type[Pass], ...] = (

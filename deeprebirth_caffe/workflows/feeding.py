@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,19 +56,20 @@ def preprocessing_for(options: PictureOptions, path: Path, net: Net, target: Val
     return Preprocessing(options, target.shape, lender)
 
 
-def at_once(view: View, target: Value) -> int:
-    """How many pictures run together."""
+def at_once(view: View, target: Value, most_bytes: int = MOST_BYTES) -> int:
+    """How many pictures run together, so that the blobs of the net take no more than that."""
     assert target.shape is not None
     size = summarize(view).blob_bytes
     if not size:
         return MOST_PICTURES
-    return max(1, min(MOST_PICTURES, MOST_BYTES * max(1, target.shape[0]) // size))
+    return max(1, min(MOST_PICTURES, most_bytes * max(1, target.shape[0]) // size))
 
 
-def with_zeros(view: View, target: Value, batch: FloatArray) -> dict[str, FloatArray]:
-    """The pictures, and zeros for labels."""
-    found = {target.name: batch}
+def with_zeros(view: View, given: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """What is given, and zeros for every other input, such as labels."""
+    found = dict(given)
+    count = max(len(array) for array in given.values())
     for value in fed_values(view):
         if value.name not in found and value.shape is not None:
-            found[value.name] = np.zeros((len(batch), *value.shape[1:]), np.float32)
+            found[value.name] = np.zeros((count, *value.shape[1:]), np.float32)
     return found

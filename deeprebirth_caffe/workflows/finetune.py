@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from deeprebirth_caffe.engines.base import DivergedError, EngineError, Snapshot
+from deeprebirth_caffe.engines.base import DivergedError, EngineError, Snapshot, Trainer
+from deeprebirth_caffe.engines.lesson import Lesson
 from deeprebirth_caffe.engines.plan import Plan, read_plan
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.hdf5 import check_writable
@@ -26,6 +27,7 @@ from deeprebirth_caffe.workflows.learn.schedule import Schedule
 from deeprebirth_caffe.workflows.learn.snapshots import check_overwriting, check_room, continues, written_again
 from deeprebirth_caffe.workflows.learn.solver_nets import SolverNets, solver_nets
 from deeprebirth_caffe.workflows.learn.start_weights import StartLedger, check_start, start_files
+from deeprebirth_caffe.workflows.learn.teaching import TeacherOptions, plan_lesson
 from deeprebirth_caffe.workflows.learn.training import Course, Training
 from deeprebirth_caffe.workflows.publish import counted, finite
 from deeprebirth_caffe.workflows.roots import check_regular, find_root
@@ -46,6 +48,7 @@ class FinetuneOptions:
     max_iter: int | None = None
     log: Path | None = None
     force: bool = False
+    teacher: TeacherOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Prepared:
         ledger: what becomes of them; None when resuming.
         schedule: the iterations.
         choice: the engine.
+        lesson: what a teacher says; None without one.
     """
 
     solver: pb.SolverParameter
@@ -69,6 +73,7 @@ class Prepared:
     ledger: StartLedger | None
     schedule: Schedule
     choice: Choice
+    lesson: Lesson | None = None
 
 
 def finetune(options: FinetuneOptions, listener: Listener | None = None) -> dict[str, Any]:
@@ -91,7 +96,7 @@ def finetune(options: FinetuneOptions, listener: Listener | None = None) -> dict
     try:
         with (
             _solver_file(plan, options.solver) as solver,
-            plan.choice.engine.trainer(solver, weights=plan.weights, resume=options.resume, root=plan.root) as trainer,
+            _trainer(plan, options, solver) as trainer,
         ):
             for note in trainer.notes:
                 watcher.say(note)
@@ -126,10 +131,13 @@ def prepare(options: FinetuneOptions, listener: Listener) -> Prepared:
     plan = read_plan(file, root)
     solver = _settled(original, options, plan)
     nets = solver_nets(plan)
-    choice = choose(options.engine, nets.views)
+    _check_sources(nets, root)
+    lesson, lines = plan_lesson(options.teacher, nets.train.view) if options.teacher is not None else (None, [])
+    choice = _choose(options, nets, lesson)
     if choice.reason:
         listener.say(f"engine {choice.engine.name}: {choice.reason}")
-    _check_sources(nets, root)
+    for line in lines:
+        listener.say(line)
     start, weights, ledger = 0, list[Path](), None
     if options.resume is not None:
         start = check_resume(options.resume, solver, nets.train, root)
@@ -153,7 +161,7 @@ def prepare(options: FinetuneOptions, listener: Listener) -> Prepared:
     if plan.hdf5:
         check_writable([layer.name for layer in nets.train.view.layers], str(file))
     check_room(plan, solver, nets.train.view)
-    return Prepared(solver, solver == original, root, weights, ledger, schedule, choice)
+    return Prepared(solver, solver == original, root, weights, ledger, schedule, choice, lesson)
 
 
 def go_on(options: FinetuneOptions, state: Path | None) -> str:
@@ -175,12 +183,37 @@ def go_on(options: FinetuneOptions, state: Path | None) -> str:
         ("--precision", engine.precision),
         ("--threads", engine.threads),
         ("--caffe", engine.caffe),
+        ("--cache", None if engine.cache is None else engine.cache >> 20),
         ("--max-iter", options.max_iter),
         ("--log", options.log),
     ):
         if value is not None:
             words += [flag, value]
+    if options.teacher is not None:
+        words += options.teacher.words()
     return shlex.join(str(word) for word in words)
+
+
+def _choose(options: FinetuneOptions, nets: SolverNets, lesson: Lesson | None) -> Choice:
+    """The engine; with a teacher the embedded one."""
+    if lesson is None:
+        return choose(options.engine, nets.views)
+    if options.engine.name == "caffe":
+        raise UsageError(
+            "--teacher is the embedded engine's; leave --engine caffe out, or train what rebirth distil writes"
+        )
+    found = choose(replace(options.engine, name="torch"), [*nets.views, *lesson.net.views])
+    return replace(found, reason="the one that has --teacher") if options.engine.name == "auto" else found
+
+
+def _trainer(plan: Prepared, options: FinetuneOptions, solver: Path) -> AbstractContextManager[Trainer]:
+    engine = plan.choice.engine
+    if plan.lesson is None:
+        return engine.trainer(solver, weights=plan.weights, resume=options.resume, root=plan.root)
+    from deeprebirth_caffe.engines.torch.engine import TorchEngine
+
+    assert isinstance(engine, TorchEngine)
+    return engine.trainer(solver, weights=plan.weights, resume=options.resume, root=plan.root, lesson=plan.lesson)
 
 
 def _read(file: Path) -> pb.SolverParameter:
@@ -265,6 +298,23 @@ def _stopped(options: FinetuneOptions, course: Course) -> str:
     return f"stopped by {course.signal} after {done}; go on with: {go_on(options, state)}"
 
 
+def _taught(options: FinetuneOptions, plan: Prepared, course: Course) -> dict[str, Any] | None:
+    """What the summary says of a teacher."""
+    given, lesson = options.teacher, plan.lesson
+    if given is None or lesson is None:
+        return None
+    return {
+        "net": str(given.net),
+        "weights": str(given.weights),
+        "temperature": lesson.temperature,
+        "alpha": lesson.alpha,
+        "match_weight": lesson.match_weight if lesson.blobs else None,
+        "heads": [{"name": one.name, "student": one.student, "teacher": one.teacher} for one in lesson.heads],
+        "blobs": list(lesson.blobs),
+        "parts": None if course.parts is None else finite(asdict(course.parts)),
+    }
+
+
 def _summary(options: FinetuneOptions, plan: Prepared, course: Course) -> dict[str, Any]:
     last: Snapshot | None = course.snapshots[-1] if course.snapshots else None
     tested = course.tests.get(0)
@@ -280,6 +330,7 @@ def _summary(options: FinetuneOptions, plan: Prepared, course: Course) -> dict[s
         "max_iter": plan.schedule.max_iter,
         "stopped": course.signal,
         "loss": course.loss,
+        "teacher": _taught(options, plan, course),
         "test": finite(tested.outputs) if tested else None,
         "test_iteration": tested.iteration if tested else None,
         "snapshots": [str(one.state) for one in course.snapshots],

@@ -115,7 +115,7 @@ def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
         size = at_once(view, target)
         for start in range(0, len(files), size):
             batch = preprocessing.read(files[start : start + size])
-            blobs = run(with_zeros(view, target, batch), wanted)
+            blobs = run(with_zeros(view, {target.name: batch}), wanted)
             for name in wanted:
                 if blobs[name].shape[:1] != (len(batch),):
                     raise RebirthError(f'blob "{name}" ({by(blobs[name].shape)}) has no row for each picture')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ def make_manifest(
     renamed: Sequence[tuple[str, str]],
     ledger: Ledger,
     lr_mult: LrMults,
+    origins: Mapping[str, Sequence[str]],
+    refit: Mapping[str, Any] | None,
+    reparam: Mapping[str, Sequence[str]],
     before: Mapping[str, int | None],
     after: Mapping[str, int | None],
     checks: Sequence[CheckResult] | None,
@@ -72,6 +76,9 @@ def make_manifest(
         "renamed_blobs": dict(renamed),
         "ledger": ledger.json(),
         "lr_mult": lr_mult,
+        "origins": {name: list(names) for name, names in origins.items()},
+        "refit": None if refit is None else dict(refit),
+        "reparam": {whole: list(names) for whole, names in reparam.items()},
         "before": dict(before),
         "after": dict(after),
         "check": None
@@ -97,22 +104,38 @@ def refusal_rows(outcome: Outcome) -> list[dict[str, Any]]:
     ]
 
 
-def earlier_lr_mults(net_path: Path) -> LrMults:
-    """The original lr_mult of the rebirth layers, from the manifest beside a net that an earlier conversion made.
+@dataclass(frozen=True)
+class Earlier:
+    """What an earlier conversion left to the next one.
+
+    Attributes:
+        lr_mult: the original lr_mult of its rebirth layers.
+        reparam: the layers that learned as one, by the name of that one.
+    """
+
+    lr_mult: LrMults = field(default_factory=dict)
+    reparam: dict[str, list[str]] = field(default_factory=dict)
+
+
+def read_earlier(net_path: Path) -> Earlier:
+    """Reads the manifest beside a net that an earlier conversion made; nothing where there is none.
 
     Raises:
         RebirthError: there is a manifest, but it cannot be read.
     """
     path = net_path.parent / MANIFEST
     if not path.is_file():
-        return {}
+        return Earlier()
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if net_path.name not in manifest["outputs"].values():
-            return {}
+            return Earlier()
         if manifest["version"] != SCHEMA:
             raise ValueError(f"version {manifest['version']}, and this rebirth reads {SCHEMA}")
-        return {str(name): [float(value) for value in values] for name, values in manifest["lr_mult"].items()}
+        return Earlier(
+            {str(name): [float(value) for value in values] for name, values in manifest["lr_mult"].items()},
+            {str(name): [str(part) for part in parts] for name, parts in manifest.get("reparam", {}).items()},
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RebirthError(
             f"{path}: cannot be read as a manifest of rebirth ({error}), and it holds the original learning rates of "

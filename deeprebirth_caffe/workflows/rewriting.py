@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.errors import RebirthError, RefusedError
 from deeprebirth_caffe.formats.files import check_directory, publish_directory
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ir.stages import whole_name
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.rewrite import Kind, Rewriter
 from deeprebirth_caffe.rewrite.learning import learn_faster, restore
@@ -22,11 +23,14 @@ from deeprebirth_caffe.workflows.check import check_runs
 from deeprebirth_caffe.workflows.deploy import DEPLOY, deploy_text, raise_failures, strip
 from deeprebirth_caffe.workflows.ledger import make_ledger
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
-from deeprebirth_caffe.workflows.manifest import MANIFEST, earlier_lr_mults, make_manifest, totals
+from deeprebirth_caffe.workflows.manifest import MANIFEST, make_manifest, read_earlier, totals
+from deeprebirth_caffe.workflows.parts import fold_parts, parts_left
 from deeprebirth_caffe.workflows.publish import json_bytes
 from deeprebirth_caffe.workflows.selection import Selection, names_stage
 from deeprebirth_caffe.workflows.solver import Lent, SolverOptions, lend_solver, make_solver
 
+Say = Callable[[str], object]
+"""Takes progress, a line at a time."""
 SOLVER = "solver.prototxt"
 INIT = "init.caffemodel"
 
@@ -64,6 +68,18 @@ class RewriteOptions:
         }
 
 
+def rebirth_origins(rewriter: Rewriter) -> dict[str, list[str]]:
+    """By rebirth layer, in the order of the net, the names of the original layers it stands for.
+
+    One that learns in parts has one entry, under the name it has when they are folded.
+    """
+    return {
+        whole_name(layer.name): rewriter.origins[layer]
+        for layer in rewriter.net.layers
+        if rewriter.made.get(layer) is Kind.RELEARN and layer in rewriter.origins
+    }
+
+
 @dataclass(frozen=True)
 class Converted:
     """The result, in memory: what was (or, in a dry run, would be) written."""
@@ -82,6 +98,7 @@ class Rewriting:
         options: what the user says.
         net: the net that is rewritten, with the learning rates of before an earlier conversion.
         original: a copy of it.
+        teacher: the same function, with the parts of an earlier `--reparam` folded; what `rebirth_origins` names.
         rewriter: of the net.
         selection: the stages that may change.
         notes: for people.
@@ -103,13 +120,31 @@ class Rewriting:
         self._lent: Lent | None = None
         if options.solver is not None and self.net.trains:
             self._lent = lend_solver(options.solver, options.net)
-        restore(self.net, earlier_lr_mults(options.net))
-        self.original = self.net.copy()
+        earlier = read_earlier(options.net)
+        restore(self.net, earlier.lr_mult)
+        self._parts = earlier.reparam
+        self.original = self.teacher = self.net.copy()
         self.rewriter = Rewriter(self.net)
         self.notes = upgrade_notes(self.net)
 
+    def fold_parts(self, skip: Collection[str] = (), *, keep_exact: bool = False) -> Outcome:
+        """Makes one layer again of each that an earlier `--reparam` let learn as several, whatever is selected."""
+        outcome = fold_parts(self.rewriter, self._parts, skip, keep_exact=keep_exact)
+        if outcome.rewrites:
+            # What is rewritten from here on stands for the layers that learned as one, not for their parts.
+            self.rewriter.origins.clear()
+            self.teacher = self.net.copy()
+        if left := parts_left(self.net, self._parts, outcome):
+            self.notes.append(f"still in parts since an earlier --reparam: {', '.join(left)}")
+        return outcome
+
     def finish(
-        self, outcome: Outcome, record: Mapping[str, Any], engine: Engine | None = None, random: str = ""
+        self,
+        outcome: Outcome,
+        record: Mapping[str, Any],
+        engine: Engine | None = None,
+        random: str = "",
+        refit: Mapping[str, Any] | None = None,
     ) -> Converted:
         """Does what follows the passes, and writes.
 
@@ -118,6 +153,7 @@ class Rewriting:
             record: the options, for the manifest.
             engine: real Caffe, to check the exact rewrites with; None does not check.
             random: where the net's weights were made up for a check, what to say about it; they are not written.
+            refit: the report of `workflows.refitting`, where rebirth layers were fitted.
 
         Raises:
             RefusedError: a stage that `only` names was refused, or the check does not hold; nothing is written.
@@ -154,6 +190,9 @@ class Rewriting:
             renamed=renamed,
             ledger=make_ledger(self.original, self.rewriter),
             lr_mult=lr_mult,
+            origins=rebirth_origins(self.rewriter),
+            refit=refit,
+            reparam=parts_left(net, self._parts, outcome),
             before=totals(self.original),
             after=totals(net),
             checks=checks,

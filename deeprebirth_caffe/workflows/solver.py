@@ -14,6 +14,9 @@ from deeprebirth_caffe.proto import caffe_pb2 as pb
 WEIGHT_DECAY = 0.0002
 DISPLAY = 40
 SNAPSHOT = 10_000
+CLIP = 5.0
+"""The norm that gradients are cut to where nobody says otherwise: a net that starts near what it has learned has first
+gradients that, at the paper's rates, throw it far away or to infinity."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class SolverOptions:
         momentum: of SGD.
         max_iter: where a step ends.
         lr_factor: what a rebirth layer's lr_mult is multiplied by.
+        clip_gradients: the norm that gradients are cut to; 0: none. None: as the lent solver says, else `CLIP`.
     """
 
     base_lr: float = 0.001
@@ -34,6 +38,7 @@ class SolverOptions:
     momentum: float = 0.9
     max_iter: int = 90_000
     lr_factor: float = 10.0
+    clip_gradients: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,3 +132,8 @@ def _fix(message: pb.SolverParameter, options: SolverOptions, net: str, prefix: 
     message.momentum = options.momentum
     message.max_iter = options.max_iter
     message.snapshot_prefix = prefix
+    if options.clip_gradients is not None:
+        message.ClearField("clip_gradients")
+    clip = CLIP if options.clip_gradients is None else options.clip_gradients
+    if clip and not message.HasField("clip_gradients"):
+        message.clip_gradients = clip

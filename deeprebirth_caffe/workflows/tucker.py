@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.collector import uncollected
 from deeprebirth_caffe.ir import Net, summarize
@@ -16,6 +18,7 @@ from deeprebirth_caffe.passes.patterns import LINEAR, Facts
 from deeprebirth_caffe.passes.relearn.factors import Ranks, Site, find_site
 from deeprebirth_caffe.passes.relearn.rank_choice import Choice, by_budget, by_variational_bayes
 from deeprebirth_caffe.passes.relearn.tucker import Tucker
+from deeprebirth_caffe.rewrite import Kind
 from deeprebirth_caffe.rewrite.pipeline import run
 from deeprebirth_caffe.workflows.calibration import CalibrationOptions, Reading, read_moments
 from deeprebirth_caffe.workflows.deploy import strip
@@ -77,19 +80,25 @@ def tucker(options: TuckerOptions) -> Converted:
         raise UsageError("--ratio and --ranks exclude each other")
     work = Rewriting(options)
     net = work.net
+    whole = work.fold_parts()
     given = _read_ranks(options.ranks, net) if options.ranks not in (None, VBMF) else None
     deployed = _deployed(net)
     sites, left = _sites(net, work.selection, deployed)
     moments = {}
     if options.calibrate is not None and sites:
-        moments = read_moments(
-            options.net, net, options.weights, [_reading(site) for site in sites], options.calibrate, work.notes
-        )
+        with tempfile.TemporaryDirectory(prefix="rebirth-tucker-") as folder:
+            weights = options.weights
+            if whole.rewrites:  # the file's layers are not the net's any more
+                weights = Path(folder) / "folded.caffemodel"
+                assert net.weights is not None
+                save_weights(weights, net, net.weights)
+            readings = [_reading(site) for site in sites]
+            moments = read_moments(options.net, net, weights, readings, options.calibrate, work.notes)
     choice = _choose(options, net, sites, moments, given, _weights_of(deployed, work.selection), work.notes)
     outcome = run(
         work.rewriter, [Tucker(ranks=choice.ranks, left={**left, **choice.left}, moments=moments)], work.selection
     )
-    made = {layer.name for layer in work.rewriter.made}
+    made = {layer.name for layer, kind in work.rewriter.made.items() if kind is Kind.RELEARN}
     # The factors that were just made are no news.
     outcome.refusals = [one for one in outcome.refusals if one.layer not in made]
     before, after = _weights_of(deployed, Selection()), _weights_of(_deployed(net), Selection())
@@ -97,7 +106,7 @@ def tucker(options: TuckerOptions) -> Converted:
         work.notes.append(
             f"weights as deployed: {_mib(before)} to {_mib(after)}, {100 * after / before:.1f} % of what they were"
         )
-    return work.finish(outcome, options.record())
+    return work.finish(whole.then(outcome), options.record())
 
 
 def _choose(

@@ -1,7 +1,8 @@
 """Reads the tables of docs/json.md and holds JSON against them, so that the two cannot drift apart.
 
 A type in a table is: string, integer, number, boolean, object (its fields are in the rows below), shape, layer, totals,
-"list of T", "map of T", "T or null", with parentheses where needed; "or null" belongs to all that stands before it.
+refit, "list of T", "map of T", "T or null", with parentheses where needed; "or null" belongs to all that stands before
+it.
 ", optional" behind a type lets the field be left out.
 """
 
@@ -90,6 +91,8 @@ def _problems(data: Any, row: Field, kind: str, path: str) -> list[str]:
         return _problems(data, sections()["inspect"].kids["layers"], "object", path)
     if kind == "totals":
         return _problems(data, sections()["convert, deploy: manifest.json"].kids["before"], "object", path)
+    if kind == "refit":
+        return _problems(data, sections()["convert, deploy: manifest.json"].kids["refit"], "object", path)
     if kind == "object":
         return _object(data, row, path)
     if " or " in kind:

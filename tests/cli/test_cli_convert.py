@@ -204,6 +204,49 @@ def option_seed(convert: Convert, net: SmallNet) -> None:
     assert arrays[0] == arrays[1] != arrays[2]
 
 
+def option_reparam(convert: Convert, net: SmallNet) -> None:
+    found = convert("-w", net.weights, "--reparam")
+    assert found["options"]["reparam"] == ["1x1", "1xk", "kx1"] and "reparametrize" in found["options"]["passes"]
+    names = found["reparam"]["conv2/3x3_merge"]
+    assert names == [layer.name for layer in Net.read("out/train_val.prototxt").layers if layer.name in names]
+    assert {"conv2/3x3_merge_main", "conv2/3x3_merge_main_bn", "conv2/3x3_merge_1x3", "conv2/3x3_merge_sum"} < set(
+        names
+    )
+    assert any("--calibrate measures them" in note for note in found["notes"])
+    told = lr_mults("out/train_val.prototxt")
+    assert told["conv2/3x3_merge_1x1"] == told["conv2/3x3_merge_1x1_scale"] == [10]
+    assert told["conv2/3x3_merge_main_scale"] == [10, 20] and "conv2/3x3_merge_main_bn" not in told
+    none = convert("--reparam", "--only", "loss3", out="2")
+    assert none["reparam"] == {} and any("no rebirth convolution" in note for note in none["notes"])
+
+
+def option_reparam_parts(convert: Convert, net: SmallNet) -> None:
+    def kernels(*options: str) -> set[str]:
+        names = convert("--reparam", *options, "--dry-run")["reparam"]["conv2/3x3_merge"]
+        return {name.rpartition("_")[2] for name in names} - {"main", "bn", "scale", "sum"}
+
+    assert kernels() == {"1x1", "1x3", "3x1"}
+    assert kernels("--reparam-parts", "bn") == set()
+    assert kernels("--reparam-parts", "bn,kxk,1x1") == {"3x3", "1x1"}
+    assert kernels("--reparam-parts", "1X3,1xk") == {"1x3"}
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--reparam", "--reparam-parts", "1x"), "'1x' is no part: bn, or a kernel such as 1x1, 1xk, kxk, 3x1"),
+        (("--reparam", "--reparam-parts", "0x1"), "'0x1' is no part"),
+        (("--reparam", "--reparam-parts", "1x1x1"), "'1x1x1' is no part"),
+        (("--reparam-parts", "1x1"), "--reparam-parts says what --reparam makes; give it too"),
+        (("--reparam", "--exact"), "--exact and --reparam exclude each other"),
+        (("--reparam", "--calibrate", "pictures"), "--calibrate runs the net, which needs its weights; give -w"),
+    ],
+)
+def test_reparam_options_that_mean_nothing(cli: Cli, net28: SmallNet, options: tuple[str, ...], why: str) -> None:
+    result = cli("convert", net28.train_val, "--input-shape", net28.shape, *options)
+    assert why in complaint(result, 2)
+
+
 def option_input_shapes(convert: Convert, net: SmallNet) -> None:
     unknown = convert("--dry-run", shape="")
     assert unknown["before"]["macs"] is None and "deploy" not in unknown["outputs"]

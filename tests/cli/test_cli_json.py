@@ -100,7 +100,7 @@ def test_options_in_the_manifest(cli: Cli, net28: SmallNet) -> None:
     arguments = ["--input-shape", net28.shape, *streamline, *branch, *learn]
     found = cli("convert", net28.train_val, "--json", "--dry-run", *arguments).data["options"]
     assert found == {
-        "passes": ["drop-identities", "fold-batchnorm", "fold-ahead", "pool-to-stride"],
+        "passes": ["drop-identities", "fold-batchnorm", "sum-siblings", "fold-ahead", "pool-to-stride"],
         "only": ["conv*"],
         "skip": ["conv1"],
         "paper": False,
@@ -110,6 +110,9 @@ def test_options_in_the_manifest(cli: Cli, net28: SmallNet) -> None:
         "force_merge": True,
         "init": "xavier",
         "seed": 3,
+        "calibrate": None,
+        "samples": None,
+        "reparam": None,
         "input_shapes": {"data": [1, 28, 28]},
         "batch": 5,
         "lr_factor": 4.0,
@@ -154,6 +157,7 @@ def test_each_table_is_held_against_something() -> None:
         "export",
         "zoo list",
         "zoo NAME",
+        "refit",
         "doctor",
         "data",
         *RUNS,

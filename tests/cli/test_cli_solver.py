@@ -44,6 +44,20 @@ def test_the_papers_settings(convert: Convert) -> None:
     assert text.startswith("# ") and "base_lr: 0.001\n" in text
 
 
+@pytest.mark.parametrize("lent", [False, True])
+@pytest.mark.parametrize(
+    ("options", "alone", "with_lent"),
+    [((), 5, 35), (("--clip-gradients", 2), 2, 2), (("--clip-gradients", 0), None, None), (("--paper",), None, None)],
+)
+def test_the_norm_that_gradients_are_cut_to(
+    convert: Convert, lent: bool, options: tuple[object, ...], alone: float | None, with_lent: float | None
+) -> None:
+    Path("mine.prototxt").write_text(LENT, encoding="utf-8")
+    convert(*options, *(["--solver", "mine.prototxt"] if lent else []))
+    found = solver()
+    assert (found.clip_gradients if found.HasField("clip_gradients") else None) == (with_lent if lent else alone)
+
+
 def test_paths_are_as_the_user_typed_them(cli: Cli, net28: SmallNet) -> None:
     for out in ("deep/er", str(Path("deep/absolute").absolute())):
         assert cli("convert", net28.train_val, "-o", out).code == 0

@@ -49,6 +49,13 @@ def test_version(cli: Cli) -> None:
     assert cli("--version").out == f"rebirth, version {__version__}\n"
 
 
+def test_as_a_module() -> None:
+    words = [sys.executable, "-m", "deeprebirth_caffe", "--version"]
+    assert (
+        subprocess.run(words, capture_output=True, text=True, check=True).stdout == f"rebirth, version {__version__}\n"
+    )
+
+
 def test_without_a_command_the_help_goes_to_stderr(cli: Cli) -> None:
     result = cli()
     assert (result.code, result.out) == (2, "")

@@ -38,6 +38,10 @@ def make_pass(name: str, text: str) -> Pass:
                 options["patterns"] = ((pattern, float(ratio)),)
             elif key == "reduce":
                 options[key] = float(value)
+            elif key == "layers":
+                options[key] = frozenset(value.split(","))
+            elif key == "parts":
+                options[key] = tuple(part for part in value.split(",") if part != "bn")
             elif key == "ranks":
                 pairs = (each.split(":") for each in value.split(";"))
                 options[key] = {layer: tuple(map(int, ranks.split(","))) for layer, ranks in pairs}

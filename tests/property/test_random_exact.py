@@ -36,7 +36,8 @@ def make(seed: int) -> str:
     blobs = ["data"]
     for number in range(rng.randint(3, 12)):
         name, bottom = f"x{number}", rng.choice(blobs[-2:])
-        kind = rng.choice(["conv", "conv", "conv", "siblings", "deconv", "affine", "affine", "pool", "abs", "zero"])
+        kinds = ["conv", "conv", "conv", "siblings", "sum", "deconv", "affine", "affine", "pool", "abs", "zero"]
+        kind = rng.choice(kinds)
         own = rng.choice(["", "", "pad: 1", "stride: 2", "dilation: 2", "group: 2", "bias_term: false"])
         out = rng.choice([2, 2, 4, 32])
         if kind == "affine":
@@ -55,6 +56,12 @@ def make(seed: int) -> str:
             text += "".join(pair) + layer(
                 "Concat", name, rng.choice([(f"{name}a", f"{name}b"), (f"{name}b", f"{name}a")])
             )
+        elif kind == "sum":
+            wide = rng.choice([1, 2])
+            sides = [(rng.choice(["1", "3", "5"]), s) for s in "abc"[: rng.randint(2, 3)]]
+            for size, s in sides:
+                text += conv(f"{name}{s}", bottom, 4, int(size), f"pad: {int(size) // 2} stride: {wide}")
+            text += layer("Eltwise", name, [f"{name}{s}" for _, s in sides], name)
         else:
             made = conv(name, bottom, out, rng.choice([1, 2, 3]), own)
             text += made.replace('"Convolution"', '"Deconvolution"') if kind == "deconv" else made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,6 +96,7 @@ class Builder:
         share: Parameters | None,
         *,
         force: bool,
+        entries: Collection[Value] = (),
     ) -> None:
         """Builds.
 
@@ -106,6 +107,7 @@ class Builder:
             root: where relative paths in layers start.
             share: the blobs of another net, which layers of the same names use.
             force: whether the net says `force_backward`.
+            entries: values where gradients enter besides the losses.
 
         Raises:
             EngineError: a layer cannot be run.
@@ -125,7 +127,7 @@ class Builder:
             if run is not None:
                 lowered[layer] = run
         counts = {layer: len(self.params.tensors.get(layer, ())) for layer in view.layers}
-        flow = gradient_flow(view, counts, force)
+        flow = gradient_flow(view, counts, force, frozenset(entries))
         extra = len(self.number)
         for layer, run in lowered.items():
             weights = loss_weights(layer)

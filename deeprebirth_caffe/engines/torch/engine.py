@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from deeprebirth_caffe.engines.base import Array, FloatArray, Forward
+    from deeprebirth_caffe.engines.lesson import Lesson
     from deeprebirth_caffe.engines.torch.net import TorchNet
     from deeprebirth_caffe.engines.torch.solver import TorchTrainer
 
@@ -38,6 +39,7 @@ class TorchEngine:
         precision: str = "fp32",
         threads: int | None = None,
         seed: int | None = None,
+        cache: int | None = None,
     ) -> None:
         """Checks that there is such a device; loads PyTorch.
 
@@ -46,6 +48,8 @@ class TorchEngine:
             precision: fp32, or bf16: matrix products in bfloat16, weights in float32.
             threads: of PyTorch, for the whole process; None leaves it to the environment.
             seed: of fillers, Dropout and the like where no solver gives one; None: any.
+            cache: how many bytes trainers may use to keep what never changes (`frozen.py`), 0: none; None: a quarter
+                of the memory that is free when they start.
 
         Raises:
             EngineError: PyTorch or the device is missing, or there is no such precision.
@@ -60,6 +64,7 @@ class TorchEngine:
         self.precision = precision
         self.threads = threads
         self.seed = seed
+        self.cache = cache
         if threads is not None:
             if threads < 1:
                 raise EngineError(f"cannot run on {threads} threads; give 1 or more")
@@ -172,13 +177,14 @@ class TorchEngine:
         weights: Sequence[Path | str] = (),
         resume: Path | str | None = None,
         root: Path | str = ".",
+        lesson: Lesson | None = None,
     ) -> Iterator[TorchTrainer]:
-        """Sets a solver up; see `Engine.trainer`."""
+        """Sets a solver up, to learn from a teacher besides where there is a lesson; see `Engine.trainer`."""
         from deeprebirth_caffe.engines.torch.memory import freed_memory_kept
         from deeprebirth_caffe.engines.torch.solver import open_trainer
 
         thrift = freed_memory_kept() if self.device == "cpu" else nullcontext()
-        with thrift, open_trainer(self, solver, weights=weights, resume=resume, root=root) as made:
+        with thrift, open_trainer(self, solver, weights=weights, resume=resume, root=root, lesson=lesson) as made:
             yield made
 
     def train(self, solver: Path | str, iterations: int, weights: Path | str | None = None) -> TrainResult:

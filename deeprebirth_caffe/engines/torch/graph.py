@@ -1,12 +1,13 @@
 """Where gradients go: Caffe's rules for which layers, inputs and parameters a backward pass reaches.
 
 A layer passes a gradient on to an input if something behind that input learns (or `propagate_down` says so), and only
-where the layer itself contributes to a loss. `force_backward` asks for every gradient there is.
+where the layer itself contributes to a loss, or to a value where a gradient enters from outside (what a teacher says of
+a blob). `force_backward` asks for every gradient there is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from deeprebirth_caffe.ir import Layer, Value, View
@@ -40,16 +41,17 @@ def loss_weights(layer: Layer) -> list[float]:
     return [float(loss and index == 0) for index in range(tops)]
 
 
-def gradient_flow(view: View, blobs: Mapping[Layer, int], force: bool) -> Flow:
+def gradient_flow(view: View, blobs: Mapping[Layer, int], force: bool, entries: Collection[Value] = ()) -> Flow:
     """Finds where gradients go in a net.
 
     Args:
         view: the net.
         blobs: how many parameters each layer has.
         force: whether the net says `force_backward`.
+        entries: where gradients enter besides, as if each were a loss.
     """
     bottoms, params, needs = _downwards(view, blobs)
-    _upwards(view, bottoms, needs)
+    _upwards(view, bottoms, needs, entries)
     if force:
         for layer in view.layers:
             for index in range(len(bottoms[layer])):
@@ -85,15 +87,18 @@ def _downwards(
     return bottoms, params, needs
 
 
-def _upwards(view: View, bottoms: dict[Layer, list[bool]], needs: dict[Layer, bool]) -> None:
+def _upwards(
+    view: View, bottoms: dict[Layer, list[bool]], needs: dict[Layer, bool], entries: Collection[Value]
+) -> None:
     """From the losses to the data: what no loss depends on needs no gradient, nor what is cut off above."""
     under_loss: set[Value] = set()
     cut: set[tuple[Layer, int]] = set()
     for layer in reversed(view.layers):
         outs = view.outs[layer]
-        contributes = any(loss_weights(layer)) or any(value in under_loss for value in outs)
+        starts = any(loss_weights(layer)) or any(value in entries for value in outs)
+        contributes = starts or any(value in under_loss for value in outs)
         unwanted = bool(outs) and all(value.uses and all(use in cut for use in value.uses) for value in outs)
-        if any(loss_weights(layer)):
+        if starts:
             unwanted = False
         if needs[layer] and unwanted:
             bottoms[layer] = [False] * len(bottoms[layer])

@@ -1,4 +1,4 @@
-"""How the C library's allocator treats what layers let go."""
+"""How the C library's allocator treats what layers let go, and how much memory is free."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import torch
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _DEFAULTS = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65536}
+_UNKNOWN = 2**30
 _KEPT = {_TRIM_THRESHOLD: 2**31 - 1, _MMAP_MAX: 0}
 
 
@@ -31,6 +35,27 @@ def freed_memory_kept() -> Iterator[None]:
         for option, value in _DEFAULTS.items():
             library.mallopt(option, value)
         library.malloc_trim(0)
+
+
+def free_bytes(device: torch.device) -> int:
+    """About how much memory could still be had; where the system does not say it, a gigabyte."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = _UNKNOWN
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit and used and limit[0].isdigit():  # else "max", or no such limits here
+        free = min(free, max(0, int(limit[0]) - int(used[0])))
+    return free
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
 
 
 def _glibc() -> ctypes.CDLL | None:

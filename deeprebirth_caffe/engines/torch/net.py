@@ -14,8 +14,10 @@ import torch
 
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.torch.build import FED, READ, Builder, Step, open_sources
+from deeprebirth_caffe.engines.torch.frozen import Budget, FrozenCache, Turn
 from deeprebirth_caffe.engines.torch.layers.base import Lowered
 from deeprebirth_caffe.engines.torch.params import Learnable, Parameters
+from deeprebirth_caffe.engines.torch.still import moved_blobs
 from deeprebirth_caffe.ir import Layer, Net, NetState, Value, View, Weights
 from deeprebirth_caffe.ops import Shape
 
@@ -43,7 +45,9 @@ class TorchNet:
         blobs_of: each layer's learnable blobs; a tensor that layers share is the same object.
         learnable: each learnable tensor once.
         loss: the weighted total of the last forward pass.
+        batch: the data of the last forward pass, by blob: what was fed, read from files or made up.
         on_layer: where set, is told each layer's name and seconds as it has run (on a GPU, only as it was started).
+        frozen: what it keeps of values that never change; None: nothing.
     """
 
     def __init__(
@@ -58,6 +62,9 @@ class TorchNet:
         root: Path | str = ".",
         sources: bool = True,
         data_seed: int | None = None,
+        entries: Collection[str] = (),
+        cache: Budget | None = None,
+        learns: bool = True,
     ) -> None:
         """Builds the layers, and fills what they learn.
 
@@ -71,9 +78,14 @@ class TorchNet:
             root: where relative paths in layers start.
             sources: whether the net reads its own data; otherwise data layers are fed like inputs.
             data_seed: of shuffling, cropping and mirroring; None: as `seed`.
+            entries: blobs where gradients will enter besides the losses (`backward`); what is below them learns,
+                whether a loss stands behind them or not.
+            cache: memory for values that never change (`frozen.FrozenCache`); None: none. What the net computes is
+                the same to the bit.
+            learns: whether blobs with an lr_mult above 0 may change otherwise than by `load` (a teacher's do not).
 
         Raises:
-            EngineError: a layer cannot be run.
+            EngineError: a layer cannot be run, or an entry is no blob of the net.
             NetError: the net is not sound.
         """
         self.device = torch.device(device)
@@ -89,18 +101,23 @@ class TorchNet:
         self.train = state.phase == "TRAIN"
         self._force = net.header.force_backward
         self._sources: dict[Layer, DataLayer] = {}
+        self.frozen: FrozenCache | None = None
         if sources:
             picked = data_seed if data_seed is not None else self.generator.initial_seed() % 2**31
             self._sources = open_sources(self.view, Path(root), picked)
         try:
             borrowed = share.params if share is not None else None
-            built = Builder(self.view, self._sources, self.generator, Path(root), borrowed, force=self._force)
+            doors = self._doors(entries)
+            built = Builder(
+                self.view, self._sources, self.generator, Path(root), borrowed, force=self._force, entries=doors
+            )
         except BaseException:
             self.close()
             raise
         self.params: Parameters = built.params
         self.images = built.images
         self._number, self._shapes = built.number, built.shapes
+        self._names = {number: value.name for value, number in self._number.items()}
         self._steps, self._feeds, self._reached = built.steps, built.feeds, built.reached
         self.inputs = list(self._feeds)
         self._copies = {_copy_name(value): value for value in self.view.values if _is_read_loss(value)}
@@ -108,11 +125,16 @@ class TorchNet:
         self.blobs_of = {layer.name: tensors for layer, tensors in self.params.tensors.items() if tensors}
         self.learnable: list[Learnable] = self.params.learnable
         self.loss = torch.zeros((), device=self.device)
+        self.batch: dict[str, torch.Tensor] = {}
         self._fed: dict[str, torch.Tensor] = {}
         self._roots: list[tuple[torch.Tensor, float]] = []
         self._last: dict[int, torch.Tensor] = {}
         self._outs: dict[str, torch.Tensor] = {}
         self.on_layer: Callable[[str, float], None] | None = None
+        if cache is not None:
+            data = {*self._feeds.values(), *(value for layer in self._sources for value in self.view.outs[layer])}
+            numbers = [self._number[value] for value in data]
+            self.frozen = FrozenCache(cache, self._steps, numbers, self._moved(share) if learns else (), self.train)
 
     # Running.
 
@@ -143,14 +165,23 @@ class TorchNet:
         self.feed(inputs or {})
         self._feed(values)
         self._read(values)
+        self.batch = {self._names[number]: tensor for number, tensor in values.items()}
         kept = {number: values[number] for number in held if number in values}
+        turn = None if retain else self._turn(values, held)
         with torch.set_grad_enabled(self.train or self._force):
             if retain:
                 values = {number: self._with_gradient(number, tensor) for number, tensor in values.items()}
             for step in self._steps:
-                tops = self._run(step, values, retain)
+                passed = turn is not None and turn.passes(step)
+                if turn is not None and passed:
+                    values.update(turn.recall(step))
+                tops = () if passed else self._run(step, values, retain)
+                if not step.ins:
+                    self.batch.update(zip(step.layer.tops, tops))
                 for number, top, weight in zip((*step.outs, *step.nameless), tops, step.weights):
                     tensor = values[number] = self._with_gradient(number, top) if retain else top
+                    if turn is not None:
+                        turn.note(number, tensor)
                     if weight:
                         total += weight * tensor.detach().float().sum()
                         if tensor.requires_grad:
@@ -158,13 +189,16 @@ class TorchNet:
                 if retain:
                     continue
                 for number in step.done_with:
-                    if number in held:
-                        kept[number] = values[number]
-                    del values[number]
+                    if number in values:  # else nobody needed it
+                        if number in held:
+                            kept[number] = values[number]
+                        del values[number]
                 for number in step.nameless:
                     tensor = values.pop(number)
                     if number in held:
                         kept[number] = tensor
+        if turn is not None:
+            turn.end()
         if retain:
             self._last = dict(values)
             kept = {number: values[number] for number in held}
@@ -172,6 +206,24 @@ class TorchNet:
         outs = {name: kept[number] for name, number in wanted.items()}
         self._outs = {name: tensor for name, tensor in outs.items() if tensor.requires_grad}
         return {name: tensor.detach() for name, tensor in outs.items()}
+
+    def _turn(self, values: dict[int, torch.Tensor], held: Collection[int]) -> Turn | None:
+        """What is known of the batch at hand, and may be passed over; a net whose layers are timed runs them all."""
+        if self.frozen is None or self.on_layer is not None:
+            return None
+        turn = self.frozen.begin(values, held, lambda step, some: self._run(step, some, False))
+        for source in list(self._sources.values())[:1]:
+            self.frozen.seen(source.keys)
+        return turn
+
+    def _moved(self, share: TorchNet | None) -> set[int]:
+        """`id` of each blob that this net's training changes, or that of the net whose blobs it shares."""
+        nets = [self] if share is None else [self, share]
+        return {
+            blob
+            for net in nets
+            for blob in moved_blobs(net._steps, {id(one.tensor): one.lr_mult for one in net.learnable})
+        }
 
     def _with_gradient(self, number: int, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor that keeps its gradient, if anything hands one down to it."""
@@ -219,6 +271,17 @@ class TorchNet:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=run.half, cache_enabled=False)
 
+    def _doors(self, names: Collection[str]) -> list[Value]:
+        found = {name: self.view.blob(name) for name in names}
+        missing = [name for name, value in found.items() if value is None]
+        if missing:
+            raise EngineError(f"no gradient can enter at blob {missing[0]!r}: the net does not have it")
+        return [value for value in found.values() if value is not None]
+
+    def learns_below(self, name: str) -> bool:
+        """Whether a blob of the last forward pass, which was kept, hands gradients to something that learns."""
+        return name in self._outs
+
     def _numbers(self, names: Collection[str]) -> dict[str, int]:
         found: dict[str, int] = {}
         for name in names:
@@ -251,8 +314,7 @@ class TorchNet:
         for name, array in inputs.items():
             if name not in self._feeds:
                 raise EngineError(f"blob {name!r} is no input; this net takes {', '.join(self._feeds) or 'none'}")
-            tensor = array if isinstance(array, torch.Tensor) else self._tensor(np.asarray(array))
-            self._fed[name] = tensor.detach().to(self.device, torch.float32)
+            self._fed[name] = self._given(array).detach().to(self.device, torch.float32)
 
     def _feed(self, values: dict[int, torch.Tensor]) -> None:
         for name, value in self._feeds.items():
@@ -266,30 +328,36 @@ class TorchNet:
             for value, array in zip(self.view.outs[layer], source.next()):
                 values[self._number[value]] = self._tensor(array)
 
+    def _given(self, array: NDArray[Any] | torch.Tensor) -> torch.Tensor:
+        return array if isinstance(array, torch.Tensor) else self._tensor(np.asarray(array))
+
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         ready = np.require(array, dtype=np.float32, requirements=["C", "W"])
         return torch.from_numpy(ready).to(self.device)
 
     # Gradients.
 
-    def backward(self, diffs: Mapping[str, NDArray[Any]] | None = None) -> None:
+    def backward(self, diffs: Given | None = None, scale: float = 1.0) -> None:
         """Adds to each learnable tensor's `.grad`, from the losses' weights down.
 
         Args:
-            diffs: where gradients enter besides, by blob: one that was kept and that nobody reads.
+            diffs: where gradients enter besides, by blob: one that was kept. Where other layers read it as well, theirs
+                add up with it. For a blob with layers in place it is the gradient of what the last of them left.
+            scale: what the net's own losses count; with 0 their gradients are not worked out.
 
         Raises:
             EngineError: such a blob was not kept.
         """
-        starts = [tensor for tensor, _ in self._roots]
-        grads = [torch.full_like(tensor, weight) for tensor, weight in self._roots]
+        roots = self._roots if scale else []
+        starts = [tensor for tensor, _ in roots]
+        grads = [torch.full_like(tensor, weight * scale) for tensor, weight in roots]
         for name, array in (diffs or {}).items():
             if name not in self._outs:
                 raise EngineError(
                     f"no gradient can enter at blob {name!r}: keep it, and see that something below learns"
                 )
             starts.append(self._outs[name])
-            grads.append(self._tensor(np.asarray(array)).to(self._outs[name].dtype))
+            grads.append(self._given(array).to(self._outs[name].dtype))
         self._roots, self._outs = [], {}
         if starts:
             torch.autograd.backward(starts, grads)
@@ -320,6 +388,8 @@ class TorchNet:
             EngineError: a layer's blobs are others in number or shape.
         """
         self.params.load(weights)
+        if self.frozen is not None:
+            self.frozen.clear()
 
     def export(self) -> tuple[str, list[tuple[str, str, list[NDArray[np.float32]]]]]:
         """The net's name, and every layer's name, type and blobs, for `formats.caffemodel.write_caffemodel`."""
@@ -363,6 +433,8 @@ class TorchNet:
         for source in self._sources.values():
             source.close()
         self._sources = {}
+        if self.frozen is not None:
+            self.frozen.clear()
 
 
 def _is_read_loss(value: Value) -> bool:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from deeprebirth_caffe.engines.base import Score, Snapshot, Step
+from deeprebirth_caffe.engines.lesson import Lesson
 from deeprebirth_caffe.engines.plan import (
     Plan,
     PlannedNet,
@@ -26,8 +27,10 @@ from deeprebirth_caffe.engines.plan import (
 )
 from deeprebirth_caffe.engines.policy import learning_rate
 from deeprebirth_caffe.engines.snapshots import remove_leftovers
+from deeprebirth_caffe.engines.torch.frozen import Budget
 from deeprebirth_caffe.engines.torch.net import TorchNet
 from deeprebirth_caffe.engines.torch.snapshots import Resume, read_resume, write_snapshot
+from deeprebirth_caffe.engines.torch.teacher import Teacher, Verdict, parts
 from deeprebirth_caffe.engines.torch.updates import Updater
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import matches_shape
@@ -52,6 +55,11 @@ class Where(Protocol):
     @property
     def seed(self) -> int | None:
         """Of the random numbers where the solver gives none; None: any."""
+        ...
+
+    @property
+    def cache(self) -> int | None:
+        """Bytes to keep what never changes in; None: a quarter of what is free."""
         ...
 
 
@@ -92,13 +100,17 @@ class TorchTrainer:
         iteration: how many iterations are done.
         notes: what people should know.
         net: the net that learns.
+        teacher: what it learns from besides its labels; None: from those alone.
         test_nets: those it is tested with; they use its weights.
         updater: the update rule, with its history.
     """
 
-    def __init__(self, plan: Plan, net: TorchNet, test_nets: Sequence[TorchNet], seed: int) -> None:
+    def __init__(
+        self, plan: Plan, net: TorchNet, test_nets: Sequence[TorchNet], seed: int, teacher: Teacher | None = None
+    ) -> None:
         self.plan = plan
         self.net = net
+        self.teacher = teacher
         self.test_nets = list(test_nets)
         self.updater = Updater(plan.param, net.learnable)
         self.iteration = 0
@@ -120,10 +132,16 @@ class TorchTrainer:
         outputs: dict[str, torch.Tensor] = {}
         loss = torch.zeros((), device=self.net.device)
         self.updater.clear()
+        verdicts: list[Verdict] = []
         for _ in range(size):
-            outputs = self.net.forward()
-            loss = loss + self.net.loss.detach()
-            self.net.backward()
+            if self.teacher is None:
+                outputs = self.net.forward()
+                loss = loss + self.net.loss.detach()
+                self.net.backward()
+            else:
+                outputs, verdict = self.teacher.learn(self.net)
+                loss = loss + verdict.loss
+                verdicts.append(verdict)
         done = self.iteration
         rate, self._current_step = learning_rate(self.plan.param, done, self._current_step)
         self.updater.apply(rate, done)
@@ -135,6 +153,7 @@ class TorchTrainer:
             outputs={name: float(value.float().mean()) for name, value in outputs.items()},
             images=self.net.images * size,
             seconds=time.perf_counter() - begin,
+            parts=parts(verdicts) if verdicts else None,
         )
 
     def test(self, index: int = 0, between: Callable[[], object] | None = None) -> dict[str, Score]:
@@ -271,8 +290,17 @@ def open_trainer(
     weights: Sequence[Path | str] = (),
     resume: Path | str | None = None,
     root: Path | str = ".",
+    lesson: Lesson | None = None,
 ) -> Iterator[TorchTrainer]:
     """Sets a solver up; see `engines.base.Engine.trainer`.
+
+    Args:
+        engine: where and how its nets run.
+        solver: its prototxt.
+        weights: caffemodels to start from.
+        resume: a solverstate to go on from.
+        root: where relative paths start.
+        lesson: what a teacher says besides the labels.
 
     Raises:
         RebirthError: a file cannot be read, or the solver, its nets and the weights do not fit each other.
@@ -283,6 +311,7 @@ def open_trainer(
     saved = read_saved(Path(resume), plan.root) if resume is not None else None
     seed = _seed(plan, engine)
     data_seed = saved.resume.seed if saved is not None and saved.resume is not None else seed
+    budget = None if engine.cache == 0 else Budget.of(engine.cache, engine.device)
     with ExitStack() as stack:
 
         def build(planned: PlannedNet, number: int, share: TorchNet | None = None) -> TorchNet:
@@ -295,6 +324,8 @@ def open_trainer(
                 share=share,
                 root=plan.root,
                 data_seed=data_seed,
+                cache=budget,
+                entries=lesson.watched if lesson is not None and share is None else (),
             )
             stack.callback(net.close)
             return net
@@ -303,7 +334,8 @@ def open_trainer(
         if plan.hdf5:
             check_writable([layer.name for layer in net.view.layers], str(plan.path))
         tests = [build(planned, number, net) for number, planned in enumerate(plan.tests, 1)]
-        trainer = TorchTrainer(plan, net, tests, data_seed)
+        teacher = Teacher(lesson, engine.device, engine.precision, plan.root, budget) if lesson is not None else None
+        trainer = TorchTrainer(plan, net, tests, data_seed, teacher)
         if plan.param.snapshot_diff:
             trainer.notes.append("snapshot_diff is not done: snapshots hold weights without their gradients")
         if saved is not None:

@@ -30,14 +30,22 @@ from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewri
 
 @dataclass(frozen=True)
 class FoldBatchNorm(Pass):
-    """Folds affine layers into the Convolution, Deconvolution or InnerProduct in front of them."""
+    """Folds affine layers into the Convolution, Deconvolution or InnerProduct in front of them.
+
+    Attributes:
+        layers: the layers that it looks at, each the first of its chain; None: all.
+    """
 
     name: ClassVar[str] = "fold-batchnorm"
     kind: ClassVar[Kind] = Kind.EXACT
 
+    layers: frozenset[str] | None = None
+
     def match(self, net: Net) -> Iterator[Match | Refusal]:
         facts = Facts(net)
         for layer in net.layers:
+            if self.layers is not None and layer.name not in self.layers:
+                continue
             chain = find_chain(facts, layer, AFFINE, fixed_only=True)
             if isinstance(chain, str):
                 yield Refusal(layer, chain)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from deeprebirth_caffe.engines.base import DivergedError, EngineError, Score, Snapshot, Step, Trainer
+from deeprebirth_caffe.engines.base import DivergedError, EngineError, Parts, Score, Snapshot, Step, Trainer
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.workflows.learn.divergence import DivergenceWatch
 from deeprebirth_caffe.workflows.learn.interruption import Interrupted, Interruption
@@ -35,6 +35,7 @@ class Course:
         iteration: how many iterations are done.
         signal: what ended it early ("SIGINT"); None where nothing did.
         loss: the smoothed loss of its last iteration; None where it did none.
+        parts: what the loss of its last iteration was made of, where a teacher had a say in it; not smoothed.
         tests: what the test nets gave last, by their number.
         snapshots: all that are on the disk, in order.
         good: the last snapshot from before anything went wrong.
@@ -45,6 +46,7 @@ class Course:
     iteration: int
     signal: str | None = None
     loss: float | None = None
+    parts: Parts | None = None
     tests: dict[int, Tested] = field(default_factory=dict)
     snapshots: list[Snapshot] = field(default_factory=list)
     good: Snapshot | None = None
@@ -99,6 +101,7 @@ class Training:
                     step = self._trainer.step()
                     course.iteration = step.iteration + 1
                     course.loss = smoothed.add(step.loss)
+                    course.parts = step.parts
                     course.images += step.images
                     course.seconds += step.seconds
                     line = _line(step, tests)
@@ -192,6 +195,8 @@ def _line(step: Step, tests: list[dict[str, Any]]) -> dict[str, Any]:
         "outputs": dict(step.outputs),
         "images_per_second": speed,
     }
+    if step.parts is not None:
+        line["parts"] = asdict(step.parts)
     _add_tests(line, tests)
     return line
 

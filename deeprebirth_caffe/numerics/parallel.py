@@ -1,0 +1,102 @@
+"""Linear windows side by side on one image, whose outputs are added, as one; and which windows fit into another.
+
+    y[i] = sum_n c_n (sum_a W_n[a] x[i s + a d_n - p_n] + b_n)
+
+Tap a of window n lies at a d_n - p_n, whatever i. So all of them are one window of stride s with a tap wherever one of
+theirs lies: pad P = max p_n, dilation D = the greatest common divisor of the distances, kernel K up to the last tap,
+zeros where none of them has a tap, and the bias sum c_n b_n. Caffe's pad is the same at both ends and decides how many
+outputs there are, so the joint window may need taps of zeros at one end to have as many as its parts. They are fewer
+than its own: what is needed in front of the first tap is at most the distance between the last taps of two windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gcd
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from deeprebirth_caffe.numerics.compose import Axis
+from deeprebirth_caffe.ops import conv_output_size
+
+Array = npt.NDArray[Any]
+Sizes = Sequence[tuple[int, int]]
+"""What a window reads and puts out along one axis, in each state of a net."""
+
+
+class Around(NamedTuple):
+    """The joint window of several along one axis, and in which of its taps those of each lie."""
+
+    window: Axis
+    taps: list[list[int]]
+
+
+def around(windows: Sequence[Axis], sizes: Sizes) -> Around:
+    """The smallest window that has a tap wherever one of these has one.
+
+    Args:
+        windows: of one stride.
+        sizes: (input, output) that it must give.
+
+    Raises:
+        ValueError: the windows do not give these sizes themselves.
+    """
+    lies = [[tap * one.dilation - one.pad for tap in range(one.kernel)] for one in windows]
+    start = min(min(own) for own in lies)
+    step = gcd(*(place - start for own in lies for place in own)) or 1
+    needed = (max(max(own) for own in lies) - start) // step + 1
+    for more in range(needed):
+        for front in {0, more}:
+            found = Axis(needed + more, windows[0].stride, front * step - start, step)
+            if _gives(found, sizes):
+                return Around(found, [[(place - start) // step + front for place in own] for own in lies])
+    raise ValueError("the windows do not fit into their image or put out images of different sizes")
+
+
+def within(host: Axis, kernel: int, sizes: Sizes) -> Axis | None:
+    """A window with fewer taps that puts out as much as its host, with every tap on one of the host's.
+
+    Args:
+        host: the larger window.
+        kernel: how many taps it has.
+        sizes: (input, output) of the host.
+
+    Returns:
+        The one closest to the host's middle; None where there is none.
+    """
+    free = host.kernel - kernel
+    for first in sorted(range(free + 1), key=lambda first: (abs(2 * first - free), first)):
+        pad = host.pad - first * host.dilation
+        if pad >= 0 and _gives(found := Axis(kernel, host.stride, pad, host.dilation), sizes):
+            return found
+    return None
+
+
+def _gives(window: Axis, sizes: Sizes) -> bool:
+    return all(
+        window.fits(size) and conv_output_size(size, window.kernel, window.stride, window.pad, window.dilation) == out
+        for size, out in sizes
+    )
+
+
+def add_up(
+    parts: Sequence[tuple[Array, Array | None]], coefficients: Sequence[float], axes: tuple[Around, Around]
+) -> tuple[Array, Array | None]:
+    """The weight and bias of the joint window, in double precision.
+
+    Args:
+        parts: weight (out, in / group, kh, kw) and bias (out,) of each; the same out, in and group.
+        coefficients: what each is multiplied by.
+        axes: the joint window, for height and for width.
+    """
+    kernel = [axis.window.kernel for axis in axes]
+    weight = np.zeros((*parts[0][0].shape[:2], *kernel))
+    bias: Array | None = None
+    for (own, shift), factor, rows, columns in zip(parts, coefficients, axes[0].taps, axes[1].taps, strict=True):
+        weight[:, :, np.array(rows)[:, None], np.array(columns)] += factor * np.asarray(own, dtype=np.float64)
+        if shift is not None:
+            added = factor * np.asarray(shift, dtype=np.float64).reshape(-1)
+            bias = added if bias is None else bias + added
+    return weight, bias

@@ -1,0 +1,285 @@
+"""Weights of a linear layer that bring its output closest to a goal, by least squares over many rows.
+
+A row a is what the layer reads at one place, t >= 0 what its block is to put out there. With the weights W, the bias b
+and a ReLU behind the layer, the error |max(a W + b, 0) - t|^2 is not convex in W. What bounds it from above is:
+
+    e = (a W + b - t)^2 where t > 0,  max(a W + b, 0)^2 where t = 0
+
+So a value z that the layer itself is to put out is kept for each t, and two steps take turns; neither raises the mean
+of e and its prior:
+
+    (W, b) = argmin  |a W + b - z|^2 / n + r |W - W0|^2,        z = t where t > 0, else min(a W + b, 0)
+
+The rows' second moment about their mean, S = E[(a - m)(a - m)'], does not change, so one
+Cholesky factor of S + r I serves all rounds:
+
+    W = W0 + (S + r I)^-1 (E[(a - m)(z - E z)'] - S W0),        b = E z - m W
+
+r is `ridge` times the mean of S's diagonal: with it the solution is defined whatever the rank of S, and directions that
+the rows say nothing about keep W0. Without a bias the moments are about zero. A layer with groups is as many layers.
+
+Only sums over rows are kept, in double precision; the rows come from files in chunks.
+
+For the first layer of a net least squares is no good: what its window sees next to an edge says little about the edge's
+maximum, so the fit falls back to the mean. `rescale` leaves its kernels as they are and gives each output the size that
+it is to have: a gain g with E[max(g (a w + b), 0)^2] = E[t^2] under a ReLU, else the deviation and the mean of t.
+Without it, what an LRN or a pool would have scaled goes on unscaled, and learning starts far off, or diverges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deeprebirth_caffe.numerics.rows import RowFile
+
+Array = npt.NDArray[Any]
+
+MAX_FEATURES = 8192
+"""Of more inputs than this the second moment would not be held: 512 MiB."""
+_CHUNK = 1 << 22
+"""Numbers that are in memory at a time."""
+_CONSTANT = 1e-12
+"""Rows whose variance is below this part of their mean square are taken for constant."""
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a layer is fitted.
+
+    Attributes:
+        ridge: weight of the prior, relative to the mean variance of the inputs; above 0.
+        rounds: how often z is found anew; only where a ReLU stands behind the layer.
+        prior: "start": W0 are the weights at the start; "zero": W0 = 0.
+    """
+
+    ridge: float = 1e-2
+    rounds: int = 20
+    prior: str = "start"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What came out.
+
+    Attributes:
+        weight: (outputs, inputs of a group).
+        bias: (outputs,), or None for a layer without one.
+        before, after: relative error |f(a W + b) - t| / |t| over all rows at the start and in the end; None where all
+            t are 0.
+        note: what went wrong, in words; empty where nothing did.
+    """
+
+    weight: Array
+    bias: Array | None
+    before: float | None
+    after: float | None
+    note: str = ""
+
+
+def fit(
+    rows: RowFile, goals: RowFile, weight: Array, bias: Array | None, group: int, relu: bool, options: FitOptions
+) -> Fit:
+    """Fits one layer.
+
+    Args:
+        rows: what it reads, one row a place; (n, inputs).
+        goals: (n, outputs). With `relu` these are t where t > 0, else a first guess of z, at most 0; else t.
+        weight: (outputs, inputs / group) at the start.
+        bias: (outputs,) at the start, or None.
+        group: how many groups the layer has.
+        relu: whether a ReLU stands behind it.
+        options: how.
+
+    Returns:
+        Finite weights whatever the rows hold. Where the fit is no better than the start, the start.
+    """
+    start_weight = np.asarray(weight, np.float64)
+    start_bias = None if bias is None else np.asarray(bias, np.float64)
+    problem = _Problem(rows, goals, group, relu, start_bias is not None)
+    if not problem.finite:
+        return Fit(start_weight, start_bias, None, None, "what it reads or is to put out is not finite; left as it was")
+    before = problem.measure(start_weight, start_bias)
+    note = ""
+    if problem.constant:
+        if start_bias is None:
+            return Fit(start_weight, None, before, before, "what it reads is constant, so there is nothing to fit")
+        note = "what it reads is constant: only its bias was fitted"
+    problem.prepare(options, start_weight)
+    found = problem.solve()
+    for _ in range(options.rounds if relu else 0):
+        problem.measure(*found, again=True)
+        found = problem.solve()
+    after = problem.measure(*found)
+    if before is not None and (after is None or not after < before):
+        return Fit(start_weight, start_bias, before, before, note or "no fit is better than its start; left as it was")
+    return Fit(*found, before, after, note)
+
+
+def rescale(rows: RowFile, goals: RowFile, weight: Array, bias: Array | None, group: int, relu: bool) -> Fit:
+    """Gives each output of a layer the size of its goal, and nothing else; arguments and result as those of `fit`."""
+    start_weight = np.asarray(weight, np.float64)
+    start_bias = None if bias is None else np.asarray(bias, np.float64)
+    problem = _Problem(rows, goals, group, relu, start_bias is not None)
+    if not problem.finite:
+        return Fit(start_weight, start_bias, None, None, "what it reads or is to put out is not finite; left as it was")
+    before = problem.measure(start_weight, start_bias)
+    (given_mean, given), (wanted_mean, wanted) = problem.sizes(start_weight, start_bias)
+    if not relu and start_bias is not None:
+        # The bias takes the mean; what is left is the deviation.
+        given, wanted = np.maximum(given - given_mean**2, 0), np.maximum(wanted - wanted_mean**2, 0)
+    known = (given > 0) & (wanted > 0)
+    gain = np.sqrt(np.divide(wanted, given, out=np.ones_like(given), where=known))
+    found, offset = start_weight * gain[:, None], None
+    if start_bias is not None:
+        offset = start_bias * gain if relu else wanted_mean + (start_bias - given_mean) * gain
+    note = "" if known.all() else f"{int((~known).sum())} of its outputs are constant, or are to be; left as they were"
+    return Fit(found, offset, before, problem.measure(found, offset), note)
+
+
+class _Problem:
+    """The sums over rows of one layer."""
+
+    def __init__(self, rows: RowFile, goals: RowFile, group: int, relu: bool, centred: bool) -> None:
+        """Takes the moments.
+
+        Args:
+            rows: as in `fit`.
+            goals: as in `fit`.
+            group: how many.
+            relu: whether a ReLU stands behind.
+            centred: whether moments are about the mean, as a bias makes them.
+        """
+        self._rows, self._goals, self._group, self._relu, self._centred = rows, goals, group, relu, centred
+        self._step = max(64, _CHUNK // (rows.width + 3 * goals.width))
+        self._inputs = [slice(i * rows.width // group, (i + 1) * rows.width // group) for i in range(group)]
+        self._outputs = [slice(i * goals.width // group, (i + 1) * goals.width // group) for i in range(group)]
+        self._count = max(rows.count, 1)
+        self._take_moments()
+        self._factors: list[Array] = []
+        self._prior: Array | None = None
+
+    def _take_moments(self) -> None:
+        """Mean and second moment of the rows, and what the first solution needs of the goals.
+
+        All is taken about the mean of the first chunk, lest the square of a large mean drown a small variance.
+        """
+        width, outputs = self._rows.width, self._goals.width
+        self._shift = np.zeros(width, np.float32)
+        mean, square = np.zeros(width), 0.0
+        moments = [np.zeros((part.stop - part.start,) * 2) for part in self._inputs]
+        cross = [self._empty(i) for i in range(self._group)]
+        goal_mean, first = np.zeros(outputs), True
+        self.finite = True
+        for rows, goals in self._chunks(shifted=False):
+            if not (np.isfinite(rows).all() and np.isfinite(goals).all()):
+                self.finite = False
+                return
+            if first and self._centred:
+                self._shift = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+            first = False
+            square += float(np.square(rows, dtype=np.float64).sum())
+            wide, wide_goals = (rows - self._shift).astype(np.float64), goals.astype(np.float64)
+            mean += wide.sum(axis=0)
+            goal_mean += wide_goals.sum(axis=0)
+            for i, (part, out) in enumerate(zip(self._inputs, self._outputs, strict=True)):
+                moments[i] += wide[:, part].T @ wide[:, part]
+                cross[i] += wide[:, part].T @ wide_goals[:, out]
+        self._mean, self._cross, self._goal_mean = mean / self._count, cross, goal_mean / self._count
+        self._moments = [moment / self._count for moment in moments]
+        if self._centred:
+            for moment, part in zip(self._moments, self._inputs, strict=True):
+                moment -= np.outer(self._mean[part], self._mean[part])
+        variance = sum(float(np.trace(moment)) for moment in self._moments)
+        self.constant = variance <= _CONSTANT * square / self._count
+
+    def _empty(self, group: int) -> Array:
+        part, out = self._inputs[group], self._outputs[group]
+        return np.zeros((part.stop - part.start, out.stop - out.start))
+
+    def _chunks(self, shifted: bool = True) -> Any:
+        for rows, goals in zip(self._rows.chunks(self._step), self._goals.chunks(self._step), strict=True):
+            yield (rows - self._shift if shifted else rows), goals
+
+    def prepare(self, options: FitOptions, start: Array) -> None:
+        """Factors what all rounds share."""
+        self._prior = start if options.prior == "start" or self.constant else np.zeros_like(start)
+        if self.constant:
+            return
+        for moment in self._moments:
+            ridge = options.ridge * max(float(np.trace(moment)) / len(moment), np.finfo(np.float64).tiny)
+            while True:
+                try:
+                    lower = np.linalg.cholesky(moment + ridge * np.eye(len(moment)))
+                except np.linalg.LinAlgError:
+                    ridge *= 10  # rounding left a tiny ridge no chance
+                else:
+                    break
+            self._factors.append(np.linalg.inv(lower))
+
+    def solve(self) -> tuple[Array, Array | None]:
+        """Weights and bias for the z of now."""
+        assert self._prior is not None, "prepare comes first"
+        weight = self._prior.copy()
+        for i, factor in enumerate(self._factors):
+            part, out = self._inputs[i], self._outputs[i]
+            cross = self._cross[i] / self._count
+            if self._centred:
+                cross = cross - np.outer(self._mean[part], self._goal_mean[out])
+            old = self._prior[out].T
+            weight[out] = (old + factor.T @ (factor @ (cross - self._moments[i] @ old))).T
+        if not self._centred:
+            return weight, None
+        bias = self._goal_mean.copy()
+        for part, out in zip(self._inputs, self._outputs, strict=True):
+            bias[out] -= weight[out] @ (self._mean[part] + self._shift[part])
+        return weight, bias
+
+    def measure(self, weight: Array, bias: Array | None, again: bool = False) -> float | None:
+        """The relative error of weights, None where it is no number; with `again` z and its sums are found anew."""
+        error = size = 0.0
+        cross = [self._empty(i) for i in range(self._group)]
+        goal_mean = np.zeros(self._goals.width)
+        for rows, goals, values in self._values(weight, bias):
+            wanted = np.maximum(goals, 0) if self._relu else goals
+            given = np.maximum(values, 0) if self._relu else values
+            error += float(np.square(given - wanted, dtype=np.float64).sum())
+            size += float(np.square(wanted, dtype=np.float64).sum())
+            if again:
+                np.minimum(values, 0, out=values)
+                np.copyto(values, goals, where=goals > 0)
+                goal_mean += values.sum(axis=0, dtype=np.float64)
+                for i, (part, out) in enumerate(zip(self._inputs, self._outputs, strict=True)):
+                    cross[i] += rows[:, part].T @ values[:, out]
+        if again:
+            self._cross, self._goal_mean = cross, goal_mean / self._count
+        return float(np.sqrt(error / size)) if size and np.isfinite(error) else None
+
+    def sizes(self, weight: Array, bias: Array | None) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Of each output the mean and the mean square: with these weights, and as it is to be."""
+        sums = np.zeros((4, self._goals.width))
+        for _, goals, values in self._values(weight, bias):
+            for index, array in enumerate((values, goals)):
+                wide = np.maximum(array, 0) if self._relu else array
+                sums[2 * index] += wide.sum(axis=0, dtype=np.float64)
+                sums[2 * index + 1] += np.square(wide, dtype=np.float64).sum(axis=0)
+        sums /= self._count
+        return (sums[0], sums[1]), (sums[2], sums[3])
+
+    def _values(self, weight: Array, bias: Array | None) -> Iterator[tuple[Array, Array, Array]]:
+        """By chunks: the rows about their shift, the goals, and what the layer puts out in front of the activation."""
+        single = np.asarray(weight, np.float32)
+        offset = np.zeros(self._goals.width) if bias is None else bias.copy()
+        for part, out in zip(self._inputs, self._outputs, strict=True):
+            offset[out] += weight[out] @ self._shift[part]
+        single_offset = offset.astype(np.float32)
+        for rows, goals in self._chunks():
+            values = np.empty_like(goals)
+            for part, out in zip(self._inputs, self._outputs, strict=True):
+                np.matmul(rows[:, part], single[out].T, out=values[:, out])
+            values += single_offset
+            yield rows, goals, values

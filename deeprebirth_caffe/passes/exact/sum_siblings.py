@@ -1,0 +1,222 @@
+"""Convolutions of one blob whose outputs are added, as one convolution: exact.
+
+    conv a, conv b, … of x -> Eltwise SUM      becomes      conv of x, with the kernels added up
+
+Each kernel lies where it did in a larger one of zeros (`numerics.parallel`); coefficients go into the weights. The
+convolutions need the same stride, groups and size of output, and nobody but the Eltwise may read them; what else it
+adds stays. This is what folds the extra kernels that `convert --reparam` gives rebirth layers while they learn, once
+`fold-batchnorm` has taken in what stands behind each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from deeprebirth_caffe.ir import Layer, Net
+from deeprebirth_caffe.numerics.compose import Axis
+from deeprebirth_caffe.numerics.parallel import Around, add_up, around
+from deeprebirth_caffe.ops import conv_geometry
+from deeprebirth_caffe.passes.batchnorm import add_bias
+from deeprebirth_caffe.passes.convs import set_geometry
+from deeprebirth_caffe.passes.costs import no_gain, predicted, predicted_now
+from deeprebirth_caffe.passes.patterns import Facts, strange
+from deeprebirth_caffe.passes.siblings import unfit
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What `match` found out for `apply`.
+
+    Attributes:
+        members: the convolutions.
+        model: whose message, place and name the joint one takes.
+        param: that message with the joint window.
+        arrays: the joint weight and maybe bias.
+        rest: the Eltwise's message with the joint blob in their place, or None where nothing else is added.
+    """
+
+    members: tuple[Layer, ...]
+    model: Layer
+    param: pb.LayerParameter
+    arrays: tuple[Array, ...]
+    rest: pb.LayerParameter | None
+    macs_before: int
+    macs_after: int | None
+
+
+@dataclass(frozen=True)
+class SumSiblings(Pass):
+    """Makes one convolution of several whose outputs are added.
+
+    Attributes:
+        layers: the Eltwise layers that it looks at; None: all.
+    """
+
+    name: ClassVar[str] = "sum-siblings"
+    kind: ClassVar[Kind] = Kind.EXACT
+
+    layers: frozenset[str] | None = None
+
+    def match(self, net: Net) -> Iterator[Match | Refusal]:
+        facts = Facts(net)
+        for layer in net.layers:
+            if not _adds(layer) or (self.layers is not None and layer.name not in self.layers):
+                continue
+            why = ""
+            for members in _families(facts, layer):
+                found = _plan(facts, layer, members)
+                if isinstance(found, _Plan):
+                    yield Match(layer, frozenset({layer, *members}), found)
+                    why = ""
+                    break
+                why = why or found
+            if why:
+                yield Refusal(layer, why)
+
+    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
+        plan: _Plan = match.data
+        join = match.layer
+        done = Applied([one.name for one in plan.members], [], plan.macs_before, plan.macs_after)
+        others = [one for one in plan.members if one is not plan.model]
+        for layer in others:
+            rewriter.remove(layer)
+        # One that was made of its parts alone keeps the name of the whole, which it now is.
+        twin = rewriter.derive(plan.model, Kind.EXACT, others, name=rewriter.restored(plan.model))
+        twin.param.convolution_param.CopyFrom(plan.param.convolution_param)
+        if len(plan.arrays) > 1:
+            add_bias(twin)
+        rewriter.set_weights(twin, plan.arrays)
+        if plan.rest is None:
+            done.removed.append(join.name)
+            rewriter.set_bottoms(join, [twin.tops[0]])
+            rewriter.erase(join)
+        else:
+            rewriter.set_bottoms(join, list(plan.rest.bottom))
+            join.param.eltwise_param.CopyFrom(plan.rest.eltwise_param)
+            # What the convolution puts out is another sum now.
+            rewriter.rename_blob(twin.tops[0], rewriter.free(f"{twin.name}_sum"))
+        done.rebirth.append(twin.name)
+        return done
+
+
+def _adds(layer: Layer) -> bool:
+    """Whether a layer is a plain sum, in a blob of its own, of blobs that each stand there once."""
+    if layer.type != "Eltwise" or strange(layer) or len(layer.tops) != 1 or any(layer.param.loss_weight):
+        return False
+    own = layer.param.eltwise_param
+    return own.operation == own.SUM and len({*layer.bottoms, *layer.tops}) == len(layer.bottoms) + 1
+
+
+def _families(facts: Facts, join: Layer) -> list[tuple[Layer, ...]]:
+    """Two or more convolutions of one blob that this layer alone reads."""
+    groups: dict[object, list[Layer]] = {}
+    for index in range(len(join.bottoms)):
+        layer = facts.before(join, index)
+        if isinstance(layer, Layer) and layer.type == "Convolution" and len(layer.bottoms) == 1:
+            key = (frozenset(facts.net.producers(layer)), layer.bottoms[0])
+            groups.setdefault(key, []).append(layer)
+    return [tuple(layers) for layers in groups.values() if len(layers) > 1]
+
+
+def _plan(facts: Facts, join: Layer, members: tuple[Layer, ...]) -> _Plan | str:
+    if not facts.one_maker(join.tops[0]):
+        return f"another layer makes {join.tops[0]} in another phase"
+    for layer in members:
+        if reason := unfit(facts, layer):
+            return reason
+    axes = _window(facts, members)
+    if isinstance(axes, str):
+        return axes
+    model = next((one for one in members if _axes(one) == tuple(axis.window for axis in axes)), members[0])
+    param = pb.LayerParameter()
+    param.CopyFrom(model.param)
+    own = param.convolution_param
+    fields = ("kernel", "stride", "pad", "dilation")
+    set_geometry(own, *([getattr(axis.window, name) for axis in axes] for name in fields))
+    weights = facts.net.weights
+    assert weights is not None, "a layer without weights is unfit"
+    blobs = [weights[layer.name] for layer in members]
+    coefficients = list(join.param.eltwise_param.coeff) or [1.0] * len(join.bottoms)
+    places = [list(join.bottoms).index(layer.tops[0]) for layer in members]
+    with np.errstate(all="ignore"):
+        weight, bias = add_up(
+            [(each[0], each[1] if len(each) > 1 else None) for each in blobs], [coefficients[i] for i in places], axes
+        )
+        arrays = (weight,) if bias is None else (weight, bias)
+        if not all(np.isfinite(array.astype(np.float32)).all() for array in arrays):
+            return f"{' and '.join(one.name for one in members)} together give numbers that are not finite"
+    if own.bias_term != (bias is not None):
+        own.bias_term = bias is not None
+    rest = _rest(join, places, coefficients, model.tops[0])
+    bottoms = facts.shapes_in(model)
+    assert not isinstance(bottoms, str), "a layer of unknown shape is unfit"
+    before, after = predicted_now(facts, [*members, join]), predicted(param, bottoms)
+    if rest is not None and not isinstance(after, str):
+        # Every term of a sum has the shape of the sum.
+        cost = predicted(rest, [facts.net.values_out(join)[0].shape or ()] * len(rest.bottom))
+        after = cost if isinstance(cost, str) else after + cost
+    if isinstance(before, str) or isinstance(after, str):
+        return before if isinstance(before, str) else str(after)
+    if reason := no_gain(before, after):
+        return reason
+    macs = sum(facts.macs(layer) or 0 for layer in members)
+    return _Plan(members, model, param, arrays, rest, macs, facts.macs(model, param))
+
+
+def _axes(layer: Layer) -> tuple[Axis, ...]:
+    window = conv_geometry(layer.param, 2)
+    return tuple(Axis(*each) for each in zip(window.kernel, window.stride, window.pad, window.dilation, strict=True))
+
+
+def _window(facts: Facts, members: Sequence[Layer]) -> tuple[Around, Around] | str:
+    """The joint window, or why there is none."""
+    names = " and ".join(layer.name for layer in members)
+    windows = [conv_geometry(layer.param, 2) for layer in members]
+    if len({one.group for one in windows}) > 1:
+        return f"{names} have different groups"
+    if len({one.stride for one in windows}) > 1:
+        return f"{names} have different strides"
+    # Two that learn at different rates would learn at neither as one.
+    rates = {(spec.lr_mult, spec.decay_mult) for spec in (_first_spec(layer) for layer in members)}
+    if facts.trains and len(rates) > 1:
+        return f"{names} learn at different rates"
+    values = list(zip(facts.net.values_in(members[0]), facts.net.values_out(members[0]), strict=True))
+    found: list[Around] = []
+    for axis in range(2):
+        sizes = []
+        for into, out in values:
+            assert into.shape is not None and out.shape is not None, "a layer of unknown shape is unfit"
+            sizes.append((into.shape[2 + axis], out.shape[2 + axis]))
+        own = [_axes(layer)[axis] for layer in members]
+        if not all(one.fits(size) for one in own for size, _ in sizes):
+            return f"the kernel of {names} reaches beyond its image"
+        found.append(around(own, sizes))
+    return found[0], found[1]
+
+
+def _first_spec(layer: Layer) -> pb.ParamSpec:
+    return layer.param.param[0] if layer.param.param else pb.ParamSpec()
+
+
+def _rest(join: Layer, places: Sequence[int], coefficients: Sequence[float], blob: str) -> pb.LayerParameter | None:
+    """The sum with one blob in the place of several; None where nothing else is added."""
+    if len(places) == len(join.bottoms):
+        return None
+    param = pb.LayerParameter()
+    param.CopyFrom(join.param)
+    del param.bottom[:]
+    kept = [index for index in range(len(join.bottoms)) if index == places[0] or index not in places]
+    param.bottom.extend(blob if index == places[0] else join.bottoms[index] for index in kept)
+    if param.eltwise_param.coeff:
+        del param.eltwise_param.coeff[:]
+        param.eltwise_param.coeff.extend(1.0 if index == places[0] else coefficients[index] for index in kept)
+    return param

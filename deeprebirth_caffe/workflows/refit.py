@@ -1,0 +1,100 @@
+"""`rebirth refit`: new first weights for the rebirth layers of a converted net, fitted to calibration data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deeprebirth_caffe import __version__
+from deeprebirth_caffe.engines.probe import save_weights
+from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import atomic_write
+from deeprebirth_caffe.numerics.refit import FitOptions
+from deeprebirth_caffe.workflows.calibration import CalibrationOptions
+from deeprebirth_caffe.workflows.conversion import open_conversion
+from deeprebirth_caffe.workflows.manifest import SCHEMA
+from deeprebirth_caffe.workflows.refitting import RefitSettings, refit_layers
+from deeprebirth_caffe.workflows.rewriting import Say
+from deeprebirth_caffe.workflows.selection import Selection
+
+MODEL = "refit.caffemodel"
+
+
+@dataclass(frozen=True)
+class RefitOptions:
+    """What `rebirth refit` is told; see its help.
+
+    Attributes:
+        directory: that `rebirth convert` wrote.
+        calibrate: the images.
+        weights: that the converted net starts from; None: those in the directory.
+        teacher: the net that was converted; None: as the manifest says.
+        teacher_weights: its weights; likewise.
+        out: the model to write; None: `MODEL` in the directory.
+        ridge: how strongly weights are held at their start.
+        rounds: of the fit of a layer with a ReLU.
+        positions: places of each image that count.
+        seed: of the choice of places.
+        only: if not empty, no other stages.
+        skip: not these stages.
+        force: replace the model if it is there.
+    """
+
+    directory: Path
+    calibrate: CalibrationOptions
+    weights: Path | None = None
+    teacher: Path | None = None
+    teacher_weights: Path | None = None
+    out: Path | None = None
+    ridge: float = 1e-2
+    rounds: int = 20
+    positions: int = 64
+    seed: int = 0
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    force: bool = False
+
+    @property
+    def settings(self) -> RefitSettings:
+        """How layers are fitted."""
+        return RefitSettings(FitOptions(self.ridge, self.rounds), self.positions, self.seed)
+
+
+def refit(options: RefitOptions, say: Say = lambda _: None) -> dict[str, Any]:
+    """Fits the rebirth layers of a converted net anew, and writes a model to start from.
+
+    Args:
+        options: what to do.
+        say: takes progress, line by line.
+
+    Returns:
+        The summary as plain data; see docs/json.md.
+
+    Raises:
+        RebirthError: bad input, or the model is there already; nothing is written.
+    """
+    out = options.out if options.out is not None else options.directory / MODEL
+    if out.exists() and not options.force:
+        raise RebirthError(f"{out}: it is there already; add --force to replace it, or choose another with -o")
+    nets = open_conversion(options.directory, options.weights, options.teacher, options.teacher_weights)
+    found, student = nets.found, nets.pair.student
+    selection = Selection(options.only, options.skip)
+    selection.check(student)
+    notes: list[str] = []
+    arrays, report = refit_layers(nets.pair, options.calibrate, options.settings, notes, say, selection)
+    assert student.weights is not None, "they were loaded"
+    for layer, made in arrays.items():
+        student.weights.set(layer, made)
+    weights = student.weights
+    atomic_write(out, lambda file: save_weights(file, student, weights))
+    return {
+        "version": SCHEMA,
+        "rebirth": __version__,
+        "net": str(found.net),
+        "start": str(nets.start),
+        "teacher": {"net": str(nets.pair.path), "weights": str(nets.teacher_weights)},
+        "model": str(out),
+        "refit": report,
+        "notes": notes,
+    }

@@ -1,0 +1,87 @@
+"""What a net reads of calibration data, whatever the source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import make_tiny, picture
+
+from deeprebirth_caffe.errors import RebirthError, UsageError
+from deeprebirth_caffe.formats.stores import open_cursor
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+from deeprebirth_caffe.workflows.calibration import CalibrationOptions, calibration_inputs
+from deeprebirth_caffe.workflows.choose import EngineOptions
+from deeprebirth_caffe.workflows.load import load_net
+
+pytest.importorskip("torch")
+pytest.importorskip("lmdb")
+
+
+@pytest.fixture(autouse=True)
+def _tiny(_folder: None) -> None:
+    make_tiny(Path())
+
+
+def read(source: str, samples: int, net: str = "net.prototxt", engine: str = "torch") -> dict[str, np.ndarray]:
+    """All batches together."""
+    path = Path(net)
+    options = CalibrationOptions(source, samples, engine=EngineOptions(engine))
+    batches = list(calibration_inputs(path, load_net(path), options, []))
+    assert all(len(batch["data"]) == len(batch["label"]) for batch in batches)
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def stored(name: str, count: int) -> np.ndarray:
+    """The first pictures of a database, as the net's transform_param makes them."""
+    cursor = open_cursor(Path(name), "LMDB")
+    found = []
+    for _ in range(count):
+        datum = pb.Datum.FromString(cursor.value())
+        found.append(np.frombuffer(datum.data, np.uint8).reshape(1, 8, 8) * np.float32(0.00390625))
+        cursor.advance()
+    cursor.close()
+    return np.stack(found)
+
+
+@pytest.mark.parametrize(("source", "database"), [("own", "test_lmdb"), ("train_lmdb", "train_lmdb")])
+@pytest.mark.parametrize("samples", [3, 8, 12])
+def test_databases(source: str, database: str, samples: int) -> None:
+    found = read(source, samples)
+    assert set(found) == {"data", "label"} and found["data"].dtype == np.float32
+    np.testing.assert_allclose(found["data"], stored(database, samples), rtol=1e-6)
+    if source == "train_lmdb":
+        assert not found["label"].any()
+
+
+def test_both_engines_give_the_same(caffe_install: object) -> None:
+    for source in ("own", "train_lmdb"):
+        wanted, found = read(source, 12, engine="caffe"), read(source, 12)
+        for name in wanted:
+            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-6)
+
+
+def test_pictures_are_spread_over_a_folder() -> None:
+    cv2 = pytest.importorskip("cv2")
+    Path("pictures").mkdir()
+    rng = np.random.default_rng(0)
+    made = [picture(index % 4, rng) for index in range(12)]
+    for index, one in enumerate(made):
+        cv2.imwrite(f"pictures/{index:02}.png", one)
+    found = read("pictures", 4)
+    wanted = np.stack([made[index][None] for index in (0, 3, 6, 9)]) * np.float32(0.00390625)
+    np.testing.assert_allclose(found["data"], wanted, rtol=1e-6)
+    assert len(read("pictures", 100)["data"]) == 12
+
+
+def test_what_is_not_there() -> None:
+    with pytest.raises(UsageError, match="nowhere: there is no such picture"):
+        read("nowhere", 3)
+    text = Path("net.prototxt").read_text().splitlines()
+    shape = "input_param { shape { dim: 1 dim: 1 dim: 8 dim: 8 } shape { dim: 1 } }"
+    layer = f'layer {{ name: "data" type: "Input" top: "data" top: "label" {shape} }}'
+    Path("fed.prototxt").write_text("\n".join([text[0], layer, *text[5:]]))
+    with pytest.raises(RebirthError, match="no data layer of its own in TEST"):
+        read("own", 3, "fed.prototxt")
+    assert len(read("test_lmdb", 3, "fed.prototxt")["data"]) == 3
