@@ -132,8 +132,19 @@ def _fix(message: pb.SolverParameter, options: SolverOptions, net: str, prefix: 
     message.momentum = options.momentum
     message.max_iter = options.max_iter
     message.snapshot_prefix = prefix
-    if options.clip_gradients is not None:
+    cut_gradients(message, options.clip_gradients)
+
+
+def cut_gradients(message: pb.SolverParameter, norm: float | None, usual: float = CLIP) -> None:
+    """Sets what gradients are cut to.
+
+    Args:
+        message: the solver, which may say something already.
+        norm: what is asked for; 0: not at all; None: as the solver says.
+        usual: what holds where neither says anything; 0: not at all.
+    """
+    if norm is not None:
         message.ClearField("clip_gradients")
-    clip = CLIP if options.clip_gradients is None else options.clip_gradients
-    if clip and not message.HasField("clip_gradients"):
-        message.clip_gradients = clip
+    norm = usual if norm is None else norm
+    if norm and not message.HasField("clip_gradients"):
+        message.clip_gradients = norm

@@ -112,6 +112,7 @@ def test_a_whole_run(cli: Cli) -> None:
     ]
     base, first, second, joint, deployed = map(result, listing("s-run")[:5])
     assert base["test"]["images"] == 20 and base["net"].endswith("googlenet28/train_val.prototxt")
+    assert Path("s-run/00-base/train_val.prototxt").read_bytes() == Path(base["net"]).read_bytes()
     assert first["net"] == "01-conv1/convert/train_val.prototxt" and first["iterations"] == 9
     assert first["drop"]["top1"] == pytest.approx(100 * (base["test"]["top1"] - first["test"]["top1"]))
     assert np.load("s-run/01-conv1/test.npy").mean(0).tolist() == [first["test"]["top1"], first["test"]["top5"]]
@@ -246,6 +247,12 @@ def test_from_and_until(cli: Cli) -> None:
     assert made() == whole and Path("s-run/01-conv1/result.caffemodel").stat().st_mtime_ns == stamp
     assert Path("s-run/03-joint/train/final.caffemodel").stat().st_ino != joint
     assert "comes before" in complaint(cli("run", "s.yaml", "--from", "joint", "--until", "conv1"), 2)
+
+
+def test_a_refit_is_told_while_it_works(cli: Cli) -> None:
+    write(ONE.replace("defaults:\n", "defaults:\n  init: refit\n  calibrate: {samples: 8}\n").replace("conv1", "conv2"))
+    found = cli("run", "s.yaml", "--until", "conv2")
+    assert found.code == 0 and "refit: conv2/3x3_merge: relative error" in found.err
 
 
 @pytest.mark.parametrize(("then", "code"), [("stop", 3), ("rollback", 0), ("continue", 0)])

@@ -128,9 +128,11 @@ def test_pairs_say_less_noise_than_two_tests_would() -> None:
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_ratios_either_way_round(tmp_path: Path, swapped: bool) -> None:
-    base, _, time = reports.run_json(tmp_path, [("base", "base", []), ("deploy", "deploy", []), ("time", "time", [])])
+    both = [("deploy", "deploy", []), ("time", "time", [])]
+    base, deploy, time = reports.run_json(tmp_path, [("base", "base", []), *both])
     step = reports.scores(np.ones((4, 2), np.uint8))
     reports.result(base, step)
+    reports.result(deploy, step)
     # Made when the folder had another number, and another place.
     nets = [reports.timed(Path(f"/else/07-deploy/{one}deploy.prototxt"), ms, {}) for one, ms in (("base/", 8), ("", 2))]
     names = [net["net"] for net in nets]
@@ -141,10 +143,9 @@ def test_ratios_either_way_round(tmp_path: Path, swapped: bool) -> None:
     run = gather(tmp_path)
     # Without a step there is nothing to compare.
     assert pairs(run) == []
-    *_, time = reports.run_json(
-        tmp_path, [("base", "base", []), ("conv1", "step", ["conv1"]), ("deploy", "deploy", []), ("time", "time", [])]
-    )
-    reports.result(tmp_path / "01-conv1", step)
+    _, conv1, deploy, time = reports.run_json(tmp_path, [("base", "base", []), ("conv1", "step", ["conv1"]), *both])
+    reports.result(conv1, step)
+    reports.result(deploy, step)
     reports.times_json(time, reports.time_json(nets, [ratio]))
     (pair,) = pairs(gather(tmp_path))
     assert (pair.before["median_ms"], pair.after["median_ms"]) == (8, 2)
@@ -174,6 +175,7 @@ def test_with_tucker_the_merged_net_has_a_time_of_its_own(tmp_path: Path) -> Non
     folders = reports.run_json(tmp_path, [(name, kind, []) for name, kind in kinds])
     for step, top1 in zip(folders[:3], (0.9, 0.8, 0.7), strict=True):
         reports.result(step, {"top1": top1})
+    reports.result(folders[3])
     places = [(folders[3] / name / "deploy.prototxt", ms) for name, ms in (("base", 12.0), ("merged", 4.0), ("", 2.0))]
     reports.times_json(folders[4], reports.time_json([reports.timed(net, ms, {}) for net, ms in places]))
     run = gather(tmp_path)
@@ -260,6 +262,18 @@ def test_steps_that_do_not_count(tmp_path: Path) -> None:
     assert summary[1] == ["top1", "90.00 %", "85.00 %", "5.00 lost", "-"]
     said = text("t", "r", sections(run))
     assert "conv2 (rolled back), 3a (skipped)" in said and "conv2: its top1 is 65.00 points under." in said
+
+
+def test_what_rests_on_a_step_that_is_made_anew_is_of_the_past(tmp_path: Path) -> None:
+    folder = reports.made_up(tmp_path / "out")
+    assert gather(folder).timings
+    result = folder / "01-conv1/result.json"
+    result.unlink()
+    run = gather(folder)
+    assert [step.status for step in run.steps] == ["done", *["not done"] * 5]
+    assert run.last is run.base and not run.timings and not run.steps[2].test
+    reports.result(result.parent, {"top1": 0.1}, status="over budget")
+    assert [step.status for step in gather(folder).steps[:3]] == ["done", "over budget", "not done"]
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ import pytest
 
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.solver import parse_solver
 from deeprebirth_caffe.workflows.load import load_net
 from deeprebirth_caffe.workflows.schedule.accuracy import points
 from deeprebirth_caffe.workflows.schedule.digests import data_digest
 from deeprebirth_caffe.workflows.schedule.state import RESULT, STEP, Parts, arrange, sweep
+from deeprebirth_caffe.workflows.solver import CLIP
 
 pytest.importorskip("pydantic")
 pytest.importorskip("yaml")
@@ -129,6 +131,25 @@ def test_rates_fall_at_parts_of_a_step() -> None:
         assert words in text
     twice = relearning(learn, None, [4])(180, 7, Path("net.prototxt"), Path("out"))
     assert "stepvalue: 72" in twice and "stepvalue: 144" in twice
+
+
+@pytest.mark.parametrize(
+    ("asked", "lent", "paper", "norm"),
+    [
+        (None, None, False, CLIP),
+        (None, None, True, None),
+        (None, 35, False, 35),
+        (None, 35, True, 35),
+        (2, 35, True, 2),
+        (0, 35, False, None),
+        (0, None, False, None),
+    ],
+)
+def test_gradients_are_cut(asked: float | None, lent: float | None, paper: bool, norm: float | None) -> None:
+    solver = parse_solver("" if lent is None else f"clip_gradients: {lent}")
+    text = relearning(Learn(iterations=9, clip_gradients=asked), solver, (), paper)(9, 1, Path("net"), Path("out"))
+    found = parse_solver(text).message
+    assert (found.clip_gradients if found.HasField("clip_gradients") else None) == norm
 
 
 def test_budgets() -> None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.workflows.manifest import MANIFEST
 from deeprebirth_caffe.workflows.report.logs import Log, read_log
-from deeprebirth_caffe.workflows.schedule.state import RESULT, RUN, SCHEDULE, read_json
-from deeprebirth_caffe.workflows.schedule.steps import BASE, CONVERTED, DONE, MERGED, TIMES
+from deeprebirth_caffe.workflows.schedule.state import RUN, SCHEDULE, read_json
+from deeprebirth_caffe.workflows.schedule.steps import BASE, CONVERTED, DONE, MERGED, TIMES, results_of
 
 VERSION = 1
 """Of `run.json` and `result.json`; another one is refused."""
@@ -171,16 +171,18 @@ def gather(folder: Path) -> Run:
     info = _object(folder / RUN)
     if info is None:
         raise RebirthError(f"{folder}: there is no {RUN} in it; give the folder that rebirth run wrote")
-    planned = info.get("steps")
     try:
-        steps = tuple(_step(folder, one) for one in planned or [] if FOLDER.fullmatch(str(one["folder"])))
+        planned = [one for one in info.get("steps") or [] if FOLDER.fullmatch(str(one["folder"]))]
+        results = results_of([folder / one["folder"] for one in planned], _object)
+        steps = tuple(_step(folder, one, result) for one, result in zip(planned, results, strict=True))
         schedule = folder / SCHEDULE
         text = schedule.read_text(encoding="utf-8", errors="replace") if schedule.is_file() else ""
     except (KeyError, TypeError) as error:
         raise RebirthError(f"{folder / RUN}: cannot be read ({error}); rebirth run writes it anew") from error
     except OSError as error:
         raise RebirthError(f"{error.filename}: cannot read it: {error.strerror or error}") from error
-    timings = tuple(timing for step in steps if step.kind == TIMED for timing in _timings(folder / step.folder))
+    timed = [folder / step.folder for step in steps if step.kind == TIMED and step.counts]
+    timings = tuple(timing for place in timed for timing in _timings(place))
     return Run(folder, info, text, steps, timings)
 
 
@@ -197,9 +199,8 @@ def _object(path: Path) -> Mapping[str, Any] | None:
     return data
 
 
-def _step(root: Path, planned: Mapping[str, Any]) -> Step:
+def _step(root: Path, planned: Mapping[str, Any], data: Mapping[str, Any]) -> Step:
     folder, kind = root / planned["folder"], str(planned["kind"])
-    data = _object(folder / RESULT) or {}
     status = str(data["status"]) if data else OPEN
     own = kind in LEARNING and status != "skipped"
     iterations = number(data.get("iterations"))

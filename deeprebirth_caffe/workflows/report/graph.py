@@ -103,7 +103,7 @@ def _nets(run: Run) -> tuple[Net | None, Net | None]:
         base, last = _read(run.folder / run.base.folder), _read(made[-1].folder, made[-1].data["outputs"]["net"])
         if base is not None and last is not None:
             return base, last
-    folder = next((run.folder / step.folder for step in run.steps if step.kind == DEPLOYED), run.folder)
+    folder = next((run.folder / step.folder for step in run.steps if step.kind == DEPLOYED and step.counts), run.folder)
     return _read(folder / BASE, DEPLOY), _read(folder, DEPLOY)
 
 

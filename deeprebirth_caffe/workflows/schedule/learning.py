@@ -84,6 +84,7 @@ def relearn(
     learn: Learn,
     budget: Budget,
     before: Stage,
+    paper: bool = False,
 ) -> list[Attempt]:
     """Relearns a net, again and longer while its budget is overdrawn and retries are left.
 
@@ -95,6 +96,7 @@ def relearn(
         learn: how.
         budget: what it may lose.
         before: the net of the step before.
+        paper: as the paper did it.
 
     Returns:
         All attempts; `chosen` takes one.
@@ -105,7 +107,7 @@ def relearn(
     inputs = context.inputs
     metric = budget.metric or inputs.schedule.test.metric
     iterations = inputs.iterations(learn, parts.folder.name)
-    solver = relearning(learn, inputs.lent, inputs.test_batches() if learn.tests else ())
+    solver = relearning(learn, inputs.lent, inputs.test_batches() if learn.tests else (), paper)
     attempts: list[Attempt] = []
     for number in range(1 + (budget.retries if iterations else 0)):
         suffix = f"-{number + 1}" if number else ""

@@ -150,6 +150,8 @@ class Learn(Length):
     """Left out: the solver's, or 0.9."""
     weight_decay: Annotated[float, Field(ge=0, lt=1e38)] | None = None
     """Left out: the solver's, or 0.0002."""
+    clip_gradients: Annotated[float, Field(ge=0, lt=1e38)] | None = None
+    """The norm that gradients are cut to; 0: not; left out: the solver's, or 5, and as the paper not."""
     type: str | None = None
     """Caffe's name of the solver (SGD, Adam, ...); left out: the solver's, or SGD."""
     snapshot: Count | None = None

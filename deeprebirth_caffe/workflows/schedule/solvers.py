@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import SolverSource, parse_solver
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.solver import DISPLAY, WEIGHT_DECAY, SolverOptions
+from deeprebirth_caffe.workflows.solver import CLIP, DISPLAY, WEIGHT_DECAY, SolverOptions, cut_gradients
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.workflows.schedule.model import Learn
@@ -25,13 +25,14 @@ SolverText = Callable[[int, int, Path, Path], str]
 """A solver's text for so many iterations, with a seed, of a net, whose snapshots go into a folder."""
 
 
-def relearning(learn: Learn, lent: SolverSource | None, test_iter: Sequence[int]) -> SolverText:
+def relearning(learn: Learn, lent: SolverSource | None, test_iter: Sequence[int], paper: bool = False) -> SolverText:
     """The solver of a stretch of relearning.
 
     Args:
         learn: what the schedule says.
         lent: the user's own solver.
         test_iter: batches of a test on the way; empty: there is none.
+        paper: as the paper did it, so that gradients are cut only where the schedule or the solver says so.
     """
     usual = SolverOptions()
 
@@ -54,6 +55,7 @@ def relearning(learn: Learn, lent: SolverSource | None, test_iter: Sequence[int]
             message.weight_decay = learn.weight_decay
         if learn.type is not None:
             message.type = learn.type
+        cut_gradients(message, learn.clip_gradients, 0 if paper else CLIP)
         return _placed(message, iterations, seed, net, folder, learn.snapshot)
 
     return text

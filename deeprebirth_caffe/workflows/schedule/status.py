@@ -12,7 +12,8 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.workflows.schedule.learning import LOG, SOLVER
 from deeprebirth_caffe.workflows.schedule.lock import holder, is_locked
-from deeprebirth_caffe.workflows.schedule.state import RESULT, RUN, STEP, read_json
+from deeprebirth_caffe.workflows.schedule.state import RUN, STEP, read_json
+from deeprebirth_caffe.workflows.schedule.steps import results_of
 
 TAIL = 1 << 16
 """How much of a log's end is read."""
@@ -34,7 +35,9 @@ def status(directory: Path) -> dict[str, Any]:
     if facts is None:
         raise RebirthError(f"{directory}: there is no run here (no {RUN}); give the folder of rebirth run")
     running = is_locked(directory)
-    rows = [_row(directory / one["folder"], one, running) for one in facts["steps"]]
+    folders = [directory / one["folder"] for one in facts["steps"]]
+    results = results_of(folders, read_json)
+    rows = [_row(*row, running) for row in zip(folders, facts["steps"], results, strict=True)]
     return {
         "version": 1,
         "directory": str(directory),
@@ -47,10 +50,9 @@ def status(directory: Path) -> dict[str, Any]:
     }
 
 
-def _row(folder: Path, task: Mapping[str, Any], running: bool) -> dict[str, Any]:
+def _row(folder: Path, task: Mapping[str, Any], result: Mapping[str, Any], running: bool) -> dict[str, Any]:
     found: dict[str, Any] = {**task, "status": "waiting", "test": None, "drop": None, "seconds": None, "part": None}
-    result = read_json(folder / RESULT)
-    if result is not None:
+    if result:
         return {**found, **{name: result[name] for name in ("status", "test", "drop", "seconds")}}
     parts = (read_json(folder / STEP) or {}).get("parts", {})
     if parts:

@@ -103,9 +103,15 @@ def _tucker_of(step: TuckerStep) -> Callable[[Context, Parts, Stage | None], Sta
 
 
 def _base(context: Context, parts: Parts, _: Stage | None) -> Stage:
-    """Tests the net that the run begins with."""
+    """Tests the net that the run begins with, and keeps its text for the report."""
     inputs = context.inputs
     values, hits = evaluate(context, parts, "test", inputs.net, inputs.weights)
+
+    def make(_: bool) -> dict[str, Any]:
+        copy_file(inputs.net, parts.folder / inputs.net.name)
+        return {}
+
+    parts.part("net", {"net": file_digest(inputs.net)}, [inputs.net.name], make)
     made = Stage(inputs.net, inputs.weights, values)
     context.base = made
     result = _result(context, parts, "base", (), made, values, None)
@@ -133,7 +139,7 @@ def _step(context: Context, parts: Parts, before: Stage | None, step: Step) -> S
         of["images"] = context.calibration_digest(step.calibrate)
 
     def make(_: bool) -> dict[str, Any]:
-        found = convert(options)
+        found = convert(options, None, context.watcher.say)
         if not found.outcome.rewrites:
             raise RefusedError(f"step {step.name}: there is nothing to merge in {', '.join(step.stages)}")
         return {"rewrites": len(found.outcome.rewrites)}
@@ -141,7 +147,7 @@ def _step(context: Context, parts: Parts, before: Stage | None, step: Step) -> S
     parts.part(CONVERTED, of, [CONVERTED], make)
     net = out / before.net.name
     distilled = _distil(context, parts, net, before, step)
-    work = _Relearning("step", step.stages, net, out / INIT, step.finetune, step.budget, distilled)
+    work = _Relearning("step", step.stages, net, out / INIT, step.finetune, step.budget, step.paper, distilled)
     return _relearned(context, parts, work, before)
 
 
@@ -200,7 +206,9 @@ def _joint(context: Context, parts: Parts, before: Stage | None, step: Joint) ->
 
     parts.part(CONVERTED, {"batch": batch, **_given(before)}, [CONVERTED], make)
     net = out / before.net.name
-    return _relearned(context, parts, _Relearning("joint", (), net, out / INIT, step.finetune, step.budget), before)
+    paper = context.inputs.schedule.defaults.paper
+    work = _Relearning("joint", (), net, out / INIT, step.finetune, step.budget, paper)
+    return _relearned(context, parts, work, before)
 
 
 def _tucker(context: Context, parts: Parts, before: Stage | None, step: TuckerStep) -> Stage:
@@ -229,7 +237,7 @@ def _tucker(context: Context, parts: Parts, before: Stage | None, step: TuckerSt
 
     parts.part(CONVERTED, of, [CONVERTED], make)
     net = out / before.net.name
-    work = _Relearning("tucker", step.only, net, out / INIT, step.finetune, step.budget)
+    work = _Relearning("tucker", step.only, net, out / INIT, step.finetune, step.budget, inputs.schedule.defaults.paper)
     made = _relearned(context, parts, work, before)
     if made is not before:
         context.merged = before
@@ -247,6 +255,7 @@ class _Relearning:
         start: its weights.
         learn: how it relearns.
         budget: what it may lose.
+        paper: whether all is as in the paper.
         distilled: weights of its blocks alone, which come on top of `start`; None where there are none.
     """
 
@@ -256,6 +265,7 @@ class _Relearning:
     start: Path
     learn: Learn
     budget: Budget
+    paper: bool
     distilled: Path | None = None
 
 
@@ -271,7 +281,7 @@ def _relearned(context: Context, parts: Parts, work: _Relearning, before: Stage)
     if work.distilled is not None:
         start = _joined(parts, work.net, work.start, work.distilled)
         distilled, _ = evaluate(context, parts, "test-distilled", work.net, start)
-    attempts = relearn(context, parts, work.net, start, work.learn, work.budget, before)
+    attempts = relearn(context, parts, work.net, start, work.learn, work.budget, before, work.paper)
     metric = work.budget.metric or inputs.schedule.test.metric
     best = chosen(attempts, metric)
     status, why = _judged(work.budget, attempts, best)
@@ -497,6 +507,25 @@ def _from_run(parts: Parts, path: Path) -> str:
 def result_of(folder: Path) -> dict[str, Any] | None:
     """What a step's `result.json` says; None where it has none."""
     return read_json(folder / RESULT)
+
+
+def results_of(folders: Sequence[Path], read: Callable[[Path], Mapping[str, Any] | None]) -> list[Mapping[str, Any]]:
+    """What the steps of a run say of themselves, as far as it counts; empty for a step of which nothing does.
+
+    Behind a step without a result, or one that ended the run, results are those of an earlier sitting: what they rest
+    on is being made anew.
+
+    Args:
+        folders: of all steps, in order.
+        read: reads a file.
+    """
+    found: list[Mapping[str, Any]] = []
+    past = False
+    for folder in folders:
+        result = (None if past else read(folder / RESULT)) or {}
+        past = past or result.get("status", OVER) == OVER
+        found.append(result)
+    return found
 
 
 def stage_of(out: Path, result: Mapping[str, Any]) -> Stage:
