@@ -15,7 +15,7 @@ from cli_tools import Cli, Echo, SmallNet
 from deeprebirth_caffe.workflows.exactness import EXACT_NAMES
 
 MANIFEST = "convert, deploy: manifest.json"
-RUNS = {"finetune", "finetune --log", "test", "forward"}
+RUNS = {"distil", "finetune", "finetune --log", "test", "forward"}
 """Held against in the tests of those commands."""
 
 
