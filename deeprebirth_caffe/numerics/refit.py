@@ -18,7 +18,8 @@ Cholesky factor of S + r I serves all rounds:
 r is `ridge` times the mean of S's diagonal: with it the solution is defined whatever the rank of S, and directions that
 the rows say nothing about keep W0. Without a bias the moments are about zero. A layer with groups is as many layers.
 
-Only sums over rows are kept, in double precision; the rows come from files in chunks.
+Only sums over rows are kept, in double precision; the rows come from files in chunks. Moments are products in double
+precision too; the rounds add up products of chunks in single precision.
 
 For the first layer of a net least squares is no good: what its window sees next to an edge says little about the edge's
 maximum, so the fit falls back to the mean. `rescale` leaves its kernels as they are and gives each output the size that
@@ -39,8 +40,8 @@ from deeprebirth_caffe.numerics.rows import RowFile
 
 Array = npt.NDArray[Any]
 
-MAX_FEATURES = 8192
-"""Of more inputs than this the second moment would not be held: 512 MiB."""
+MAX_FEATURES = 4608
+"""More inputs than this (3 x 3 x 512) are not fitted: their moment takes 162 MiB, and its factors four times that."""
 _CHUNK = 1 << 22
 """Numbers that are in memory at a time."""
 _CONSTANT = 1e-12
@@ -213,13 +214,15 @@ class _Problem:
         for moment in self._moments:
             ridge = options.ridge * max(float(np.trace(moment)) / len(moment), np.finfo(np.float64).tiny)
             while True:
+                ridged = moment.copy()
+                ridged.flat[:: len(moment) + 1] += ridge
                 try:
-                    lower = np.linalg.cholesky(moment + ridge * np.eye(len(moment)))
+                    ridged = np.linalg.cholesky(ridged)
                 except np.linalg.LinAlgError:
                     ridge *= 10  # rounding left a tiny ridge no chance
                 else:
                     break
-            self._factors.append(np.linalg.inv(lower))
+            self._factors.append(np.linalg.inv(ridged))
 
     def solve(self) -> tuple[Array, Array | None]:
         """Weights and bias for the z of now."""

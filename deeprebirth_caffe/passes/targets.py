@@ -229,6 +229,8 @@ class _Search:
         before = self._recipe(f"{layer.name}/before", [lead.before for lead in leads], pools)
         if isinstance(after, str) or isinstance(before, str):
             return after if isinstance(after, str) else str(before)
+        if activation in _AFFINE and any(_takes_maxima(one) for one in before.copies):
+            return f"what it absorbed takes maxima behind a {activation}, and some channels' signs may be turned there"
         gives, wants = self.student.outs[layer][0].shape, _shape(after)
         if gives is None or wants is None:
             return "the shape of what it is to put out is not known"
@@ -370,6 +372,10 @@ def _walk(view: View, value: Value) -> tuple[list[Layer], tuple[Layer, int] | No
         chain.append(reader)
         value = view.outs[reader][0]
     return chain, None
+
+
+def _takes_maxima(layer: Layer) -> bool:
+    return layer.type == "Pooling" and layer.param.pooling_param.pool == pb.PoolingParameter.MAX
 
 
 def _bottom(lead: _Lead) -> int:

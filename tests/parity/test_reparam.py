@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import ndiff
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,9 @@ from nets import conv, data, layer, parse, reasons, rewrite
 
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.engines.probe import probe_message, save_weights
+from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.prototxt import format_message
-from deeprebirth_caffe.ir import Net, Weights
+from deeprebirth_caffe.ir import Layer, Net, Weights
 from deeprebirth_caffe.ops import conv_output_size
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.sum_siblings import SumSiblings
@@ -24,7 +26,9 @@ from deeprebirth_caffe.workflows.calibration import CalibrationOptions, calibrat
 from deeprebirth_caffe.workflows.check import compare_nets
 from deeprebirth_caffe.workflows.choose import EngineOptions
 from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.deploy import DeployOptions, deploy
+from deeprebirth_caffe.workflows.deploy import DeployOptions, deploy, strip
+from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.workflows.rewriting import Converted
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker
@@ -297,3 +301,31 @@ def test_real_caffe_trains_the_parts_and_deploy_folds_what_they_learned(
     assert {"fold-batchnorm", "sum-siblings"} <= {one["pass"] for one in done["rewrites"]}
     assert all(check["worst"] <= 1e-4 for check in done["check"])
     assert not {one.type for one in Net.read(tmp_path / "out" / "deploy.prototxt").layers} & {"BatchNorm", "Eltwise"}
+
+
+@pytest.mark.parametrize("paper", [False, True])
+@pytest.mark.parametrize("name", ["googlenet64", "alexnet64", "resnet64"])
+def test_the_zoo_folds_back(engine: Shared, tmp_path: Path, name: str, paper: bool) -> None:
+    """Whatever convert made of a net, its parts fold to the same deploy net, but for biases that BatchNorm needs."""
+    built = zoo.build(name)
+    path = tmp_path / "train_val.prototxt"
+    path.write_text(built.train_val)
+    net = load_net(path, None, {"data": built.input_shape})
+    save_weights(tmp_path / "w.caffemodel", net, random_weights(net))
+    more = {"weights": tmp_path / "w.caffemodel", "input_shapes": {"data": built.input_shape}, "dry_run": True}
+    plain = convert(ConvertOptions(path, paper=paper, **more))  # type: ignore[arg-type]
+    wide = convert(ConvertOptions(path, paper=paper, reparam=True, **more))  # type: ignore[arg-type]
+    assert bool(wide.manifest["reparam"]) == any(one.type == "Convolution" for one in reborn(plain))
+    made = [strip(one.net, keep_exact=True) for one in (plain, wide)]
+    lines = [one.net.text().splitlines() for one in made]
+    extra = [line[2:] for line in ndiff(*lines) if line[0] in "+-"]
+    assert {line.strip() for line in extra} <= {"bias_term: true", "bias_term: false"}
+    for check in made[1].outcome.exact_runs:
+        assert compare_nets(check.before, check.after, engine).failure == ""
+
+
+def reborn(result: Converted) -> list[Layer]:
+    """The rebirth layers of a conversion that `--reparam` can do something about."""
+    names = {name for one in result.manifest["rewrites"] if one["kind"] == "relearn" for name in one["rebirth"]}
+    behind = {one.bottoms[0] for one in result.net.layers if one.type == "BatchNorm"}
+    return [one for one in result.net.layers if one.name in names and one.tops[0] not in behind]

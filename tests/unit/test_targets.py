@@ -240,6 +240,20 @@ def test_what_is_left_alone_in_between_is_skipped() -> None:
     assert after.sources[0].producer.name == "relu"
 
 
+@pytest.mark.parametrize("kind", ["MAX", "AVE"])
+def test_maxima_behind_what_may_turn_signs_are_no_target(kind: str) -> None:
+    case = small(
+        layer("Convolution", "conv", "conv0", "conv", CONV),
+        layer("Scale", "scale", "conv", "scale"),
+        layer("Pooling", "pool", "scale", "pool", POOL.replace("{", f"{{ pool: {kind}", 1)),
+        skip_passes=("fold-batchnorm", "fold-ahead"),
+    )
+    if kind == "AVE":
+        assert case.targets["conv_merge"].activation == "Scale"
+    else:
+        assert "takes maxima behind a Scale" in case.reasons["conv_merge"]
+
+
 @pytest.mark.parametrize("join", ["Concat", "Eltwise"])
 def test_a_pool_behind_a_join_is_copied(join: str) -> None:
     case = small(

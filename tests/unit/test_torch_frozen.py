@@ -182,8 +182,24 @@ def test_it_stops_at_memory_that_never_serves(folder: Path) -> None:
         assert (_cache(net).budget.left == 0) == (2 <= number < 9)  # three batches, then twice as many in vain
         if _cache(net).off:
             break
-    assert "do not come again" in _cache(net).off
+    assert "do not come together again" in _cache(net).off
     assert _cache(net).budget.left == limit
+
+
+def test_it_stops_where_batches_are_never_known_as_a_whole(folder: Path) -> None:
+    """A part of shuffled data fits: some images of each batch are known, and nothing is won."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(24, 3, 12, 12))
+    first = _teacher(folder, Budget(1 << 20))
+    first.forward({"data": images[:4]}, ["sum"])
+    limit = 3 * ((1 << 20) - _cache(first).budget.left)
+    net = _teacher(folder, Budget(limit))
+    for _ in range(40):
+        net.forward({"data": images[np.r_[rng.choice(12, 3, replace=False), rng.integers(12, 24)]]}, ["sum"])
+        if _cache(net).off:
+            break
+    assert _cache(net).hits and not _cache(net).passed
+    assert "do not come together again" in _cache(net).off and _cache(net).budget.left == limit
 
 
 def _teacher(folder: Path, budget: Budget | None) -> TorchNet:

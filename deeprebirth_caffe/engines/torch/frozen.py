@@ -28,7 +28,7 @@ SHARE = 4
 """A quarter of the memory that is free may be used, where nobody says how much."""
 
 PATIENCE = 3
-"""A full cache that saw so many times as many images as it holds, and knew none of them, gives up."""
+"""A full cache that saw so many times as many images as it holds, and could pass over no batch, gives up."""
 
 
 class Budget:
@@ -62,6 +62,7 @@ class FrozenCache:
         hits: how many images of the batches so far were known.
         passed: how many batches were not worked out.
         off: why it has given up; empty: it has not.
+        full: whether there was no room for a batch.
     """
 
     def __init__(
@@ -87,8 +88,8 @@ class FrozenCache:
         self._blocks: list[Values] = []
         self._where: dict[bytes, tuple[int, int]] = {}
         self._taken = 0
-        self._unknown_since = 0
-        self._full = False
+        self._in_vain = 0
+        self.full = False
         self._first_key = ""
         if not any(step.blobs for step in self._still):
             self.off = "no layer with weights stands still"
@@ -116,12 +117,13 @@ class FrozenCache:
         digests = _digests([values[number] for number in plan.roots])
         known = sum(digest in self._where for digest in digests)
         self.hits += known
-        self._unknown_since = 0 if known else self._unknown_since + len(digests)
+        self._in_vain += len(digests)
         if known == len(digests):
             self.passed += 1
+            self._in_vain = 0
             return Turn(self, plan, digests, [self._where[digest] for digest in digests])
-        if self._full and self._unknown_since > PATIENCE * len(self._where):
-            self._give_up("the images it holds do not come again")
+        if self.full and self._in_vain > PATIENCE * len(self._where):
+            self._give_up("the images it holds do not come together again")
             return None
         return Turn(self, plan, digests, None)
 
@@ -145,7 +147,7 @@ class FrozenCache:
         rows = list(new.values())
         size = sum(tensor.element_size() * tensor.numel() // len(digests) for tensor in kept.values()) * len(rows)
         if not self.budget.take(size):
-            self._full = True
+            self.full = True
             if not self._where:
                 self._give_up(f"not even one batch fits: it takes {size} bytes, and {self.budget.left} are left")
             return
@@ -180,7 +182,7 @@ class FrozenCache:
         self.budget.left += self._taken
         self._taken = 0
         self._blocks, self._where = [], {}
-        self._full = False
+        self.full = False
 
 
 class Turn:
@@ -198,6 +200,7 @@ class Turn:
         places: Sequence[tuple[int, int]] | None,
     ) -> None:
         self.known = places is not None
+        self._idle = self.known or cache.full
         self._cache, self._plan, self._digests, self._places = cache, plan, digests, places
         self._kept: Values = {}
 
@@ -216,7 +219,7 @@ class Turn:
 
     def note(self, number: int, tensor: torch.Tensor) -> None:
         """Is told a value that was worked out, before anything can write on it."""
-        if self.known or number not in self._plan.stored:
+        if self._idle or number not in self._plan.stored:
             return
         layout = self._plan.layouts[number]
         if _Layout.of(tensor) == layout:
@@ -224,7 +227,7 @@ class Turn:
 
     def end(self) -> None:
         """Ends the pass: keeps what was worked out."""
-        if not self.known and len(self._kept) == len(self._plan.stored):
+        if not self._idle and len(self._kept) == len(self._plan.stored):
             self._cache.store(self._plan, self._digests, self._kept)
 
 
