@@ -264,6 +264,10 @@ def schedules(work: Work, folder: Path, seed: int) -> Iterator[tuple[str, dict[s
         path = CONFIGS / (f"{work.net}.yaml" if name == PAPER else f"{work.net}-{name}.yaml")
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         data = {**data, **own, "weights": "base-run/01-joint/result.caffemodel"}
+        for part in (data.get("defaults"), data.get("tucker")):
+            # The pictures that it is tested with are for that alone.
+            if part and part.get("calibrate"):
+                part["calibrate"]["source"] = str(work.data / "train_lmdb")
         if not work.caffe:
             data["time"] = {**data["time"], "engines": ["torch"]}
         yield name, scaled(data, work.scale)

@@ -60,6 +60,8 @@ def test_its_schedules_are_sound(script: ModuleType, work: Any, net: str, names:
             assert schedule.steps[0].finetune.epochs == pytest.approx(0.2)
             assert schedule.time is not None and (schedule.time.engines, schedule.time.iterations) == (("caffe",), 50)
             assert schedule.steps[0].paper == (name == "paper")
+            looks = [step.calibrate.source for step in (schedule.steps[0], schedule.tucker) if step and step.calibrate]
+            assert looks == ([str(work.data / "train_lmdb")] * 2 if name == "best" else ["own"])
 
 
 def test_without_caffe_pytorch_is_timed(script: ModuleType, work: Any) -> None:
