@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from deeprebirth_caffe.engines import engine
@@ -303,8 +303,9 @@ def cross_check(work: Work, folder: Path, seed: int) -> dict[str, Any]:
         start = folder / "net" / "start_iter_1.caffemodel"
         work.rebirth("finetune", place / f"{name}.prototxt", "-w", start, *options, "--log", log, "--force")
         losses[name] = [json.loads(line)["loss"] for line in log.read_text(encoding="utf-8").splitlines()]
-    apart = max(abs(one - other) / abs(one) for one, other in zip(losses["caffe"], losses["torch"], strict=True))
-    return {"iterations": STRETCH, "losses": losses, "apart": apart}
+    apart = [abs(one - other) / abs(one) for one, other in zip(losses["caffe"], losses["torch"], strict=True)]
+    # Rounding grows while a net learns from fillers, so the first one says most.
+    return {"losses": losses, "first": apart[0], "median": median(apart), "most": max(apart)}
 
 
 def caffe_test(work: Work, folder: Path, name: str) -> Any:
@@ -340,8 +341,13 @@ def results(work: Work, seeds: Sequence[int], data: Mapping[str, Any]) -> str:
         file = work.seed(seed) / "caffe-training.json"
         if file.is_file():
             told = json.loads(file.read_text(encoding="utf-8"))
-            words = f"the losses of its first {told['iterations']} iterations in both engines differ by"
-            lines += ["", f"Seed {seed}: {words} at most {told['apart']:.1e} of themselves."]
+            found = f"{told['first']:.1e} in the first, {told['median']:.1e} as a median, {told['most']:.1e} at most"
+            count = len(told["losses"]["caffe"])
+            lines += [
+                "",
+                f"Seed {seed}: losses in real Caffe and the embedded engine, over {count} iterations from the same "
+                f"fillers, differ by {found} (relative).",
+            ]
     return "\n".join(lines) + "\n"
 
 

@@ -96,11 +96,16 @@ def test_the_figures(script: ModuleType, work: Any) -> None:
     hits[:8, 1] = 0
     reports.result(work.seed(1) / "paper-run/03-top", reports.scores(hits), hits)
     reports.write(work.seed(1) / "caffe-best.json", {"step": "top", "top1": 0.5, "top5": 0.75})
-    reports.write(work.seed(1) / "caffe-training.json", {"iterations": 20, "apart": 2e-4})
+    told = {"losses": {"caffe": [1.0] * 20}, "first": 1e-8, "median": 1e-6, "most": 2e-4}
+    reports.write(work.seed(1) / "caffe-training.json", told)
     data = {"classes": ["a", "b"], "databases": [{"path": "x/train_lmdb", "records": 1200}]}
     text = script.results(work, [1], data)
     assert "2 classes; pictures: 1,200 in train_lmdb. 2 epochs" in text
-    assert "In real Caffe the last one has 50.00 % and 75.00 %." in text and "at most 2.0e-04 of themselves" in text
+    assert (
+        "In real Caffe the last one has 50.00 % and 75.00 %." in text
+        and "over 20 iterations" in text
+        and "2.0e-04 at most" in text
+    )
     rows = [line for line in text.splitlines() if line.startswith("| top |")]
     assert len(rows) == 2 and all(row.endswith("| 3.20 |") for row in rows)
     (against,) = (line for line in text.splitlines() if line.startswith("| 1 | merged |"))
