@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from deeprebirth_caffe.cli.options import COUNT, FILE, FOLDER, POSITIVE, force_option, json_option, print_json
+from deeprebirth_caffe.workflows.defaults import DISTIL_BASE_LR, DISTIL_ITERATIONS
 
 
 @click.command("distil")
@@ -18,9 +19,9 @@ from deeprebirth_caffe.cli.options import COUNT, FILE, FOLDER, POSITIVE, force_o
 @click.option("--teacher", type=FILE, help="The original net. [default: as DIR/manifest.json says]")
 @click.option("--teacher-weights", type=FILE, help="Its weights. [default: likewise]")
 @click.option("-o", "--out", type=FOLDER, help="Output directory. [default: DIR/distil]")
-@click.option("--max-iter", type=COUNT, default=2000, show_default=True, help="Iterations of the solver.")
+@click.option("--max-iter", type=COUNT, default=DISTIL_ITERATIONS, show_default=True, help="Iterations of the solver.")
 @click.option("--batch", type=COUNT, help="Batch size of the training data layers.")
-@click.option("--base-lr", type=POSITIVE, default=0.0002, show_default=True, help="The solver's learning rate.")
+@click.option("--base-lr", type=POSITIVE, default=DISTIL_BASE_LR, show_default=True, help="The solver's learning rate.")
 @json_option
 @force_option
 def command(as_json: bool, **given: Any) -> None:

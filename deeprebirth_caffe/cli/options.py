@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Engine
@@ -185,6 +186,9 @@ def calibration(
 
     if source is None and transform_from is not None:
         raise click.UsageError("--transform-from says how --calibrate's pictures are prepared; give it too")
+    given = click.get_current_context().get_parameter_source("samples")
+    if source is None and given is not ParameterSource.DEFAULT:
+        raise click.UsageError("--samples says how many of --calibrate's images count; give it too")
     if source is None:
         return None
     return CalibrationOptions(source, samples, PictureOptions(transform_from=transform_from), engine)

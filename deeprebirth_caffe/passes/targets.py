@@ -28,6 +28,7 @@ from deeprebirth_caffe.ir import Layer, Net, Value, View
 from deeprebirth_caffe.ops import Shape, conv_geometry
 from deeprebirth_caffe.passes.patterns import LINEAR, PER_POSITION, is_pointwise, strange
 from deeprebirth_caffe.proto import caffe_pb2 as pb
+from deeprebirth_caffe.rewrite import free_name
 
 RELU = "ReLU"
 _AFFINE = frozenset({"BatchNorm", "Scale", "Bias"})
@@ -129,7 +130,7 @@ def value_names(view: View) -> dict[Value, str]:
             continue
         last = view.blob(value.name) is value and not any(one.name == value.name for one in view.inputs)
         assert value.producer is not None, "only inputs have no producer"
-        names[value] = value.name if last else _free(f"{value.name}/{value.producer.name}", taken)
+        names[value] = value.name if last else free_name(f"{value.name}/{value.producer.name}", taken)
     return names
 
 
@@ -296,8 +297,8 @@ class _Search:
             if layer.type in _AFFINE or layer.type == "PReLU":
                 return f"{layer.name} has weights, and what it does to other channels cannot be told apart"
         sources = tuple(value for value, _ in leads)
-        made = [_free(name, self._taken)] if len(sources) > 1 else []
-        made += [_free(f"{name}/{layer.name}", self._taken) for layer in copies]
+        made = [free_name(name, self._taken)] if len(sources) > 1 else []
+        made += [free_name(f"{name}/{layer.name}", self._taken) for layer in copies]
         return Recipe(made[-1] if made else value_names(self.teacher)[sources[0]], sources, copies, tuple(made))
 
 
@@ -405,11 +406,3 @@ def _retie(param: pb.LayerParameter, name: str, bottoms: Iterable[str], tops: It
         param.ClearField(field)
     param.bottom.extend(bottoms)
     param.top.extend(tops)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    found, number = name, 2
-    while found in taken:
-        found, number = f"{name}{number}", number + 1
-    taken.add(found)
-    return found

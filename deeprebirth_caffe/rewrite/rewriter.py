@@ -23,6 +23,15 @@ class RewriteError(Exception):
     """A pass tried to break the net: a fault of the pass, never of the input."""
 
 
+def free_name(name: str, taken: set[str]) -> str:
+    """The name itself if it is not taken, else with a number; it is taken then."""
+    found, number = name, 2
+    while found in taken:
+        found, number = f"{name}{number}", number + 1
+    taken.add(found)
+    return found
+
+
 class Rewriter:
     """Changes one net; one rewriter lives as long as the whole conversion.
 
@@ -70,11 +79,7 @@ class Rewriter:
 
     def free(self, name: str) -> str:
         """The name itself if neither net has it, else with a number."""
-        found, number = name, 2
-        while found in self._taken:
-            found, number = f"{name}{number}", number + 1
-        self._taken.add(found)
-        return found
+        return free_name(name, self._taken)
 
     # Layers.
 
@@ -198,11 +203,14 @@ class Rewriter:
         layer.param.ClearField("include")
         layer.param.ClearField("exclude")
 
-    def set_batch(self, layer: Layer, batch: int) -> None:
-        """Sets the batch size of a data layer that reads a source; other layers are left alone."""
+    def set_batch(self, layer: Layer, batch: int) -> bool:
+        """Sets the batch size of a data layer that has one; other layers are left alone. Returns whether it has."""
+        found = False
         for field in ("data_param", "image_data_param", "hdf5_data_param", "window_data_param", "memory_data_param"):
             if layer.param.HasField(field):
                 getattr(layer.param, field).batch_size = batch
+                found = True
+        return found
 
     def insert_before(self, anchor: Layer, layer: Layer) -> None:
         """Puts a new layer in front of another."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import ceil
@@ -15,7 +15,7 @@ import numpy as np
 from deeprebirth_caffe.engines.probe import is_fed, probe_message
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.prototxt import format_message
-from deeprebirth_caffe.ir import Net, View
+from deeprebirth_caffe.ir import Layer, Net, View
 from deeprebirth_caffe.numerics.moments import SecondMoment
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
@@ -23,7 +23,7 @@ from deeprebirth_caffe.workflows.choose import EngineOptions, choose
 from deeprebirth_caffe.workflows.feeding import at_once, picture_input, preprocessing_for, with_zeros
 from deeprebirth_caffe.workflows.pictures import PictureOptions, data_layer, find_pictures
 from deeprebirth_caffe.workflows.roots import find_root
-from deeprebirth_caffe.workflows.sources import check_sources, source_layers, source_of
+from deeprebirth_caffe.workflows.sources import check_sources, count_records, source_layers, source_of
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray, Forward
@@ -139,28 +139,23 @@ def calibration_inputs(
         notes: takes what people should know.
 
     Yields:
-        By blob, float32, (images, ...); `options.samples` images in all, or as many as there are.
+        By blob, float32, (images, ...); `options.samples` images in all, or as many as there are: none comes twice.
 
     Raises:
-        RebirthError: the source cannot be read, or the net has no input for it.
+        RebirthError: the source cannot be read or counted, or the net has no input for it.
         UsageError: there is nothing at the source.
     """
     view = net.view("TEST")
     if options.source == OWN:
-        batches = _from_own(path, net, view, options)
+        batches = _from_own(path, net, view, options, notes)
     else:
         source = Path(options.source)
         backend = next((name for file, name in _DATABASES.items() if (source / file).is_file()), None)
         if backend is not None:
-            batches = _from_database(path, net, view, options, backend)
+            batches = _from_database(path, net, view, options, backend, notes)
         else:
             batches = _from_pictures(path, net, view, options, notes)
-    left = options.samples
-    for batch in batches:
-        yield {name: array[:left] for name, array in batch.items()}
-        left -= len_of(batch)
-        if left <= 0:
-            return
+    yield from batches
 
 
 def len_of(batch: Blobs) -> int:
@@ -180,7 +175,29 @@ def write_net(folder: Path, name: str, message: pb.NetParameter) -> Path:
     return path
 
 
-def _from_own(path: Path, net: Net, view: View, options: CalibrationOptions) -> Iterator[dict[str, FloatArray]]:
+def _there(options: CalibrationOptions, count: int | None, notes: list[str]) -> int:
+    """How many images to take of a source that has so many, if that is known; says so where they are too few.
+
+    Data layers read on from the beginning, and an image that counts twice says nothing new.
+    """
+    if count is None or count >= options.samples:
+        return options.samples
+    notes.append(f"{options.source} has {count} images, and {options.samples} were asked for; each counts once")
+    return count
+
+
+def _first(batches: Iterable[dict[str, FloatArray]], images: int) -> Iterator[dict[str, FloatArray]]:
+    """As many images of some batches, the last of which is cut."""
+    for batch in batches:
+        yield {name: array[:images] for name, array in batch.items()}
+        images -= len_of(batch)
+        if images <= 0:
+            return
+
+
+def _from_own(
+    path: Path, net: Net, view: View, options: CalibrationOptions, notes: list[str]
+) -> Iterator[dict[str, FloatArray]]:
     """What the net's own data layers give; those that only take arrays get zeros."""
     layers = source_layers(view)
     if not layers:
@@ -194,20 +211,23 @@ def _from_own(path: Path, net: Net, view: View, options: CalibrationOptions) -> 
             message.layer[-1].ClearField("include")
             message.layer[-1].ClearField("exclude")
     blobs = [top for layer in message.layer for top in layer.top]
+    counts = [count_records(layer, root, options.samples) for layer in layers]
+    # Of several that are read side by side, the longest tells when all has been there.
+    count = None if None in counts else max(one for one in counts if one is not None)
+    images = _there(options, count, notes)
     engine = choose(options.engine, [view]).engine
     with tempfile.TemporaryDirectory(prefix="rebirth-calibrate-") as folder:
         probe = write_net(Path(folder), "data", message)
-        for batch in engine.batches(probe, None, options.samples, blobs, root=root):
+        for batch in _first(engine.batches(probe, None, images, blobs, root=root), images):
             yield with_zeros(view, batch)
 
 
 def _from_database(
-    path: Path, net: Net, view: View, options: CalibrationOptions, backend: str
+    path: Path, net: Net, view: View, options: CalibrationOptions, backend: str, notes: list[str]
 ) -> Iterator[dict[str, FloatArray]]:
     """Reads another source with a data layer that prepares records as the net's own does."""
     target = picture_input(path, view)
     own = data_layer(net)
-    size = min(at_once(view, target), options.samples)
     message = _bare(net)
     made = message.layer.add(name="data", type="Data", top=[target.name])
     if own is not None:
@@ -217,11 +237,12 @@ def _from_database(
             made.transform_param.mean_file = str((root / made.transform_param.mean_file).absolute())
     made.data_param.source = str(Path(options.source).absolute())
     made.data_param.backend = pb.DataParameter.LMDB if backend == "LMDB" else pb.DataParameter.LEVELDB
-    made.data_param.batch_size = size
+    images = _there(options, count_records(Layer(made), Path(), options.samples), notes)
+    size = made.data_param.batch_size = min(at_once(view, target), images)
     engine = choose(options.engine, [view]).engine
     with tempfile.TemporaryDirectory(prefix="rebirth-calibrate-") as folder:
         probe = write_net(Path(folder), "data", message)
-        for batch in engine.batches(probe, None, ceil(options.samples / size), [target.name]):
+        for batch in _first(engine.batches(probe, None, ceil(images / size), [target.name]), images):
             yield with_zeros(view, batch)
 
 
@@ -233,8 +254,8 @@ def _from_pictures(
     notes.append(preprocessing.said)
     files = find_pictures(_listed(options.source))
     # Spread over all of them: folders are often sorted by class.
-    step = max(1, len(files) // options.samples)
-    files = files[::step][: options.samples]
+    images = _there(options, len(files), notes)
+    files = files[:: max(1, len(files) // max(1, images))][:images]
     size = at_once(view, target)
     for start in range(0, len(files), size):
         yield with_zeros(view, {target.name: preprocessing.read(files[start : start + size])})

@@ -11,8 +11,9 @@ from pathlib import Path
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ops import Shape
-from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.manifest import MANIFEST, SCHEMA
+from deeprebirth_caffe.passes.targets import ancestors
+from deeprebirth_caffe.workflows.load import ALL_OF_A_TEACHER, load_net, need_weights
+from deeprebirth_caffe.workflows.manifest import MANIFEST, SCHEMA, read_earlier
 from deeprebirth_caffe.workflows.parts import make_whole
 
 
@@ -69,6 +70,10 @@ def read_conversion(directory: Path) -> Conversion:
         if manifest["version"] != SCHEMA:
             raise ValueError(f"version {manifest['version']}, and this rebirth reads {SCHEMA}")
         outputs, source = manifest["outputs"], manifest["source"]
+        if "blocks" in manifest:
+            raise RebirthError(
+                f"{path}: rebirth distil wrote this; name the directory that it was told: {source['directory']}"
+            )
         if "net" not in outputs:
             raise ValueError("nothing was converted there")
         if "origins" not in manifest:
@@ -136,7 +141,7 @@ def open_conversion(
         teacher_weights: its weights; likewise.
 
     Raises:
-        RebirthError: a file is missing, or cannot be read.
+        RebirthError: a file is missing, or cannot be read, or weights that count are not in it.
     """
     found = read_conversion(directory)
     start = weights or found.weights
@@ -149,9 +154,22 @@ def open_conversion(
         if not path.is_file():
             raise RebirthError(f"{path}: the original is not there any more; say where it is: {flag}")
     student = load_net(found.net, start, _known(found.net, found.input_shapes))
+    why = "rebirth layers and what they read need a start; give weights of the converted net: -w"
+    need_weights(student, found.net, start, _below_rebirth(found, student), why)
+    original = load_net(net, its_weights, _known(net, found.input_shapes))
+    need_weights(original, net, its_weights, {layer.name for layer in original.view("TEST").layers}, ALL_OF_A_TEACHER)
     # What an earlier `--reparam` left in parts the conversion took as one, and so do the origins.
-    original = make_whole(load_net(net, its_weights, _known(net, found.input_shapes)), net)
+    make_whole(original, net)
     return Opened(found, Pair(net, original, student, found.origins), start, its_weights)
+
+
+def _below_rebirth(found: Conversion, student: Net) -> set[str]:
+    """The names of the rebirth layers, or of their parts, and of all that they depend on in TEST."""
+    parts = read_earlier(found.net).reparam
+    names = {part for layer in found.origins for part in (layer, *parts.get(layer, ()))}
+    view = student.view("TEST")
+    values = [value for layer in view.layers if layer.name in names for value in view.outs[layer]]
+    return {layer.name for layer in ancestors(view, values)}
 
 
 def _known(path: Path, shapes: Mapping[str, Shape]) -> dict[str, Shape]:

@@ -15,6 +15,7 @@ from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.workflows.conversion import Opened, open_conversion
+from deeprebirth_caffe.workflows.defaults import DISTIL_BASE_LR, DISTIL_ITERATIONS
 from deeprebirth_caffe.workflows.distilling import Distilling, distilling_net
 from deeprebirth_caffe.workflows.manifest import MANIFEST, SCHEMA, read_earlier
 from deeprebirth_caffe.workflows.publish import json_bytes
@@ -24,9 +25,6 @@ from deeprebirth_caffe.workflows.solver import WEIGHT_DECAY
 NET = "distil.prototxt"
 PREFIX = "distil"
 """Of the snapshots."""
-
-BASE_LR = 0.0002
-"""Adam's: blocks differ in how large their gradients are, and it takes steps of one size for all."""
 
 FALLS_AT = 2 / 3
 """The part of the iterations after which the learning rate falls to a tenth."""
@@ -56,9 +54,9 @@ class DistilOptions:
     teacher: Path | None = None
     teacher_weights: Path | None = None
     out: Path | None = None
-    max_iter: int = 2000
+    max_iter: int = DISTIL_ITERATIONS
     batch: int | None = None
-    base_lr: float = BASE_LR
+    base_lr: float = DISTIL_BASE_LR
     force: bool = False
 
 
@@ -74,6 +72,7 @@ def distil(options: DistilOptions) -> dict[str, Any]:
 
     Raises:
         RebirthError: bad input, or the output directory is not empty; nothing is written.
+        UsageError: a batch is given, and the net has no data layer to set it in; nothing is written.
         RefusedError: the original cannot teach in one net with the converted one; nothing is written.
     """
     out = options.out if options.out is not None else options.directory / PREFIX

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from math import prod
 
 from deeprebirth_caffe.engines.probe import is_fed
-from deeprebirth_caffe.errors import RebirthError, RefusedError
+from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
 from deeprebirth_caffe.ir import Layer, Net, Value, View, Weights, param_shapes
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.passes.targets import Target, ancestors, find_targets, taught, value_names
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.rewrite import Rewriter
+from deeprebirth_caffe.rewrite import Rewriter, free_name
 from deeprebirth_caffe.workflows.conversion import Pair
 from deeprebirth_caffe.workflows.deploy import strip
 from deeprebirth_caffe.workflows.parts import fold_parts
@@ -83,6 +83,7 @@ def distilling_net(pair: Pair, parts: Mapping[str, Sequence[str]], batch: int | 
 
     Raises:
         RebirthError: the converted net has no data to train with, or there is nothing to compare.
+        UsageError: a batch is given, and the net has no data layer to set it in.
         RefusedError: the teacher has a layer that cannot do in TRAIN what it does in TEST.
     """
     return _Building(pair, parts, batch).build()
@@ -110,13 +111,14 @@ class _Building:
     teacher: View = field(init=False)
 
     def __post_init__(self) -> None:
-        self.student = _without_dropout(self.pair.student)
-        self.teacher = self.pair.teacher.view("TEST")
-        if not self.student.trains or not any(map(is_fed, self.student.layers)):
+        given = self.pair.student
+        if not given.trains or not any(map(is_fed, given.layers)):
             raise RebirthError(
-                f"{self.student.source.name if self.student.source else 'the net'}: it has no data layer to train "
+                f"{given.source.name if given.source else 'the net'}: it has no data layer to train "
                 "with; convert a training net (train_val.prototxt)"
             )
+        self.student = _without_dropout(given, self.batch)
+        self.teacher = self.pair.teacher.view("TEST")
         taken = [name for name in self.student.names() if name.startswith((PREFIX, LOSS))]
         if taken:
             raise RebirthError(f"{taken[0]}: names that begin so are wanted for the teacher; rename it")
@@ -149,10 +151,11 @@ class _Building:
         for layer in self.student.layers:
             if layer in needed and not is_fed(layer):
                 message.layer.add().CopyFrom(layer.param)
+        taken = {name for param in message.layer for name in (param.name, *param.top)}
         for one in wanted:
             blobs = [alias[name] for name in one.sources]
             if len(blobs) > 1:
-                name = _free(f"{PREFIX}{one.loss.removeprefix(LOSS)}/joined", message)
+                name = free_name(f"{PREFIX}{one.loss.removeprefix(LOSS)}/joined", taken)
                 message.layer.add(name=name, type="Concat", bottom=blobs, top=[name])
                 blobs = [name]
             block = Block(one.loss, one.student, blobs[0], one.layers, 1 / prod(one.shape[1:]))
@@ -283,10 +286,6 @@ class _Building:
             del param.top[:]
             param.top.extend(top for top in layer.tops if top in read)
             idle = []
-        if self.batch is not None and _in_training(self.student, layer):
-            for name in ("data_param", "image_data_param", "hdf5_data_param", "window_data_param"):
-                if param.HasField(name):
-                    getattr(param, name).batch_size = self.batch
         yield param
         if idle:
             silence = pb.LayerParameter(name=f"{LOSS}{layer.name}/unread", type="Silence", bottom=idle)
@@ -366,9 +365,13 @@ class _Building:
         return net
 
 
-def _without_dropout(net: Net) -> Net:
-    """A copy of a net without Dropouts."""
+def _without_dropout(net: Net, batch: int | None) -> Net:
+    """A copy of a net without Dropouts, whose training data layers have a batch size of their own or a given one."""
     rewriter = Rewriter(net.copy())
+    if batch is not None:
+        done = [rewriter.set_batch(layer, batch) for layer in rewriter.net.layers if _in_training(rewriter.net, layer)]
+        if not any(done):
+            raise UsageError("--batch: the net has no data layer in TRAIN that says how many it reads at a time")
     for layer in list(rewriter.net.layers):
         if layer.type == "Dropout" and len(layer.bottoms) == len(layer.tops) == 1:
             rewriter.erase(layer, sole=False)
@@ -456,11 +459,3 @@ def _pruned(message: pb.NetParameter) -> pb.NetParameter:
 
 def _in_training(net: Net, layer: Layer) -> bool:
     return any(state.phase == "TRAIN" for state in net.alive_in(layer))
-
-
-def _free(name: str, message: pb.NetParameter) -> str:
-    taken = {one for param in message.layer for one in (param.name, *param.top)}
-    found, number = name, 2
-    while found in taken:
-        found, number = f"{name}{number}", number + 1
-    return found

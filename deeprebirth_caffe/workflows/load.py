@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from deeprebirth_caffe.errors import UsageError
@@ -12,6 +12,8 @@ from deeprebirth_caffe.ir import Layer, Net, Weights, WeightsError, param_shapes
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
+ALL_OF_A_TEACHER = "a teacher needs all its weights"
+"""Why `need_weights` refuses those of a teacher."""
 MAX_NAMED = 3
 """How many layers an error names before it only counts them."""
 
@@ -174,6 +176,25 @@ def layers_without_weights(net: Net) -> list[str]:
         return []
     names = {layer.name: layer for layer in net.layers if layer.name not in net.weights}
     return [name for name, layer in names.items() if _param_shapes(net, layer) or (layer.op and layer.op.tensor)]
+
+
+def need_weights(net: Net, path: Path, weights: Path, names: Collection[str], why: str) -> None:
+    """Refuses weights that leave layers at random which count.
+
+    Args:
+        net: with its weights.
+        path: of the net.
+        weights: of their file.
+        names: of the layers that count.
+        why: what to say about it.
+
+    Raises:
+        WeightsError: it names the first such layer, and how many more there are.
+    """
+    missing = [name for name in layers_without_weights(net) if name in names]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise WeightsError(f"{weights}: has nothing for layer {missing[0]} of {path}{more}; {why}")
 
 
 def _param_shapes(net: Net, layer: Layer) -> tuple[Shape, ...] | None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.engines.probe import save_weights
-from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.errors import RefusedError
 from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.numerics.refit import FitOptions
 from deeprebirth_caffe.workflows.calibration import CalibrationOptions
-from deeprebirth_caffe.workflows.conversion import open_conversion
-from deeprebirth_caffe.workflows.manifest import SCHEMA
+from deeprebirth_caffe.workflows.conversion import Opened, open_conversion
+from deeprebirth_caffe.workflows.manifest import SCHEMA, read_earlier
+from deeprebirth_caffe.workflows.outputs import check_output
 from deeprebirth_caffe.workflows.refitting import RefitSettings, refit_layers
 from deeprebirth_caffe.workflows.rewriting import Say
 from deeprebirth_caffe.workflows.selection import Selection
@@ -73,16 +75,19 @@ def refit(options: RefitOptions, say: Say = lambda _: None) -> dict[str, Any]:
 
     Raises:
         RebirthError: bad input, or the model is there already; nothing is written.
+        RefusedError: no layer can be fitted, with the reasons; nothing is written.
     """
     out = options.out if options.out is not None else options.directory / MODEL
-    if out.exists() and not options.force:
-        raise RebirthError(f"{out}: it is there already; add --force to replace it, or choose another with -o")
     nets = open_conversion(options.directory, options.weights, options.teacher, options.teacher_weights)
     found, student = nets.found, nets.pair.student
+    check_output(out, options.force, (found.net, nets.pair.path, nets.teacher_weights))
     selection = Selection(options.only, options.skip)
     selection.check(student)
     notes: list[str] = []
     arrays, report = refit_layers(nets.pair, options.calibrate, options.settings, notes, say, selection)
+    report["left"] += _gone(nets)
+    if not arrays:
+        raise RefusedError(f"{found.net}: nothing can be fitted; {_reasons(report['left'])}")
     assert student.weights is not None, "they were loaded"
     for layer, made in arrays.items():
         student.weights.set(layer, made)
@@ -98,3 +103,27 @@ def refit(options: RefitOptions, say: Say = lambda _: None) -> dict[str, Any]:
         "refit": report,
         "notes": notes,
     }
+
+
+def _gone(nets: Opened) -> list[dict[str, str]]:
+    """Rows of `refit.left` for rebirth layers that the net does not have under their names."""
+    there = {layer.name for layer in nets.pair.student.layers}
+    parts = read_earlier(nets.found.net).reparam
+    return [
+        {
+            "layer": name,
+            "reason": "it learns as several parts; refit before --reparam does that"
+            if name in parts
+            else "the converted net has no such layer",
+        }
+        for name in nets.found.origins
+        if name not in there
+    ]
+
+
+def _reasons(left: Sequence[Mapping[str, str]]) -> str:
+    """Why layers are left, in one line: each reason once, with the layers that have it."""
+    layers: dict[str, list[str]] = {}
+    for row in left:
+        layers.setdefault(row["reason"], []).append(row["layer"])
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in layers.items()) or "it has no rebirth layer"

@@ -238,8 +238,7 @@ class Rewriting:
         for view in self.net.views:
             if view.state.phase == "TRAIN":
                 for layer in view.layers:
-                    self.rewriter.set_batch(layer, batch)
-                    found |= layer.op is not None and layer.op.data and layer.type not in ("Input", "DummyData")
+                    found |= self.rewriter.set_batch(layer, batch)
         return found
 
     def _deploy_net(self, engine: Engine | None) -> tuple[Net | None, list[Any]]:

@@ -83,11 +83,17 @@ def read_keys(layer: Layer, root: Path) -> Iterator[list[str]]:
         reader.close()
 
 
-def count_records(layer: Layer, root: Path) -> int | None:
-    """How many records a source has; None where it gives a random choice."""
+def count_records(layer: Layer, root: Path, most: int | None = None) -> int | None:
+    """How many records a source has; None where it gives a random choice.
+
+    Args:
+        layer: that reads it.
+        root: where relative paths start.
+        most: where counting a database may stop.
+    """
     path = root / source_of(layer)
     if layer.type == "Data":
-        return _count_database(path, pb.DataParameter.DB.Name(layer.param.data_param.backend))
+        return _count_database(path, pb.DataParameter.DB.Name(layer.param.data_param.backend), most)
     if layer.type == "ImageData":
         return sum(1 for line in _lines(path))
     if layer.type == "HDF5Data":
@@ -101,14 +107,14 @@ def count_records(layer: Layer, root: Path) -> int | None:
     return None
 
 
-def _count_database(path: Path, backend: str) -> int:
+def _count_database(path: Path, backend: str, most: int | None) -> int:
     from deeprebirth_caffe.formats.stores import open_cursor
 
     cursor = open_cursor(path, backend)
     try:
         first, count = cursor.key(), 1
         cursor.advance()
-        while cursor.key() != first:
+        while cursor.key() != first and count != most:
             count += 1
             cursor.advance()
         return count

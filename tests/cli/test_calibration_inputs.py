@@ -24,11 +24,13 @@ def _tiny(_folder: None) -> None:
     make_tiny(Path())
 
 
-def read(source: str, samples: int, net: str = "net.prototxt", engine: str = "torch") -> dict[str, np.ndarray]:
+def read(
+    source: str, samples: int, net: str = "net.prototxt", engine: str = "torch", notes: list[str] | None = None
+) -> dict[str, np.ndarray]:
     """All batches together."""
     path = Path(net)
     options = CalibrationOptions(source, samples, engine=EngineOptions(engine))
-    batches = list(calibration_inputs(path, load_net(path), options, []))
+    batches = list(calibration_inputs(path, load_net(path), options, notes if notes is not None else []))
     assert all(len(batch["data"]) == len(batch["label"]) for batch in batches)
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
@@ -55,6 +57,29 @@ def test_databases(source: str, database: str, samples: int) -> None:
         assert not found["label"].any()
 
 
+@pytest.mark.parametrize(("source", "database", "count"), [("own", "test_lmdb", 20), ("train_lmdb", "train_lmdb", 40)])
+def test_no_record_comes_twice(source: str, database: str, count: int) -> None:
+    """20 records in batches of 8: the last batch would begin anew."""
+    notes: list[str] = []
+    found = read(source, 50, notes=notes)
+    np.testing.assert_allclose(found["data"], stored(database, count), rtol=1e-6)
+    assert notes == [f"{source} has {count} images, and 50 were asked for; each counts once"]
+    notes.clear()
+    assert len(read(source, count, notes=notes)["data"]) == count and not notes
+
+
+def test_several_data_layers_are_read_as_long_as_the_longest() -> None:
+    text = Path("net.prototxt").read_text()
+    more = (
+        'layer { name: "more" type: "Data" top: "more" include { phase: TEST } '
+        'data_param { source: "train_lmdb" batch_size: 8 backend: LMDB } }\n'
+        'layer { name: "quiet" type: "Silence" bottom: "more" include { phase: TEST } }\n'
+    )
+    Path("net.prototxt").write_text(text + more)
+    found = read("own", 50)
+    assert len(found["data"]) == len(found["more"]) == 40
+
+
 def test_both_engines_give_the_same(caffe_install: object) -> None:
     for source in ("own", "train_lmdb"):
         wanted, found = read(source, 12, engine="caffe"), read(source, 12)
@@ -72,7 +97,9 @@ def test_pictures_are_spread_over_a_folder() -> None:
     found = read("pictures", 4)
     wanted = np.stack([made[index][None] for index in (0, 3, 6, 9)]) * np.float32(0.00390625)
     np.testing.assert_allclose(found["data"], wanted, rtol=1e-6)
-    assert len(read("pictures", 100)["data"]) == 12
+    notes: list[str] = []
+    assert len(read("pictures", 100, notes=notes)["data"]) == 12
+    assert "pictures has 12 images, and 100 were asked for; each counts once" in notes
 
 
 def test_what_is_not_there() -> None:

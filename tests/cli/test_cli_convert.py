@@ -306,6 +306,7 @@ OPTIONS: dict[str, Callable[[Convert, SmallNet], None]] = {
     "gamma": solver_option("--gamma", "0.5", "gamma: 0.5"),
     "momentum": solver_option("--momentum", "0", "momentum: 0"),
     "max_iter": solver_option("--max-iter", "88", "max_iter: 88"),
+    "clip_gradients": solver_option("--clip-gradients", "7", "clip_gradients: 7"),
 }
 
 
@@ -316,6 +317,8 @@ def test_option(convert: Convert, net28: SmallNet, option: str) -> None:
 
 def test_each_option_has_its_test() -> None:
     here = {"as_json": "test_cli_json", "check": "below", "caffe": "below", "force": "below"}
+    here |= dict.fromkeys(("calibrate", "samples", "transform_from"), "test_calibration_inputs, test_cli_refit")
+    here |= dict.fromkeys(("engine", "device", "precision", "threads"), "test_cli_refit")
     named = {param.name for param in command.params if isinstance(param, click.Option)}
     assert named == {*OPTIONS, *here}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jsondocs
 from cli_tools import Cli, SmallNet, complaint, listing
-from distil_tools import converted
+from distil_tools import NET, converted
 
 
 def _converted(cli: Cli, net: SmallNet) -> str:
@@ -52,6 +53,11 @@ def test_errors(cli: Cli, net28: SmallNet) -> None:
     assert cli("distil", "nowhere").code == 2
     folder = _converted(cli, net28)
     assert cli("distil", folder, "--base-lr", "0").code == 2
+    # The weights of the other net.
+    teacher = complaint(cli("distil", folder, "--teacher-weights", f"{folder}/init.caffemodel"), 1)
+    assert "has nothing for layer conv1/5x5 of" in teacher and "a teacher needs all its weights" in teacher
+    student = complaint(cli("distil", folder, "-w", net28.weights), 1)
+    assert "has nothing for layer conv1/5x5_merge of" in student and "give weights of the converted net" in student
     Path(net28.weights).unlink()
     done = cli("distil", folder)
     assert "--teacher-weights" in complaint(done, 1)
@@ -70,6 +76,16 @@ def test_it_learns_and_the_converted_net_goes_on_from_there(cli: Cli) -> None:
     after = cli(*words, "-w", "made/init.caffemodel", "-w", model)
     assert after.code == 0, after.err
     assert after.data["ledger"]["left"] == []
+
+
+def test_a_batch_that_no_data_layer_takes(cli: Cli) -> None:
+    made = "dummy_data_param { shape { dim: 2 dim: 3 dim: 24 dim: 24 } shape { dim: 2 } }"
+    text = re.sub(r'type: "Data"(.*?)\n.*?backend: LMDB }', rf'type: "DummyData"\1 {made}', NET)
+    assert text.count("DummyData") == 2
+    converted(Path(), net=text)
+    assert "--batch: the net has no data layer in TRAIN" in complaint(cli("distil", "made", "--batch", "3"), 2)
+    assert not Path("made/distil").exists()
+    assert cli("distil", "made").code == 0
 
 
 def test_the_cache_is_the_embedded_engines(cli: Cli) -> None:

@@ -120,7 +120,7 @@ def test_refit_of_a_converted_net_is_the_same(cli: Cli, net: SmallNet) -> None:
     started = Weights.read("plain/init.caffemodel")
     changed = {name for name in ours if not np.array_equal(ours[name][0], started[name][0])}
     assert changed == FITTED | {SCALED}
-    assert "it is there already" in complaint(cli("refit", "plain", *source), 1)
+    assert "this file is there already" in complaint(cli("refit", "plain", *source), 1)
     again = cli("refit", "plain", *source, "--force", "-w", "plain/refit.caffemodel")
     assert again.code == 0 and "fitted  conv2/3x3_merge" in again.out and "output  loss3/classifier" in again.out
 
@@ -248,11 +248,77 @@ def test_what_is_refused(cli: Cli, net28: SmallNet) -> None:
     assert "give -w" in complaint(cli(*given, "--init", "refit", "--calibrate", "own"), 2)
     assert "--init refit and --reparam" in complaint(cli(*given, *weights, "--calibrate", "own"), 2)
     assert "--calibrate" in complaint(cli(*given, "--transform-from", net28.deploy), 2)
+    assert "--samples says how many of --calibrate's" in complaint(cli(*given, "--samples", "9"), 2)
     assert "there is no such picture" in complaint(cli(*given, *weights, "--init", "refit", "--calibrate", "none"), 2)
     assert not Path("out").exists()
     assert cli(*given).code == 0
     assert "--calibrate SOURCE" in complaint(cli("refit", "out"), 2)
     assert "was converted without weights" in complaint(cli("refit", "out", "--calibrate", "own"), 1)
+
+
+def test_weights_that_do_not_belong(cli: Cli, net: SmallNet) -> None:
+    """Caffe would leave what they lack to its fillers, and nothing would be said."""
+    convert(cli, net)
+    source = ("--calibrate", "strokes", "--samples", "2", *QUICK)
+    said = complaint(cli("refit", "out", *source, "--teacher-weights", "out/init.caffemodel"), 1)
+    assert "out/init.caffemodel: has nothing for layer conv1/5x5 of out/../googlenet28/train_val.prototxt and " in said
+    assert said.strip().endswith("a teacher needs all its weights")
+    said = complaint(cli("refit", "out", *source, "-w", net.weights), 1)
+    assert f"{net.weights}: has nothing for layer conv1/5x5_merge of out/train_val.prototxt and " in said
+    assert "give weights of the converted net: -w" in said
+    # What a rebirth layer reads counts as well; what nothing of them depends on does not.
+    without = load_net("out/train_val.prototxt", "out/init.caffemodel", {"data": (1, 28, 28)})
+    for name, fits in (("loss3/classifier", True), ("conv2/3x3_reduce", False)):
+        assert without.weights is not None
+        without.weights.drop(name)
+        save_weights(Path("less.caffemodel"), without, without.weights)
+        result = cli("refit", "out", *source, "--positions", "4", "-w", "less.caffemodel", "--force")
+        if fits:
+            assert result.code == 0, result
+        else:
+            assert "has nothing for layer conv2/3x3_reduce of" in complaint(result, 1)
+
+
+def test_where_a_model_can_not_be_written(cli: Cli, net: SmallNet) -> None:
+    """It is said before the work, which these pictures would not let begin."""
+    convert(cli, net)
+    for out, said in (
+        ("nowhere/x.caffemodel", "there is no directory nowhere; make it first"),
+        (net.weights, "this command reads"),
+        ("out/train_val.prototxt", "this command reads"),
+    ):
+        assert said in complaint(cli("refit", "out", "--calibrate", "none.png", "-o", out, "--force"), 1)
+    assert not Path("nowhere").exists()
+
+
+def test_layers_in_parts_are_refused(cli: Cli, net: SmallNet) -> None:
+    convert(cli, net, "--reparam")
+    source = ("--calibrate", "strokes", "--samples", "2", *QUICK)
+    said = complaint(cli("refit", "out", *source), 3)
+    assert "out/train_val.prototxt: nothing can be fitted; " in said and "conv2/3x3_merge, " in said
+    assert said.strip().endswith("it learns as several parts; refit before --reparam does that")
+    assert not Path("out/refit.caffemodel").exists()
+    # A net of which one stage is in parts.
+    convert(cli, net, "--only", "conv2", out="first")
+    given = ("convert", "first/train_val.prototxt", "-w", "first/init.caffemodel", "--input-shape", net.shape)
+    assert cli(*given, "--only", "conv1", "--reparam", "-o", "second").code == 0
+    said = complaint(cli("refit", "second", *source), 3)
+    assert "conv1/5x5_merge: it learns as several parts" in said
+    assert "its stage was not asked for" in complaint(cli("refit", "first", *source, "--skip", "conv2"), 3)
+
+
+def test_a_directory_of_distil_is_told_apart(cli: Cli, net: SmallNet) -> None:
+    convert(cli, net)
+    assert cli("distil", "out").code == 0
+    said = complaint(cli("refit", "out/distil", "--calibrate", "strokes"), 1)
+    assert "out/distil/manifest.json: rebirth distil wrote this; name the directory that it was told: out" in said
+
+
+def test_a_small_source_is_read_once(cli: Cli, net: SmallNet) -> None:
+    data = convert(cli, net, "--init", "refit", "--reparam", "--calibrate", "strokes", *QUICK)
+    note = "strokes has 24 images, and 512 were asked for; each counts once"
+    assert data["notes"].count(note) == 1 and data["refit"]["images"] == 24
+    assert "reparam: BatchNorm measured on 24 images of strokes" in data["notes"]
 
 
 def test_a_net_with_nothing_to_fit(cli: Cli, net: SmallNet) -> None:

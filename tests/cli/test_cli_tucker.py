@@ -161,6 +161,7 @@ def test_bad_ranks(cli: Cli, net28: SmallNet, text: str, code: int, said: str) -
         (["--ranks", "nowhere.json"], 1, "nowhere.json: cannot read these ranks"),
         (["--only", "loss1"], 3, "only training needs it"),
         (["--transform-from", "googlenet28/deploy.prototxt"], 2, "--calibrate"),
+        (["--samples", "256"], 2, "--samples says how many of --calibrate's images count; give it too"),
         (["--calibrate", "nowhere"], 2, "nowhere: there is no such picture"),
         (["--calibrate", "own"], 1, "digits/test: not found"),
     ],
@@ -221,6 +222,12 @@ def test_calibration_makes_the_net_better_on_such_data(cli: Cli, tiny: None, sou
     assert outputs() < 0.7 * blind
     assert f"calibrated on 16 images of {source}" in data["notes"]
     assert data["options"]["calibrate"] == source and data["options"]["samples"] == 16
+
+
+def test_calibration_on_fewer_records_than_asked_for(cli: Cli, tiny: None) -> None:
+    notes = calibrated(cli, "--calibrate", "own")["notes"]
+    assert "own has 20 images, and 256 were asked for; each counts once" in notes
+    assert "calibrated on 20 images of own" in notes
 
 
 def test_calibration_on_pictures(cli: Cli, tiny: None) -> None:

@@ -209,6 +209,12 @@ def test_rates_that_differ_keep_convolutions_apart_while_they_learn() -> None:
     text = conv("a", "data", 4, 3, "pad: 1", "param { lr_mult: 3 }") + conv("b", "data", 4, 1) + SUM
     found = parse(LEARN + text + LOSS, weights=True, datum=(4, 9, 9))
     assert reasons(found, SumSiblings()) == {"s": "a and b learn at different rates"}
+    # Of the biases too; those of parts, whose step is over, do not count.
+    rest = "param { lr_mult: 1 } param { lr_mult: 2 decay_mult: 0 }"
+    biases = conv("a", "data", 4, 3, "pad: 1", rest) + conv("b", "data", 4, 1, rest="param { lr_mult: 1 }") + SUM
+    found = parse(LEARN + biases + LOSS, weights=True, datum=(4, 9, 9))
+    assert reasons(found, SumSiblings()) == {"s": "a and b learn at different rates"}
+    assert rewrite(found, SumSiblings(layers=frozenset({"s"}))).rewrites
     assert rewrite(parse(D + text, weights=True), SumSiblings()).rewrites
 
 

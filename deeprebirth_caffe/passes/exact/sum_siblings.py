@@ -58,7 +58,8 @@ class SumSiblings(Pass):
     """Makes one convolution of several whose outputs are added.
 
     Attributes:
-        layers: the Eltwise layers that it looks at; None: all.
+        layers: the Eltwise layers that it looks at; None: all. Named ones add up parts of one layer whose step is over,
+            so how fast each part learned does not count any more.
     """
 
     name: ClassVar[str] = "sum-siblings"
@@ -73,7 +74,7 @@ class SumSiblings(Pass):
                 continue
             why = ""
             for members in _families(facts, layer):
-                found = _plan(facts, layer, members)
+                found = _plan(facts, layer, members, learned=self.layers is not None)
                 if isinstance(found, _Plan):
                     yield Match(layer, frozenset({layer, *members}), found)
                     why = ""
@@ -127,12 +128,15 @@ def _families(facts: Facts, join: Layer) -> list[tuple[Layer, ...]]:
     return [tuple(layers) for layers in groups.values() if len(layers) > 1]
 
 
-def _plan(facts: Facts, join: Layer, members: tuple[Layer, ...]) -> _Plan | str:
+def _plan(facts: Facts, join: Layer, members: tuple[Layer, ...], *, learned: bool) -> _Plan | str:
     if not facts.one_maker(join.tops[0]):
         return f"another layer makes {join.tops[0]} in another phase"
     for layer in members:
         if reason := unfit(facts, layer):
             return reason
+    # Two that learn at different rates would learn at neither as one.
+    if facts.trains and not learned and len({_rates(layer) for layer in members}) > 1:
+        return f"{' and '.join(layer.name for layer in members)} learn at different rates"
     axes = _window(facts, members)
     if isinstance(axes, str):
         return axes
@@ -185,10 +189,6 @@ def _window(facts: Facts, members: Sequence[Layer]) -> tuple[Around, Around] | s
         return f"{names} have different groups"
     if len({one.stride for one in windows}) > 1:
         return f"{names} have different strides"
-    # Two that learn at different rates would learn at neither as one.
-    rates = {(spec.lr_mult, spec.decay_mult) for spec in (_first_spec(layer) for layer in members)}
-    if facts.trains and len(rates) > 1:
-        return f"{names} learn at different rates"
     values = list(zip(facts.net.values_in(members[0]), facts.net.values_out(members[0]), strict=True))
     found: list[Around] = []
     for axis in range(2):
@@ -203,8 +203,10 @@ def _window(facts: Facts, members: Sequence[Layer]) -> tuple[Around, Around] | s
     return found[0], found[1]
 
 
-def _first_spec(layer: Layer) -> pb.ParamSpec:
-    return layer.param.param[0] if layer.param.param else pb.ParamSpec()
+def _rates(layer: Layer) -> tuple[tuple[float, float], ...]:
+    """lr_mult and decay_mult of a convolution's weight and bias; a bias that is not there could have the usual ones."""
+    specs = [*layer.param.param, *(pb.ParamSpec() for _ in range(2))][:2]
+    return tuple((spec.lr_mult, spec.decay_mult) for spec in specs)
 
 
 def _rest(join: Layer, places: Sequence[int], coefficients: Sequence[float], blob: str) -> pb.LayerParameter | None:

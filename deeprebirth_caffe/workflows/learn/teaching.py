@@ -9,12 +9,12 @@ from pathlib import Path
 from deeprebirth_caffe.engines.lesson import Head, Lesson
 from deeprebirth_caffe.engines.probe import is_fed
 from deeprebirth_caffe.errors import RebirthError, UsageError
-from deeprebirth_caffe.ir import Layer, Net, Value, View, Weights, WeightsError
+from deeprebirth_caffe.ir import Layer, Net, Value, View, Weights
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.ops.base import axis_of, by
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.workflows.learn.matching import matching_blobs
-from deeprebirth_caffe.workflows.load import check_weights, layers_without_weights
+from deeprebirth_caffe.workflows.load import ALL_OF_A_TEACHER, check_weights, need_weights
 
 WITH_LABELS = 0.5
 """What the teacher's scores count where the student has losses of its own."""
@@ -286,12 +286,7 @@ def _weights(options: TeacherOptions, net: Net) -> Weights:
     weights = Weights.read(options.weights, [layer.param for layer in net.layers])
     check_weights(net, weights)
     net.weights = weights
-    missing = layers_without_weights(net)
-    if missing:
-        raise WeightsError(
-            f"{options.weights}: has nothing for layer {missing[0]} of {options.net}"
-            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; a teacher needs all its weights"
-        )
+    need_weights(net, options.net, options.weights, {layer.name for layer in net.layers}, ALL_OF_A_TEACHER)
     return weights
 
 
