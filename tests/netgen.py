@@ -434,6 +434,8 @@ def _infogain(g: Grower, kind: str) -> object:
     bottom = g.blob(2, 2, 4)
     axis = _axis(g, bottom) % len(bottom.shape)
     classes = bottom.shape[axis]
+    if classes**2 > MAX_ELEMENTS:
+        return None
     bottoms = [bottom, _labels(g, bottom.shape, axis), g.exact((classes, classes))]
     return g.add(kind, f"infogain_loss_param {{ axis: {axis} }}", bottoms, g.random.randint(0, 2))
 
