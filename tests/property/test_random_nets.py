@@ -29,6 +29,7 @@ from deeprebirth_caffe.ir import Net, summarize
 from deeprebirth_caffe.ir.stages import MADE_SUFFIX
 from deeprebirth_caffe.ops import conv_output_size, pool_output_size
 from deeprebirth_caffe.passes.exact.fold_ahead import FoldAhead
+from deeprebirth_caffe.passes.exact.sum_siblings import SumSiblings
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import run
 from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
@@ -363,7 +364,7 @@ def test_the_nets_are_not_dull() -> None:
         result = converted(*make(seed))
         reached.update({rewrite["pass"] for rewrite in result.manifest["rewrites"]})
     # What needs a net of its own kind is reached in test_random_exact.py.
-    rare = {one.name for one in (FoldAhead, *FINISHING)}
+    rare = {one.name for one in (FoldAhead, SumSiblings, *FINISHING)}
     assert set(reached) | rare == set(PASSES) - {"strip-training", "tucker", "reparametrize"}
     assert min(count for name, count in reached.items() if name not in rare) >= 5, reached
 
