@@ -23,6 +23,7 @@ from deeprebirth_caffe.cli.options import (
     solver_options,
 )
 from deeprebirth_caffe.cli.progress import note
+from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
 
 
 class Kernel(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -99,7 +100,7 @@ class Parts(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random numbers of the start."
 )
-@calibrate_options(512, "Pictures without labels, for --init refit and --reparam")
+@calibrate_options(REFIT_SAMPLES, "Pictures without labels, for --init refit and --reparam")
 @click.option("--reparam", is_flag=True, help="Let rebirth layers learn as several, one when deployed.")
 @click.option("--reparam-parts", type=Parts(), help="As what. [default: bn,1x1,1xk,kx1]")
 @shapes_option

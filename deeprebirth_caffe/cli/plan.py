@@ -20,6 +20,7 @@ from deeprebirth_caffe.cli.options import (
     shapes_option,
 )
 from deeprebirth_caffe.cli.time import ENGINES
+from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
 
 
 @click.command("plan")
@@ -54,7 +55,9 @@ from deeprebirth_caffe.cli.time import ENGINES
     show_default=True,
     help="Images for the refit: LMDB, pictures, a list, or own (the net's data layer).",
 )
-@click.option("--samples", type=click.IntRange(1, 1_000_000), default=512, show_default=True, help="Images of it.")
+@click.option(
+    "--samples", type=click.IntRange(1, 1_000_000), default=REFIT_SAMPLES, show_default=True, help="Images of it."
+)
 @click.option(
     "--target",
     "targets",

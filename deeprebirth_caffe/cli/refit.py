@@ -20,6 +20,7 @@ from deeprebirth_caffe.cli.options import (
 )
 from deeprebirth_caffe.cli.progress import note
 from deeprebirth_caffe.cli.text import printable
+from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
 
 
 @click.command("refit")
@@ -32,7 +33,7 @@ from deeprebirth_caffe.cli.text import printable
 )
 @click.option("--only", multiple=True, metavar="STAGE", help="Only this stage (name, glob or block); may be repeated.")
 @click.option("--skip", multiple=True, metavar="STAGE", help="Not this stage; may be repeated.")
-@calibrate_options(512, "Pictures without labels")
+@calibrate_options(REFIT_SAMPLES, "Pictures without labels")
 @click.option("--ridge", type=POSITIVE, default=1e-2, show_default=True, help="How strongly weights hold their start.")
 @click.option(
     "--rounds", type=click.IntRange(0, 1000), default=20, show_default=True, help="Of the fit of a layer with a ReLU."

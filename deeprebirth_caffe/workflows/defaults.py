@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+REFIT_SAMPLES = 512
+"""Images of a fit."""
+
 DISTIL_ITERATIONS = 2000
 
 DISTIL_BASE_LR = 0.0002

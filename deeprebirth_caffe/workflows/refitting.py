@@ -42,8 +42,6 @@ from deeprebirth_caffe.workflows.selection import Selection
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray
 
-SAMPLES = 512
-"""How many images a fit takes by default."""
 _BLOB_BYTES = 1 << 28
 """What the blobs of a net may take at a time."""
 

@@ -23,7 +23,7 @@ from deeprebirth_caffe.numerics.spread import Spread
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.passes.relearn.reparametrize import Reparametrize, statistics, unscaled
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.rewrite import Kind, Rewriter
+from deeprebirth_caffe.rewrite import Kind, Rewriter, free_name
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.calibration import (
     CalibrationOptions,
@@ -152,11 +152,7 @@ def _own_blob(net: Net, block: _Block, branch: _Branch) -> str:
     """A name for what a part's convolution puts out that nobody else has."""
     if block.join is not None:
         return branch.conv.tops[0]
-    name = branch.conv.name
-    taken = {*net.header.input, *(top for layer in net.layers for top in layer.tops)}
-    while name in taken:
-        name += "_alone"
-    return name
+    return free_name(branch.conv.name, {*net.header.input, *(top for layer in net.layers for top in layer.tops)})
 
 
 def _bare(

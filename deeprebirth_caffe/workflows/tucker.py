@@ -22,6 +22,7 @@ from deeprebirth_caffe.rewrite import Kind
 from deeprebirth_caffe.rewrite.pipeline import run
 from deeprebirth_caffe.workflows.calibration import CalibrationOptions, Reading, read_moments
 from deeprebirth_caffe.workflows.deploy import strip
+from deeprebirth_caffe.workflows.publish import mib
 from deeprebirth_caffe.workflows.rewriting import Converted, RewriteOptions, Rewriting
 from deeprebirth_caffe.workflows.selection import Selection
 
@@ -103,9 +104,8 @@ def tucker(options: TuckerOptions) -> Converted:
     outcome.refusals = [one for one in outcome.refusals if one.layer not in made]
     before, after = _weights_of(deployed, Selection()), _weights_of(_deployed(net), Selection())
     if before:
-        work.notes.append(
-            f"weights as deployed: {_mib(before)} to {_mib(after)}, {100 * after / before:.1f} % of what they were"
-        )
+        share = 100 * after / before
+        work.notes.append(f"weights as deployed: {mib(4 * before)} to {mib(4 * after)}, {share:.1f} % of what they were")
     return work.finish(whole.then(outcome), options.record())
 
 
@@ -218,7 +218,3 @@ def _read_ranks(name: str | None, net: Net) -> dict[str, Ranks]:
             raise UsageError(f'{path}: this net has no convolution or InnerProduct "{layer}"')
         found[layer] = tuple(ranks)
     return found
-
-
-def _mib(weights: int) -> str:
-    return f"{4 * weights / 2**20:.2f} MiB"

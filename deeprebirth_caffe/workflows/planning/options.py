@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.workflows.choose import EngineOptions
 from deeprebirth_caffe.workflows.convert import ConvertOptions
+from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.workflows.planning.candidates import Merge
@@ -55,7 +56,7 @@ class PlanOptions:
     tucker: bool | None = None
     metric: str | None = None
     calibrate: str = "own"
-    samples: int = 512
+    samples: int = REFIT_SAMPLES
     engine: EngineOptions = field(default_factory=EngineOptions)
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     target: Target | None = None

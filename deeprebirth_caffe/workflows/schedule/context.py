@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -234,11 +234,6 @@ def inside(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
-
-
-def stages_of(net: Net) -> Sequence[str]:
-    """The stages of a net, in its order."""
-    return list(dict.fromkeys(layer.stage for layer in net.layers))
 
 
 def _beside(path: Path, name: str) -> Path:

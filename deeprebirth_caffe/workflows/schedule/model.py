@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from deeprebirth_caffe.workflows.convert import PASS_NAMES
+from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
 
 VERSION = 1
 """The version of schedules; it goes up when a key changes its meaning or goes away."""
@@ -80,7 +81,7 @@ class Calibrate(Part):
 
     source: str = "own"
     """"own": the net's own data layer in TEST; else an LMDB, LevelDB, folder, or text file that lists pictures."""
-    samples: Count = 512
+    samples: Count = REFIT_SAMPLES
     """How many images at most."""
 
 
