@@ -105,7 +105,9 @@ def tucker(options: TuckerOptions) -> Converted:
     before, after = _weights_of(deployed, Selection()), _weights_of(_deployed(net), Selection())
     if before:
         share = 100 * after / before
-        work.notes.append(f"weights as deployed: {mib(4 * before)} to {mib(4 * after)}, {share:.1f} % of what they were")
+        work.notes.append(
+            f"weights as deployed: {mib(4 * before)} to {mib(4 * after)}, {share:.1f} % of what they were"
+        )
     return work.finish(whole.then(outcome), options.record())
 
 
