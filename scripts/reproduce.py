@@ -3,7 +3,8 @@
     python scripts/reproduce.py --images DIR -o OUT
 
 DIR has `train/` and `val/` (or `test/`), and in them a folder a class. For each seed the net is trained from its
-fillers in the embedded engine, and a short stretch of that once more in real Caffe, as a cross-check. Then `rebirth
+fillers in the embedded engine (unless --weights has it trained already), and a short stretch of that once more in real
+Caffe, as a cross-check. Then `rebirth
 run` merges it step by step as the paper does (configs/NET.yaml) and with the best recipe known (configs/NET-best.yaml),
 decomposes, deploys and times it, and real Caffe tests what came of it. OUT/results.md has the figures, `report.html` in
 each run's folder the rest.
@@ -36,8 +37,7 @@ from deeprebirth_caffe.workflows.report.gather import Run, Step, gather
 from deeprebirth_caffe.zoo.registry import recipe
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-NETS = ("googlenet64", "alexnet64", "resnet64")
-EPOCHS = 20.0
+EPOCHS = {"googlenet64": 20.0, "alexnet64": 8.0, "resnet64": 8.0}
 """Of training from scratch: the net's own rate, falling to 0."""
 STRETCH = 20
 """Iterations of the cross-check in real Caffe."""
@@ -72,6 +72,7 @@ class Work:
         threads: of the embedded engine.
         deadline: when this sitting ends, as `time.monotonic` counts.
         caffe: whether real Caffe is here.
+        weights: of the trained net; None: it is trained here.
     """
 
     net: str
@@ -82,6 +83,7 @@ class Work:
     threads: int
     deadline: float
     caffe: bool
+    weights: Path | None = None
 
     @property
     def data(self) -> Path:
@@ -130,22 +132,26 @@ def main() -> None:
     """Reads the command line and does all parts in order."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="a folder with train/ and val/, a folder a class")
-    parser.add_argument("--net", choices=NETS, default=NETS[0])
+    parser.add_argument("--net", choices=EPOCHS, default="googlenet64")
     parser.add_argument("--seeds", type=int, default=1, help="how often, each time with another seed")
     parser.add_argument("--hours", type=float, default=3.0, help="how long this sitting may take; run again to go on")
     parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu", help="of the embedded engine")
     parser.add_argument("--threads", type=int, default=2, help="of the embedded engine")
     parser.add_argument("--scale", type=float, default=1.0, help="all training this many times as long, for a trial")
+    parser.add_argument("-w", "--weights", type=Path, help="of the net as it was trained: begin with its merging")
     parser.add_argument("-o", "--out", type=Path, help="[default: reproduce-NET]")
     parser.add_argument("--into", type=Path, help="a Markdown file whose section on this net gets the figures too")
     given = parser.parse_args()
     if not given.images.is_dir():
         parser.error(f"--images: {given.images} is no folder")
+    if given.weights is not None and not given.weights.is_file():
+        parser.error(f"--weights: {given.weights} is no file")
     out = (given.out or Path(f"reproduce-{given.net}")).absolute()
     out.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + 3600 * given.hours
     images = given.images.absolute()
-    work = Work(given.net, images, out, given.scale, given.device, given.threads, deadline, has_caffe())
+    weights = None if given.weights is None else given.weights.absolute()
+    work = Work(given.net, images, out, given.scale, given.device, given.threads, deadline, has_caffe(), weights)
     try:
         check_same(work)
         folder = work.done(out / "data.json", lambda: make_data(work))
@@ -183,9 +189,10 @@ def check_same(work: Work) -> None:
         "device": work.device,
         "threads": work.threads,
         "caffe": work.caffe,
+        "weights": None if work.weights is None else str(work.weights),
     }
     before = work.done(work.out / "settings.json", lambda: mine)
-    if other := [f"{name} {before[name]}" for name in mine if before[name] != mine[name]]:
+    if other := [f"{name} {before.get(name)}" for name in mine if before.get(name) != mine[name]]:
         raise RebirthError(f"{work.out}: this folder was begun with {', '.join(other)}; choose another with -o")
 
 
@@ -199,7 +206,8 @@ def one_seed(work: Work, seed: int, classes: int) -> None:
     folder = work.seed(seed)
     folder.mkdir(exist_ok=True)
     work.done(folder / "net.json", lambda: make_net(work, folder, classes))
-    work.done(folder / "start.json", lambda: make_start(work, folder, seed))
+    if work.weights is None:
+        work.done(folder / "start.json", lambda: make_start(work, folder, seed))
     for name, schedule in schedules(work, folder, seed):
         path, run = folder / f"{name}.yaml", folder / f"{name}-run"
         atomic_write(path, json.dumps(schedule, indent=1) + "\n")
@@ -250,7 +258,7 @@ def schedules(work: Work, folder: Path, seed: int) -> Iterator[tuple[str, dict[s
         "seed": seed,
         "engine": {"name": "torch", "device": work.device, "threads": work.threads},
     }
-    learn = {"epochs": EPOCHS, "base_lr": solver.base_lr, "policy": "poly", "clip_gradients": 0, "tests": 20}
+    learn = {"epochs": EPOCHS[work.net], "base_lr": solver.base_lr, "policy": "poly", "clip_gradients": 0, "tests": 20}
     base = {
         "name": f"{work.net} from scratch",
         "weights": "net/start_iter_1.caffemodel",
@@ -259,11 +267,12 @@ def schedules(work: Work, folder: Path, seed: int) -> Iterator[tuple[str, dict[s
         "joint": {"finetune": learn},
         "deploy": None,
     }
-    yield "base", scaled({**base, **own}, work.scale)
+    if work.weights is None:
+        yield "base", scaled({**base, **own}, work.scale)
     for name in recipes(work):
         path = CONFIGS / (f"{work.net}.yaml" if name == PAPER else f"{work.net}-{name}.yaml")
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        data = {**data, **own, "weights": "base-run/01-joint/result.caffemodel"}
+        data = {**data, **own, "weights": str(work.weights or "base-run/01-joint/result.caffemodel")}
         for part in (data.get("defaults"), data.get("tucker")):
             # The pictures that it is tested with are for that alone.
             if part and part.get("calibrate"):
@@ -300,7 +309,7 @@ def cross_check(work: Work, folder: Path, seed: int) -> dict[str, Any]:
         kept += [f'snapshot_prefix: "{place}/{name}"']
         atomic_write(place / f"{name}.prototxt", "\n".join(kept) + "\n")
         log = place / f"{name}.jsonl"
-        start = folder / "net" / "start_iter_1.caffemodel"
+        start = work.weights or folder / "net" / "start_iter_1.caffemodel"
         work.rebirth("finetune", place / f"{name}.prototxt", "-w", start, *options, "--log", log, "--force")
         losses[name] = [json.loads(line)["loss"] for line in log.read_text(encoding="utf-8").splitlines()]
     apart = [abs(one - other) / abs(one) for one, other in zip(losses["caffe"], losses["torch"], strict=True)]
@@ -324,7 +333,7 @@ def results(work: Work, seeds: Sequence[int], data: Mapping[str, Any]) -> str:
     lines = [
         f"## {work.net} from scratch (`scripts/reproduce.py --net {work.net} --seeds {len(seeds)}`)",
         "",
-        f"{len(data['classes'])} classes; pictures: {counts}. {EPOCHS * work.scale:g} epochs of training. Points lost "
+        f"{len(data['classes'])} classes; pictures: {counts}. {_trained(work)}. Points lost "
         "are percent of all test pictures, with the 95 % interval of the paired difference; times as fast in "
         f"{'real Caffe' if work.caffe else 'PyTorch'}, one thread, batch 1.",
     ]
@@ -346,7 +355,7 @@ def results(work: Work, seeds: Sequence[int], data: Mapping[str, Any]) -> str:
             lines += [
                 "",
                 f"Seed {seed}: losses in real Caffe and the embedded engine, over {count} iterations from the same "
-                f"fillers, differ by {found} (relative).",
+                f"start, differ by {found} (relative).",
             ]
     return "\n".join(lines) + "\n"
 
@@ -409,6 +418,12 @@ def _last(run: Run, kind: str) -> Step | None:
     """The last net in front of Tucker, or the one behind."""
     fits = [step for step in run.learned if (step.kind == "tucker") == (kind == "with Tucker")]
     return next((step for step in reversed(fits) if step.kind in ("step", "joint", "tucker")), None)
+
+
+def _trained(work: Work) -> str:
+    if work.weights is not None:
+        return f"Begun with {work.weights.name}"
+    return f"{EPOCHS[work.net] * work.scale:g} epochs of training"
 
 
 def _percent(value: float) -> str:
