@@ -1,13 +1,13 @@
-"""What relearning costs: a net of the zoo trained from scratch on your pictures, merged in two ways, and tested.
+"""What relearning costs: a net of the zoo trained from scratch on your pictures, merged in several ways, and tested.
 
     python scripts/reproduce.py --images DIR -o OUT
 
 DIR has `train/` and `val/` (or `test/`), and in them a folder a class. For each seed the net is trained from its
 fillers in the embedded engine (unless --weights has it trained already), and a short stretch of that once more in real
-Caffe, as a cross-check. Then `rebirth
-run` merges it step by step as the paper does (configs/NET.yaml) and with the best recipe known (configs/NET-best.yaml),
-decomposes, deploys and times it, and real Caffe tests what came of it. OUT/results.md has the figures, `report.html` in
-each run's folder the rest.
+Caffe, as a cross-check. Then `rebirth run` merges it step by step as the paper does (configs/NET.yaml), with the best
+recipe known (configs/NET-best.yaml) and for more speed (configs/NET-fast.yaml, where there is one), decomposes, deploys
+and times it, and real Caffe tests what came of it. OUT/results.md has the figures, `report.html` in each run's folder
+the rest.
 
 Every part leaves a file that says it is done, and training saves as it goes: the same command goes on where it was,
 after --hours, Ctrl-C or a power cut. The same seed gives the same result on a CPU with the same number of threads.
@@ -43,7 +43,7 @@ STRETCH = 20
 """Iterations of the cross-check in real Caffe."""
 SIZE = 64
 """Height and width of the pictures that these nets see."""
-PAPER, BEST = "paper", "best"
+PAPER, BEST, FAST = "paper", "best", "fast"
 METRICS = ("top1", "top5")
 
 
@@ -202,7 +202,7 @@ def make_data(work: Work) -> Any:
 
 
 def one_seed(work: Work, seed: int, classes: int) -> None:
-    """Trains the net, merges it in both ways, and lets real Caffe test what came of it."""
+    """Trains the net, merges it in each way, and lets real Caffe test what came of it."""
     folder = work.seed(seed)
     folder.mkdir(exist_ok=True)
     work.done(folder / "net.json", lambda: make_net(work, folder, classes))
@@ -221,7 +221,7 @@ def one_seed(work: Work, seed: int, classes: int) -> None:
 
 def recipes(work: Work) -> list[str]:
     """The ways to merge that there are schedules for."""
-    return [PAPER, *([BEST] if (CONFIGS / f"{work.net}-{BEST}.yaml").is_file() else [])]
+    return [PAPER, *(name for name in (BEST, FAST) if (CONFIGS / f"{work.net}-{name}.yaml").is_file())]
 
 
 def make_net(work: Work, folder: Path, classes: int) -> list[str]:
