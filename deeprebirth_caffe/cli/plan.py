@@ -155,7 +155,8 @@ def _show(result: dict[str, Any]) -> None:
     for step in result["steps"]:
         stages = step["stages"]
         names = ", ".join(one["stage"] for one in stages)
-        rows.append((step["name"], names, ", ".join(stages[0]["passes"]), _macs(stages)))
+        passes = dict.fromkeys(name for one in stages for name in one["passes"])
+        rows.append((step["name"], names, ", ".join(passes), _macs(stages)))
     print_columns(rows, left=3)
     target = result["target"]
     if target is not None:

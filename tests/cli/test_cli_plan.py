@@ -75,6 +75,8 @@ def test_the_best_way(plan: Callable[..., Result]) -> None:
     assert "wrote plan.yaml; run it with: rebirth run plan.yaml" in result.out
     found = schedule()
     assert {step.init for step in found.steps} == {"refit"} and found.joint is not None
+    assert (found.joint.finetune.epochs, found.joint.finetune.base_lr) == (10, 0.01)
+    assert found.joint.finetune.teacher is not None
     assert all(step.finetune.teacher is not None and step.calibrate.source == "own" for step in found.steps)
 
 
@@ -212,6 +214,7 @@ class Machine:
         self.says_layers = True
         self.stops = False
         self.around = 0.0
+        self.load = 0.0
         self.opened = 0
 
     def __enter__(self) -> Machine:
@@ -226,7 +229,7 @@ class Machine:
         return {}
 
     def read_files(self, patterns: Iterable[str]) -> Mapping[str, str]:
-        return {}
+        return {"/proc/loadavg": f"{self.load} 0 0 1/1 1"}
 
     def meter(self) -> str:
         return "not available here"
@@ -261,6 +264,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
         assert {one["stage"] for one in made.manifest["rewrites"]} == {stage}
         return ERRORS[stage] * len(passes) / 2
 
+    monkeypatch.setattr(Fidelity, "begin", lambda self: None)
     monkeypatch.setattr(Fidelity, "refitted", refitted)
     monkeypatch.setattr(Fidelity, "error", error)
 
@@ -281,7 +285,9 @@ def test_a_speedup(plan: Callable[..., Result], machine: Machine) -> None:
     assert target["total_ms"] == pytest.approx(sum(target["stages_ms"].values()))
     assert schedule().tucker is None
     text = Path("plan.yaml").read_text(encoding="utf-8")
-    assert "# Target: speedup=1.5. The merges below make the net" in text and "# Measured and not taken:" in text
+    assert (
+        "# Target: speedup=1.5. Together the merges below make the net" in text and "# Measured and not taken:" in text
+    )
     assert all(len(line) <= 112 for line in text.splitlines())
     # One net for all passes, two for the parts of conv1 and conv2, and the net as it is; then pairs.
     assert machine.opened % 2 == 0 and machine.opened <= 4 + 2 * 3
@@ -304,6 +310,21 @@ def test_a_plan_takes_more_where_stages_do_not_add_up(plan: Callable[..., Result
     assert more["total_ms"] / (more["total_ms"] - saved) > more["reached_speedup"]
 
 
+@pytest.mark.usefixtures("judged")
+def test_a_busy_machine_is_told(plan: Callable[..., Result], machine: Machine) -> None:
+    machine.load = 5.0
+    notes = plan("--target", "speedup=1.4", "--json").data["notes"]
+    assert notes == ["The times may be off: the machine was busy in the minute before: load average 5."]
+    assert notes[0] in Path("plan.yaml").read_text(encoding="utf-8").replace("\n# ", " ")
+
+
+def test_missing_data_shows_before_anything_is_timed(plan: Callable[..., Result], machine: Machine) -> None:
+    pytest.importorskip("torch")
+    assert "digits/test" in complaint(plan("--target", "speedup=1.4", "--engine", "torch"), 1)
+    assert machine.opened == 0 and listing() == ["googlenet28"]
+
+
+@pytest.mark.usefixtures("judged")
 @pytest.mark.parametrize("speedup", [40, 400])
 def test_an_impossible_speedup(plan: Callable[..., Result], machine: Machine, speedup: float) -> None:
     said = plan("--target", f"speedup={speedup}")
@@ -325,6 +346,7 @@ def test_an_engine_without_layers(plan: Callable[..., Result], machine: Machine)
     assert len(target["candidates"]) == 3 + 6
 
 
+@pytest.mark.usefixtures("judged")
 def test_ctrl_c_while_timing(plan: Callable[..., Result], machine: Machine) -> None:
     machine.stops = True
     assert plan("--target", "speedup=1.5").code == 130

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,8 +14,10 @@ from hypothesis import strategies as st
 
 from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.workflows.planning.choosing import Offer, choose, points, predicted
-from deeprebirth_caffe.workflows.planning.target import Target, parse_targets
-from deeprebirth_caffe.workflows.planning.trials import cover
+from deeprebirth_caffe.workflows.planning.options import PlanOptions
+from deeprebirth_caffe.workflows.planning.target import Reached, Search, Target, parse_targets
+from deeprebirth_caffe.workflows.planning.trials import Candidate, Made, Times, Trials, cover
+from deeprebirth_caffe.workflows.timing import TimeOptions
 
 TOTAL = 100.0
 QUICK = settings(
@@ -95,6 +101,64 @@ def test_accuracy_is_kept(offers: list[Offer], accuracy: float, speedup: float |
     found = choose(offers, TOTAL, accuracy=accuracy, speedup=speedup)
     assert points(found) <= accuracy
     assert all(one.saved_ms > 0 and stage == one.stage for stage, one in found.items())
+
+
+class FakeTrials:
+    """Nets that are a given part faster than their stages say, and other figures for some choices."""
+
+    def __init__(self, saved: Mapping[str, float], luck: float, said: Mapping[frozenset[str], float]) -> None:
+        self.saved = {(stage, ("all",)): ms for stage, ms in saved.items()}
+        self.luck = luck
+        self.said = said
+        self.timed: list[frozenset[str]] = []
+        self.start = (Path("net"), Path("weights"))
+        self.doubts: dict[str, str] = {}
+
+    def times(self, choices: object) -> Times:
+        return Times(TOTAL, {}, self.saved)
+
+    def speedup(self, choice: Mapping[str, tuple[str, ...]]) -> float:
+        self.timed.append(frozenset(choice))
+        true = self.luck * TOTAL / (TOTAL - sum(self.saved[one] for one in choice.items()))
+        return self.said.get(frozenset(choice), true)
+
+    def show(self, what: str, done: int, total: int) -> None:
+        pass
+
+
+class FakeJudge:
+    def begin(self) -> None:
+        pass
+
+    @contextmanager
+    def refitted(self, candidate: Candidate) -> Iterator[Made]:
+        yield Made(Path(candidate[0]), Path("weights"))
+
+    def error(self, made: Made) -> float:
+        return {"a": 0.01, "b": 0.02, "c": 0.03, "d": 0.04, "e": 0.05}[made.net.name]
+
+
+def search(luck: float, said: Mapping[frozenset[str], float] | None = None) -> tuple[FakeTrials, Reached]:
+    trials = FakeTrials(dict.fromkeys("abcde", 15.0), luck, said or {})
+    options = PlanOptions(Path("net"), Path("w"), Path("out"), TimeOptions([]), target=Target(2.0))
+    return trials, Search(cast("Trials", trials), FakeJudge(), options, "top1", lambda text: None).run([])
+
+
+@pytest.mark.parametrize(
+    ("luck", "stages"), [(1.0, "abcd"), (0.9, "abcd"), (0.7, "abcde"), (1.25, "abc"), (1.7, "a"), (5.0, "a")]
+)
+def test_as_few_merges_as_reach_it(luck: float, stages: str) -> None:
+    trials, reached = search(luck)
+    assert set(reached.chosen) == set(stages) and reached.speedup >= 2
+    # Each choice is timed once, and not every one.
+    assert len(trials.timed) == len(set(trials.timed)) <= 5
+
+
+def test_one_wild_time_does_not_take_all_merges() -> None:
+    # Four merges look five times as fast as they are: one would do then, and it does not.
+    _, reached = search(1.25, {frozenset("abcd"): 10.0})
+    assert set(reached.chosen) == set("abc") and reached.speedup == pytest.approx(1.25 * 100 / 55)
+    assert reached.foreseen == pytest.approx(100 / 55)
 
 
 def test_few_nets_tell_the_time_of_all_candidates() -> None:

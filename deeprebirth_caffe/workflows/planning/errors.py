@@ -44,6 +44,14 @@ class Fidelity:
         self.calibrate = calibrate
         self._teacher: FloatArray | None = None
 
+    def begin(self) -> None:
+        """Runs the net as it is.
+
+        Raises:
+            RebirthError: the images cannot be read.
+        """
+        self._teacher = self._scores(Made(*self.trials.start))
+
     @contextmanager
     def refitted(self, candidate: Candidate) -> Iterator[Made]:
         """Merges one stage and refits it; the files go away with the block.
@@ -63,7 +71,8 @@ class Fidelity:
     def error(self, made: Made) -> float:
         """The relative error of a candidate's scores."""
         if self._teacher is None:
-            self._teacher = self._scores(Made(*self.trials.start))
+            self.begin()
+        assert self._teacher is not None
         scores = self._scores(made)
         size = float(np.linalg.norm(self._teacher))
         error = float(np.linalg.norm(scores - self._teacher)) / size if size else 0.0

@@ -98,7 +98,7 @@ def plan(options: PlanOptions, say: Say, show: Show) -> dict[str, Any]:
         "steps": [_step_row(step) for step in steps],
         "left": [{"layer": layer, "reason": reason} for layer, reason in found.left],
         "target": None if reached is None else _target_row(options, reached),
-        "notes": upgrade_notes(net),
+        "notes": [*upgrade_notes(net), *([reached.doubt] if reached is not None and reached.doubt else [])],
     }
 
 

@@ -14,6 +14,8 @@ TUCKER_RATIO = 0.5
 """The paper's: half of the weights stay."""
 EPOCHS = 2.0
 """What the paper says that a step takes to converge."""
+JOINT_TIMES = 5
+"""How many times as long as a step the whole net relearns in the end (docs/results.md)."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,14 @@ class Recipe:
         about: a line for people.
         defaults: of a schedule, without `finetune`.
         finetune: of a schedule, without its length.
-        joint: whether the whole net is relearned after the steps.
+        joint: `finetune` of the whole net after the steps; None: there is none.
         looks: whether it looks at calibration images.
     """
 
     about: str
     defaults: Mapping[str, Any]
     finetune: Mapping[str, Any]
-    joint: bool
+    joint: Mapping[str, Any] | None
     looks: bool
 
 
@@ -40,14 +42,14 @@ RECIPES: Mapping[str, Recipe] = {
         "rebirth layers start from Xavier noise at ten times the rate, which falls to a tenth at 44 %",
         {"paper": True, "init": "xavier", "lr_factor": 10},
         {"batch": 32, "base_lr": 0.001, "policy": "multistep", "drops": [0.4444], "gamma": 0.1, "momentum": 0.9},
-        joint=False,
+        joint=None,
         looks=False,
     ),
     "best": Recipe(
         "rebirth layers start from a least squares fit, then follow labels and the old net",
         {"init": "refit", "lr_factor": 10},
-        {"batch": 32, "base_lr": 0.001, "policy": "poly", "momentum": 0.9, "teacher": {"temperature": 2}},
-        joint=True,
+        {"batch": 64, "base_lr": 0.001, "policy": "poly", "momentum": 0.9, "teacher": {"temperature": 2}},
+        joint={"base_lr": 0.01},
         looks=True,
     ),
 }

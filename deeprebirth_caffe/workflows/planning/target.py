@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import inf, sqrt
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deeprebirth_caffe.errors import RefusedError, UsageError
@@ -28,6 +29,8 @@ Say = Callable[[str], None]
 KINDS = ("speedup", "accuracy")
 SCARCELY = 1e-4
 """By what part more speed-up is asked for, at least, where what was chosen is not fast enough."""
+CLOSELY = 1e-3
+"""By what part a foreseen speed-up that is enough and one that is not differ when there is nothing in between."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Reached:
         times: likewise.
         speedup: of the net with what was chosen, measured.
         base: the metric of the net as it is, in percent; None where it was not measured.
+        doubts: what makes the times worth less.
     """
 
     chosen: Mapping[str, Offer]
@@ -63,6 +67,17 @@ class Reached:
     times: Times
     speedup: float
     base: float | None
+    doubts: Sequence[str] = ()
+
+    @property
+    def foreseen(self) -> float:
+        """The speed-up of what was chosen, by the times of its stages."""
+        return predicted(self.chosen, self.times.total_ms)
+
+    @property
+    def doubt(self) -> str:
+        """A sentence about the times; empty where there is nothing to say."""
+        return f"The times may be off: {'; '.join(self.doubts)}." if self.doubts else ""
 
 
 def worth_of(offer: Offer, now: float | None = None) -> str:
@@ -103,6 +118,10 @@ def parse_targets(texts: Sequence[str]) -> Target | None:
 class Judge(Protocol):
     """Refits candidates and tells how far they are off (`planning.errors`)."""
 
+    def begin(self) -> None:
+        """Runs the net as it is, so that images that cannot be read show at once."""
+        ...
+
     def refitted(self, candidate: Candidate) -> AbstractContextManager[Made]:
         """The net with one candidate merged and refitted; its files go away with the block."""
         ...
@@ -132,6 +151,7 @@ class Search:
         self.options = options
         self.metric = metric
         self.say = say
+        self._measured: dict[frozenset[Candidate], float] = {}
 
     def run(self, choices: Sequence[Choice]) -> Reached:
         """Finds the merges that pay.
@@ -143,6 +163,9 @@ class Search:
             RefusedError: the target cannot be reached.
             EngineError: something cannot be timed or run.
         """
+        # Both before minutes of timing, for a path may be wrong.
+        self.judge.begin()
+        base = self._tested(Made(*self.trials.start)) if self.target.accuracy is not None else None
         self.say("timing the net, and what could be merged in it")
         times = self.trials.times(choices)
         worth = {one: saved for one, saved in times.saved_ms.items() if saved > 0}
@@ -150,51 +173,67 @@ class Search:
             raise RefusedError(f"--target {self.target} cannot be reached: no merge saves time {self._where}")
         if self.target.speedup is not None:
             self._check_speedup(worth, self.target.speedup)
-        base = self._tested(Made(*self.trials.start)) if self.target.accuracy is not None else None
         offers = []
         for number, (candidate, saved) in enumerate(worth.items()):
             self.trials.show("refitting: candidates", number, len(worth))
             offers.append(self._offer(candidate, saved, base))
             self.say(f"{offers[-1]}: {worth_of(offers[-1])}")
         chosen, speedup = self._choose(offers, times.total_ms)
-        return Reached(chosen, offers, times, speedup, None if base is None else 100 * float(base[self.metric]))
+        before = None if base is None else 100 * float(base[self.metric])
+        return Reached(chosen, offers, times, speedup, before, tuple(self.trials.doubts.values()))
 
     def _check_speedup(self, worth: Mapping[Candidate, float], wanted: float) -> None:
         """Raises RefusedError where all merges together are not enough, before hours are spent on refits."""
         most = {stage: passes for (stage, passes), _ in sorted(worth.items(), key=lambda one: one[1])}
-        speedup = self.trials.speedup(most)
+        speedup = self._measure(most)
         if speedup < wanted:
             raise RefusedError(self._too_much(f"all merges together make the net {speedup:.2f} times as fast"))
 
     def _choose(self, offers: Sequence[Offer], total: float) -> tuple[dict[str, Offer], float]:
         """What to merge, and how fast the net is then, measured: stages do not quite add up to a net."""
-        wanted = needed = self.target.speedup
+        wanted = self.target.speedup
+        if wanted is None:
+            chosen = self._chosen(offers, total, None)
+            return chosen, self._speedup(chosen)
+        # Foreseen speed-ups: what was asked for up to `low` is too slow, from `high` on it is enough.
+        low, high, needed = 1.0, inf, wanted
+        found: tuple[dict[str, Offer], float] | None = None
         while True:
             chosen = self._chosen(offers, total, needed)
-            if not chosen:
-                raise RefusedError(f"--target {self.target} cannot be reached: {_cheapest(offers)}")
-            speedup = self._speedup(chosen)
-            if wanted is None or needed is None:
-                return chosen, speedup
-            foreseen = predicted(chosen, total)
+            foreseen, speedup = predicted(chosen, total), self._speedup(chosen)
             if speedup >= wanted:
-                # Faster than its stages said: so fewer may do.
-                fewer = self._chosen(offers, total, wanted * min(1.0, foreseen / speedup))
-                if len(fewer) < len(chosen) and (measured := self._speedup(fewer)) >= wanted:
-                    return fewer, measured
-                return chosen, speedup
-            if foreseen < needed:
+                found, high = (chosen, speedup), min(needed, foreseen)
+            elif found is None and foreseen < needed:
                 within = (
                     "" if self.target.accuracy is None else f", at {points(chosen):.2f} points expected to be lost,"
                 )
                 raise RefusedError(self._too_much(f"what pays{within} makes it {speedup:.2f} times as fast"))
-            needed = max(needed * wanted / speedup, foreseen * (1 + SCARCELY))
+            else:
+                low = max(needed, foreseen)
+            if found is None:
+                needed = max(needed * wanted / speedup, foreseen * (1 + SCARCELY))
+                continue
+            # As much as this choice was off, a smaller one may be; where that says nothing new, the middle.
+            guess = wanted * foreseen / speedup
+            if (guess >= high and chosen is found[0]) or high <= low * (1 + CLOSELY):
+                return found
+            needed = guess if low < guess < high else sqrt(low * high)
 
     def _chosen(self, offers: Sequence[Offer], total: float, speedup: float | None) -> dict[str, Offer]:
-        return choose(offers, total, speedup=speedup, accuracy=self.target.accuracy)
+        chosen = choose(offers, total, speedup=speedup, accuracy=self.target.accuracy)
+        if not chosen:
+            raise RefusedError(f"--target {self.target} cannot be reached: {_cheapest(offers)}")
+        return chosen
 
     def _speedup(self, chosen: Mapping[str, Offer]) -> float:
-        return self.trials.speedup({stage: offer.passes for stage, offer in chosen.items()})
+        return self._measure({stage: offer.passes for stage, offer in chosen.items()})
+
+    def _measure(self, choice: Choice) -> float:
+        """How many times as fast the net is with a choice; each is timed once."""
+        key = frozenset(choice.items())
+        if key not in self._measured:
+            self._measured[key] = self.trials.speedup(choice)
+        return self._measured[key]
 
     def _offer(self, candidate: Candidate, saved: float, base: Mapping[str, Any] | None) -> Offer:
         """Refits one candidate, and tests it where accuracy counts."""

@@ -6,10 +6,11 @@ engine's time of each layer gives each stage its part. Where an engine tells no 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ Choice = Mapping[str, tuple[str, ...]]
 
 Candidate = tuple[str, tuple[str, ...]]
 """A stage, and the passes that run in it."""
+
+NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Trials:
         stages: all that the net has.
         timing: how nets are timed; which ones is filled in.
         show: is told how far it is.
+        doubts: what makes the times worth less, one of a kind; filled in as nets are timed.
     """
 
     options: ConvertOptions
@@ -72,6 +76,7 @@ class Trials:
     stages: Sequence[str]
     timing: TimeOptions
     show: Show
+    doubts: dict[str, str] = field(default_factory=dict)
 
     @contextmanager
     def made(self, choice: Choice, **how: Any) -> Iterator[Made]:
@@ -150,6 +155,11 @@ class Trials:
         if result["interrupted"]:
             # It ends such a run with what it has; a plan wants all of it.
             raise KeyboardInterrupt
+        for warning in result["warnings"]:
+            # Where a net lay says nothing to people, and the same with other figures nothing new.
+            place, _, what = warning.partition(": ")
+            words = f"one net: {what}" if place.startswith(folder) else warning
+            self.doubts.setdefault(NUMBER.sub("", words), words)
         return result
 
 

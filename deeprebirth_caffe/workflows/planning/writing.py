@@ -14,7 +14,7 @@ from deeprebirth_caffe.workflows.choose import EngineOptions
 from deeprebirth_caffe.workflows.planning.candidates import Merge
 from deeprebirth_caffe.workflows.planning.choosing import points
 from deeprebirth_caffe.workflows.planning.options import PlannedStep, PlanOptions
-from deeprebirth_caffe.workflows.planning.recipes import EPOCHS, RECIPES, TUCKER_RATIO
+from deeprebirth_caffe.workflows.planning.recipes import EPOCHS, JOINT_TIMES, RECIPES, TUCKER_RATIO
 from deeprebirth_caffe.workflows.planning.target import Reached, worth_of
 from deeprebirth_caffe.workflows.publish import ms, printable
 
@@ -68,10 +68,13 @@ def _title(options: PlanOptions, name: str, reached: Reached | None) -> Iterator
     timing = options.timing
     place = f"{timing.engine}, {timing.on}, {timing.threads or 'all'} {'thread' if timing.threads == 1 else 'threads'}"
     yield (
-        f"Target: {options.target}. The merges below make the net {reached.speedup:.2f} times as fast ({place}; "
-        f"{ms(reached.times.total_ms)} ms as it is). Taken were those that save most time for the error of the net's "
-        f"scores when each is merged and refitted by itself, on {options.samples} images, before it relearns."
+        f"Target: {options.target}. Together the merges below make the net {reached.speedup:.2f} times as fast "
+        f"({place}; {ms(reached.times.total_ms)} ms as it is; by the times of their stages it would be "
+        f"{reached.foreseen:.2f}). Taken were those that save most time for the error of the net's scores when each is "
+        f"merged and refitted by itself, on {options.samples} images, before it relearns."
     )
+    if reached.doubt:
+        yield reached.doubt
     if reached.base is not None:
         yield (
             f"They are expected to cost {points(reached.chosen):.2f} points, if relearning brings back "
@@ -105,14 +108,18 @@ def _defaults(options: PlanOptions) -> dict[str, Any]:
     if recipe.looks:
         source = options.calibrate if options.calibrate == OWN else _from(options.out.parent, Path(options.calibrate))
         found["calibrate"] = {"source": source, "samples": options.samples}
-    length: dict[str, Any] = {"epochs": EPOCHS if options.epochs is None else options.epochs}
-    if options.iterations is not None:
-        length = {"iterations": options.iterations}
-    found["finetune"] = {**length, **recipe.finetune}
+    found["finetune"] = {**_length(options), **recipe.finetune}
     if options.target is not None and options.target.accuracy is not None:
         # Retried once, for it is dear to take a merge back.
         found["budget"] = {"total": options.target.accuracy, "retries": 1, "then": "rollback"}
     return found
+
+
+def _length(options: PlanOptions, times: int = 1) -> dict[str, Any]:
+    if options.iterations is not None:
+        return {"iterations": times * options.iterations}
+    epochs = times * (EPOCHS if options.epochs is None else options.epochs)
+    return {"epochs": int(epochs) if epochs.is_integer() else epochs}
 
 
 def _step(step: PlannedStep, reached: Reached | None) -> str:
@@ -136,8 +143,11 @@ def _merge(merge: Merge, reached: Reached | None) -> str:
 
 
 def _after(options: PlanOptions) -> Iterator[str]:
-    if RECIPES[options.recipe].joint:
-        yield _comment(["At the end the whole net relearns once, everything at its own rate."]) + "joint: {}\n"
+    joint = RECIPES[options.recipe].joint
+    if joint is not None:
+        learn = {**_length(options, JOINT_TIMES), **joint}
+        words = "At the end the whole net relearns, everything at its own rate and for longer: that brings back most."
+        yield _comment([words]) + _yaml({"joint": {"finetune": learn}})
     if options.tucker if options.tucker is not None else options.target is None:
         yield _comment(["Tucker-2 and SVD on the merged net, then relearning."]) + _yaml(
             {"tucker": {"ratio": TUCKER_RATIO}}
