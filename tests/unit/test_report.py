@@ -221,6 +221,40 @@ def test_boxes_do_not_overlap(run: Run) -> None:
             assert all(abs(x - left) >= 122 or abs(y - top) >= 36 for left, top in places[:index])
 
 
+def test_edges_over_several_rows_go_down_beside_the_boxes(run: Run) -> None:
+    module = next(panel for panel in panels(run) if panel.stage == "inception_3a")
+    edges = re.findall(r'class="edge" d="M([\d.]+) ([\d.]+)V([\d.]+)L([\d.]+) ([\d.]+)"', module.before)
+    assert len(edges) == 7
+    # What is slanted lies between two rows, where no box is.
+    assert {float(end) - float(bend) for _, _, bend, _, end in edges} == {22.0}
+    assert [float(bend) - float(top) for _, top, bend, _, _ in edges].count(58.0) == 1  # 1x1 to the Concat
+
+
+def test_multiply_adds_are_of_one_image(run: Run, tmp_path: Path) -> None:
+    manifest = json.loads((run.folder / "03-top/convert/manifest.json").read_text(encoding="utf-8"))
+    rows = {row[0]: row for row in table(run, "In short")}
+    (size,) = {int(size) for size in re.findall(r"batch_size: (\d+)", _test_layer(run))}
+    assert size > 1
+    assert rows["multiply-adds of an image"][2] == f"{manifest['after']['macs'] / size / 1e6:.2f} M"
+    assert table(run, "Accuracy by step")[-1][7] == rows["multiply-adds of an image"][2]
+    folder = reports.made_up(tmp_path / "out", images=10)
+    for file in (*folder.glob("00-base/*.prototxt"), *folder.glob("*/convert/train_val.prototxt")):
+        file.unlink()
+    rows = {row[0]: row for row in table(gather(folder), "In short")}
+    assert rows["multiply-adds of a batch"][2] == f"{manifest['after']['macs'] / 1e6:.2f} M"
+
+
+def _test_layer(run: Run) -> str:
+    """The text of the first net's data layer in TEST."""
+    net = (run.folder / "00-base/train_val.prototxt").read_text(encoding="utf-8")
+    return next(part for part in net.split("\nlayer {") if '"Data"' in part and "TEST" in part)
+
+
+def test_what_made_times_worth_less_stands_beside_them(run: Run) -> None:
+    said = text("t", "r", [one for one in sections(run) if one.title.startswith("Time by stage")])
+    assert "Warning: the machine was busy." in said
+
+
 def test_without_the_first_net_those_that_are_deployed_are_compared(tmp_path: Path) -> None:
     folder = reports.made_up(tmp_path / "out")
     (folder / "00-base/train_val.prototxt").unlink()
@@ -285,7 +319,9 @@ def test_what_rests_on_a_step_that_is_made_anew_is_of_the_past(tmp_path: Path) -
         ("00-base/result.json", "[1]", "00-base/result.json"),
         ("00-base/test.npy", "no array", "00-base/test.npy: cannot read it"),
         ("01-conv1/convert/manifest.json", "", "01-conv1/convert/manifest.json: cannot be read"),
+        ("01-conv1/convert/manifest.json", '{"version": 1}', "01-conv1/convert/manifest.json: it lacks outputs"),
         ("01-conv1/train/log.jsonl", "what\n", "log.jsonl: line 1 is none of a log"),
+        ("01-conv1/train/log.jsonl", '{"iteration": 0, "lr": 1, "loss": "x"}\n', "log.jsonl: line 1 is none of a log"),
         ("05-time/time.json", '{"version": 1, "times": [1]}', "05-time/time.json: cannot be read"),
     ],
 )
@@ -314,6 +350,17 @@ def test_a_long_log_becomes_a_short_curve(tmp_path: Path) -> None:
     known = [loss for loss in losses if loss is not None]
     assert np.mean([loss for _, loss in found.loss]) == pytest.approx(np.mean(known), abs=0.01)
     assert found.tests["accuracy"][:2] == ((0.0, 0.0), (500.0, 0.125))
+
+
+def test_tests_and_losses_that_are_no_number_are_not_drawn(tmp_path: Path) -> None:
+    rows = [{"iteration": 0, "lr": 0.1, "loss": float("inf")}, {"iteration": 1, "lr": 0.1, "loss": 2.0}]
+    rows = [
+        row | {"tests": [{"iteration": row["iteration"], "net": 0, "outputs": {"accuracy": float("nan")}}]}
+        for row in rows
+    ]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = read_log(tmp_path / "x.jsonl")
+    assert (found.bad, found.loss, found.tests) == (1, ((1.0, 2.0),), {})
 
 
 def test_a_rate_that_falls_all_the_time_has_no_marks(tmp_path: Path) -> None:

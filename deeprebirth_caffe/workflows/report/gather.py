@@ -238,7 +238,13 @@ def _logs(folder: Path) -> list[Path]:
 
 def _manifest(folder: Path) -> Manifest | None:
     data = _object(folder / MANIFEST)
-    return None if data is None else Manifest(data, folder)
+    if data is None:
+        return None
+    if missing := [name for name in ("outputs", "rewrites") if name not in data]:
+        raise RebirthError(
+            f"{folder / MANIFEST}: it lacks {missing[0]}; remove the folder, and the step makes it again"
+        )
+    return Manifest(data, folder)
 
 
 def _hits(folder: Path, named: object) -> NDArray[np.bool_] | None:

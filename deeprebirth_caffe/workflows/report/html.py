@@ -14,7 +14,7 @@ FOLDED = 16
 """A net with more changed stages than this shows them when asked."""
 STYLE = (
     "td:nth-child(2),th:nth-child(2){padding-left:.4em}"
-    ".row{display:flex;flex-wrap:wrap;gap:.8em 1.6em;align-items:flex-start}.row>svg{flex:0 1 auto}"
+    ".row{display:flex;flex-wrap:wrap;gap:.8em 1.6em;align-items:flex-start;margin:1em 0}.row>svg{flex:0 1 auto}"
     ".line{fill:none;stroke-width:2}.tensor-line{stroke:var(--tensor)}.other-line{stroke:var(--other);"
     "stroke-dasharray:2 3}.grid{stroke:#8883}.axis{fill:none;stroke:#888}.mark{stroke:#888;stroke-dasharray:4 4}"
     "text.small{font-size:10px}.scroll{overflow-x:auto;max-width:100%}.scroll svg{max-width:none}"
@@ -28,7 +28,7 @@ STYLE = (
     "ol.stages li small{font-weight:normal;opacity:.8}"
     "ol.stages li:not(:last-child)::after{content:'\\2192';position:absolute;right:-.9em;font-weight:normal}"
     "pre{overflow-x:auto;background:#8881;padding:.8em;border-radius:4px}h4{margin:.2em 0;font-weight:normal}"
-    ".panel{border-top:1px solid #8885;padding:.4em 0 .8em}.panel h3{margin:.3em 0}"
+    ".panel{border-top:1px solid #8885;padding:.4em 0 .8em}.panel h3{margin:.3em 0}.panel .row{margin:0}"
     "@media(max-width:40em){text.small{font-size:13px}}"
 )
 

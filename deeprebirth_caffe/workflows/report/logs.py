@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -63,20 +64,21 @@ def read_log(path: Path, label: str = "") -> Log:
                 break
             try:
                 row = json.loads(line)
-                iteration, loss, rate = int(row["iteration"]), row["loss"], float(row["lr"])
+                iteration, rate = int(row["iteration"]), float(row["lr"])
+                loss = float("nan") if row["loss"] is None else float(row["loss"])
                 found = [(one["iteration"], one["outputs"]) for one in row.get("tests", []) if not one["net"]]
             except (ValueError, KeyError, TypeError):
                 raise RebirthError(f"{path}: line {index} is none of a log of rebirth finetune") from None
             iterations.append(iteration)
-            losses.append(float("nan") if loss is None else float(loss))
+            losses.append(loss)
             if len(rates) == 2 and rates[0] == rates[1] > rate:
                 falls.append(iteration)
             rates = [*rates[-1:], rate]
             for done, outputs in found:
                 for name, value in outputs.items():
-                    if isinstance(value, (int, float)):
+                    if isinstance(value, (int, float)) and isfinite(value):
                         tests.setdefault(name, []).append((float(done), float(value)))
-    bad = int(np.isnan(losses).sum()) if losses else 0
+    bad = sum(not isfinite(loss) for loss in losses)
     return Log(label, len(iterations), _thinned(iterations, losses), _sorted(tests), tuple(falls), bad)
 
 

@@ -13,7 +13,7 @@ from deeprebirth_caffe.workflows.publish import counted, mib, ms, printable
 from deeprebirth_caffe.workflows.report.curves import Line, plot
 from deeprebirth_caffe.workflows.report.figures import Drop, Pair, by_stage, drop, metrics, own_output, pairs, trade
 from deeprebirth_caffe.workflows.report.gather import LEARNING, Run, Step, number
-from deeprebirth_caffe.workflows.report.graph import Panel, panels
+from deeprebirth_caffe.workflows.report.graph import Panel, images_of_a_pass, panels
 from deeprebirth_caffe.workflows.report.logs import Log
 
 NONE = "-"
@@ -147,10 +147,21 @@ def _totals(run: Run) -> Iterator[Row]:
     if not done:
         return
     before, after = _before(run), done[-1].get("after", {})
-    for name, key in (("layers", "layers"), ("parameters", "params"), ("multiply-adds", "macs")):
-        old, new = number(before.get(key)), number(after.get(key))
+    images = images_of_a_pass(run)
+    for name, key in (("layers", "layers"), ("parameters", "params"), (_macs_name(images), "macs")):
+        old, new = (_figure(one, key, images) for one in (before, after))
         if old and new:
             yield name, _count(old), _count(new), f"{old / new:.2f}x", NONE
+
+
+def _macs_name(images: int | None) -> str:
+    return "multiply-adds of a batch" if images is None else "multiply-adds of an image"
+
+
+def _figure(figures: Mapping[str, Any], key: str, images: int | None) -> float | None:
+    """A figure of a manifest; multiply-adds, which it has for a batch, of one image where its size is known."""
+    found = number(figures.get(key))
+    return found / images if found is not None and images is not None and key == "macs" else found
 
 
 def _before(run: Run) -> Mapping[str, Any]:
@@ -168,7 +179,8 @@ def _accuracy(run: Run) -> Iterator[Block]:
     main = shown[0]
     distilled = any(step.after_distil for step in tested)
     head = ["step", *shown, "points lost", "95 % interval", "just converted", *(["distilled"] if distilled else [])]
-    head += ["parameters", "multiply-adds", "iterations", "took", "status"]
+    images = images_of_a_pass(run)
+    head += ["parameters", _macs_name(images), "iterations", "took", "status"]
     rows: list[Row] = [head]
     for step in tested:
         after = _before(run) if step is base else step.manifest.data.get("after", {}) if step.manifest else {}
@@ -181,7 +193,7 @@ def _accuracy(run: Run) -> Iterator[Block]:
                 interval(lost),
                 _score(step.after_convert, main),
                 *([_score(step.after_distil, main)] if distilled else []),
-                *(_count(number(after.get(key))) for key in ("params", "macs")),
+                *(_count(_figure(after, key, images)) for key in ("params", "macs")),
                 NONE if step.iterations is None else str(step.iterations),
                 duration(step.seconds),
                 _status(step),
@@ -257,6 +269,8 @@ def _trade(run: Run, timed: Sequence[Pair]) -> Iterator[Block]:
 
 
 def _stages(pair: Pair) -> Iterator[Block]:
+    for warning in pair.timing.data["warnings"]:
+        yield Text(f"Warning: {warning}.")
     before, after = by_stage(pair.before), by_stage(pair.after)
     if not before or not after:
         yield Text("This engine does not say how long each layer takes.")
@@ -391,8 +405,6 @@ def _machine(run: Run, timed: Sequence[Pair]) -> Iterator[Block]:
             if fact not in (None, "", []):
                 rows.append((name.removesuffix("_bytes").replace("_", " "), _fact(name, fact)))
     yield Table(rows)
-    for warning in dict.fromkeys(warning for pair in timed for warning in pair.timing.data["warnings"]):
-        yield Text(f"Warning: {warning}")
     for pair in timed:
         cpu = pair.timing.data["machine"]["cpu"]
         if cpu != _cpu(run):
