@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -45,6 +45,10 @@ SIZE = 64
 """Height and width of the pictures that these nets see."""
 PAPER, BEST, FAST = "paper", "best", "fast"
 METRICS = ("top1", "top5")
+
+
+class Terminated(BaseException):
+    """SIGTERM has come."""
 
 
 class Stopped(Exception):
@@ -115,13 +119,13 @@ class Work:
         with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=self.out) as process:
             try:
                 told, _ = process.communicate(timeout=left)
-            except subprocess.TimeoutExpired:
+            except (subprocess.TimeoutExpired, Terminated):
                 process.send_signal(signal.SIGTERM)
                 process.communicate()
                 raise Stopped(128 + signal.SIGTERM) from None
             except KeyboardInterrupt:
                 # The terminal has told it as well; it finishes its iteration and saves.
-                process.wait()
+                process.communicate()
                 raise Stopped(128 + signal.SIGINT) from None
         if process.returncode:
             sys.exit(process.returncode)
@@ -142,6 +146,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, help="[default: reproduce-NET]")
     parser.add_argument("--into", type=Path, help="a Markdown file whose section on this net gets the figures too")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, _terminated)
     if not given.images.is_dir():
         parser.error(f"--images: {given.images} is no folder")
     if given.weights is not None and not given.weights.is_file():
@@ -162,12 +167,16 @@ def main() -> None:
         if given.into is not None:
             before = given.into.read_text(encoding="utf-8") if given.into.exists() else ""
             atomic_write(given.into, with_section(before, text))
-    except Stopped as stop:
+    except (Stopped, Terminated) as stop:
         print(f"stopped; {out} has all that is done, and the same command goes on", file=sys.stderr)
-        sys.exit(stop.code)
+        sys.exit(stop.code if isinstance(stop, Stopped) else 128 + signal.SIGTERM)
     except RebirthError as error:
         sys.exit(f"error: {error}")
     print(f"\n{(out / 'results.md').read_text(encoding='utf-8')}\nwrote {out / 'results.md'}")
+
+
+def _terminated(_number: int, _frame: object) -> None:
+    raise Terminated
 
 
 def has_caffe() -> bool:
@@ -211,12 +220,13 @@ def one_seed(work: Work, seed: int, classes: int) -> None:
     for name, schedule in schedules(work, folder, seed):
         path, run = folder / f"{name}.yaml", folder / f"{name}-run"
         atomic_write(path, json.dumps(schedule, indent=1) + "\n")
-        work.done(folder / f"{name}.json", partial(work.rebirth, "run", path, "-o", run))
-        work.done(folder / f"{name}-report.json", partial(work.rebirth, "report", run))
+        # Asked each time: it knows what is done, and what a change of the schedule has to do anew.
+        work.rebirth("run", path, "-o", run)
+        work.rebirth("report", run, "--force")
     if work.caffe:
         work.done(folder / "caffe-training.json", lambda: cross_check(work, folder, seed))
         for name in recipes(work):
-            work.done(folder / f"caffe-{name}.json", partial(caffe_test, work, folder, name))
+            caffe_test(work, folder, name)
 
 
 def recipes(work: Work) -> list[str]:
@@ -312,19 +322,27 @@ def cross_check(work: Work, folder: Path, seed: int) -> dict[str, Any]:
         start = work.weights or folder / "net" / "start_iter_1.caffemodel"
         work.rebirth("finetune", place / f"{name}.prototxt", "-w", start, *options, "--log", log, "--force")
         losses[name] = [json.loads(line)["loss"] for line in log.read_text(encoding="utf-8").splitlines()]
-    apart = [abs(one - other) / abs(one) for one, other in zip(losses["caffe"], losses["torch"], strict=True)]
+    both = zip(losses["caffe"], losses["torch"], strict=True)
+    apart = [abs(one - other) / abs(one) for one, other in both if one and other is not None]
+    if not apart:
+        raise RebirthError(f"{place}: no loss of the {STRETCH} iterations is a number in both engines")
     # Rounding grows while a net learns from fillers, so the first one says most.
     return {"losses": losses, "first": apart[0], "median": median(apart), "most": max(apart)}
 
 
-def caffe_test(work: Work, folder: Path, name: str) -> Any:
-    """What the last net of a run gets right, in real Caffe."""
+def caffe_test(work: Work, folder: Path, name: str) -> None:
+    """What the last net of a run gets right, in real Caffe; not again where it is the same net."""
     last = gather(folder / f"{name}-run").last
     assert last is not None
     told = json.loads((folder / f"{name}-run" / last.folder / "result.json").read_text(encoding="utf-8"))
     net, weights = (folder / f"{name}-run" / told[key] for key in ("net", "weights"))
+    digest = sha256(weights.read_bytes()).hexdigest()
+    file = folder / f"caffe-{name}.json"
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("weights") == digest:
+        return
     found = work.rebirth("test", net, "-w", weights, "--iterations", "all", "--engine", "caffe")
-    return {"step": last.name, **{metric: found[metric] for metric in METRICS}}
+    scores = {metric: found[metric] for metric in METRICS}
+    atomic_write(file, json.dumps({"step": last.name, "weights": digest, **scores}, indent=1) + "\n")
 
 
 def results(work: Work, seeds: Sequence[int], data: Mapping[str, Any]) -> str:
