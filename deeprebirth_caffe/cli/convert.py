@@ -150,8 +150,6 @@ def command(
     rest["reparam_parts"] = rest["reparam_parts"] if rest["reparam_parts"] is not None else PARTS
     if calibrate is not None and rest["init"] != "refit" and not rest["reparam"]:
         raise click.UsageError("--calibrate is what --init refit and --reparam measure on; give one of them too")
-    if rest["paper"] and rest["clip_gradients"] is None:
-        rest["clip_gradients"] = 0.0
     options = ConvertOptions(
         net=net,
         streamline=not no_streamline,

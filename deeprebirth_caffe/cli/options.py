@@ -222,7 +222,7 @@ def relearn_options(function: Command) -> Command:
             click.option(
                 "--clip-gradients",
                 type=Number(0),
-                help="Gradients are cut to this norm; 0: not. [default: the lent solver's, else 5; convert --paper: 0]",
+                help="Gradients are cut to this norm; 0: not. [default: the solver's, else 5; 0 with convert --paper]",
             ),
         ]
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.calibration import CalibrationOptions
 from deeprebirth_caffe.workflows.exactness import EXACT_NAMES, all_exact, preparing
 from deeprebirth_caffe.workflows.rewriting import Converted, RewriteOptions, Rewriting, Say, rebirth_origins
+from deeprebirth_caffe.workflows.solver import CLIP
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class ConvertOptions(RewriteOptions):
     """What `rebirth convert` is told; see its help.
 
     `paper` sets what the paper does: no pool behind a Concat or Eltwise is folded, BatchNorm is pruned, and rebirth
-    layers start from Xavier noise, unless `bn` or `init` say otherwise. `portable` first says in plain Caffe what a
+    layers start from Xavier noise, unless `bn` or `init` say otherwise; gradients are cut only where somebody says so
+    (`usual_clip`). `portable` first says in plain Caffe what a
     fork says, wherever that can be done, whatever `only` and `skip` name.
     """
 
@@ -108,6 +110,11 @@ REFIT = "refit"
 PASS_NAMES = (*EXACT_NAMES, *(one.name for one in (PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride)))
 
 
+def usual_clip(paper: bool) -> float:
+    """What gradients are cut to where neither the user nor a lent solver says: the paper speaks of no such thing."""
+    return 0.0 if paper else CLIP
+
+
 @uncollected
 def convert(options: ConvertOptions, engine: Engine | None = None, say: Say = lambda _: None) -> Converted:
     """Converts a net.
@@ -123,6 +130,8 @@ def convert(options: ConvertOptions, engine: Engine | None = None, say: Say = la
         RefusedError: a stage that `only` names was refused, or the check does not hold; nothing is written.
     """
     _check_refit(options)
+    solver = replace(options.solver_options, usual_clip=usual_clip(options.paper))
+    options = replace(options, solver_options=solver)
     work = Rewriting(options)
     net, rewriter = work.net, work.rewriter
     _check_patterns(options, net)

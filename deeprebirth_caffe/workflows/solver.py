@@ -29,7 +29,8 @@ class SolverOptions:
         momentum: of SGD.
         max_iter: where a step ends.
         lr_factor: what a rebirth layer's lr_mult is multiplied by.
-        clip_gradients: the norm that gradients are cut to; 0: none. None: as the lent solver says, else `CLIP`.
+        clip_gradients: the norm that gradients are cut to; 0: none. None: as the lent solver says, else `usual_clip`.
+        usual_clip: that norm where nobody says otherwise.
     """
 
     base_lr: float = 0.001
@@ -39,6 +40,7 @@ class SolverOptions:
     max_iter: int = 90_000
     lr_factor: float = 10.0
     clip_gradients: float | None = None
+    usual_clip: float = CLIP
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,10 @@ def _fix(message: pb.SolverParameter, options: SolverOptions, net: str, prefix: 
     message.momentum = options.momentum
     message.max_iter = options.max_iter
     message.snapshot_prefix = prefix
-    cut_gradients(message, options.clip_gradients)
+    cut_gradients(message, options.clip_gradients, options.usual_clip)
 
 
-def cut_gradients(message: pb.SolverParameter, norm: float | None, usual: float = CLIP) -> None:
+def cut_gradients(message: pb.SolverParameter, norm: float | None, usual: float) -> None:
     """Sets what gradients are cut to.
 
     Args:

@@ -47,7 +47,7 @@ def test_the_papers_settings(convert: Convert) -> None:
 @pytest.mark.parametrize("lent", [False, True])
 @pytest.mark.parametrize(
     ("options", "alone", "with_lent"),
-    [((), 5, 35), (("--clip-gradients", 2), 2, 2), (("--clip-gradients", 0), None, None), (("--paper",), None, None)],
+    [((), 5, 35), (("--clip-gradients", 2), 2, 2), (("--clip-gradients", 0), None, None), (("--paper",), None, 35)],
 )
 def test_the_norm_that_gradients_are_cut_to(
     convert: Convert, lent: bool, options: tuple[object, ...], alone: float | None, with_lent: float | None
