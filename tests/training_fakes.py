@@ -74,6 +74,9 @@ class Notebook(Silence):
     def say(self, text: str) -> None:
         self.lines.append(text)
 
+    def stopping(self, signal: str) -> None:
+        self.lines.append(f"stopping: {signal}")
+
     def stepped(self, step: Step, loss: float, show: bool, left: float | None) -> None:
         assert left is None or (math.isfinite(left) and left >= 0)
         self.left.append(left)

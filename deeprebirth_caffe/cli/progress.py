@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST = 6
 """How many outputs of a test net are shown."""
+STOPPING = "stopping after this iteration, and saving; once more to stop at once, without saving"
 
 
 def training_progress() -> Listener:
@@ -40,6 +41,10 @@ class Lines:
     def say(self, text: str) -> None:
         """A line about what happens, such as a warning."""
         note(text)
+
+    def stopping(self, signal: str) -> None:
+        """A first signal has come."""
+        self.say(STOPPING)
 
     def begin(self, start: int, end: int) -> None:
         """Training starts."""

@@ -50,7 +50,7 @@ def print_steps(rows: Sequence[Mapping[str, Any]], metric: str) -> None:
             printable(row.get("folder") or row["step"]),
             printable(row["status"] + _part(row.get("part"))),
             f"{100 * value:.2f} %" if isinstance(value, (int, float)) else "",
-            f"{-lost:+.2f}" if lost is not None and row["kind"] != "base" else "",
+            f"{0 - lost:+.2f}" if lost is not None and row["kind"] != "base" else "",
             _time(row["seconds"]),
         )
     Console(markup=False, highlight=False, emoji=False).print(table)

@@ -179,21 +179,33 @@ def _stop(marker: str, after: float, sent: signal.Signals) -> int:
         return child.wait()
 
 
-def test_a_signal_behind_the_last_iteration_ends_the_run_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_behind_the_last_iteration_ends_the_run_too(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, code: int
+) -> None:
     write(ONE)
     save = Training._save
 
     def saved(self: Training) -> None:
         save(self)
         if self.course.iteration == 9:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), sent)
 
     with monkeypatch.context() as patched:
         patched.setattr(Training, "_save", saved)
         found = cli("run", "s.yaml", "--json")
-    assert (found.code, found.data["status"]) == (130, "stopped"), found
+    assert (found.code, found.data["status"], found.data["stopped"]) == (code, "stopped", sent.name), found
     assert listing("s-run/01-conv1/train") == ["final.caffemodel", "log.jsonl", "solver.prototxt"]
     assert cli("status", "s-run", "--json").data["done"] == 1
+    # Killed before it said that the training is done, it does not train again.
+    step = Path("s-run/01-conv1/step.json")
+    data = json.loads(step.read_text())
+    data["parts"]["train"]["done"] = False
+    atomic_write(step, json.dumps(data))
+    with monkeypatch.context() as patched:
+        patched.setattr("deeprebirth_caffe.workflows.schedule.learning.finetune", None)
+        run(cli)
+    assert result("01-conv1")["iterations"] == 9
 
 
 def test_it_says_how_to_go_on(process: Cli) -> None:
@@ -233,6 +245,25 @@ def test_a_change_does_again_what_depends_on_it(cli: Cli) -> None:
         "00-" in path or "01-" in path or path.endswith(("02-inception_3a/convert", "base")) for path in again
     )
     assert {"s-run/02-inception_3a/train", "s-run/03-joint/train", "s-run/04-deploy"} <= again
+
+
+def test_results_of_another_schedule_are_not_shown(cli: Cli) -> None:
+    def shown() -> list[str]:
+        return [one["status"] for one in cli("status", "s-run", "--json").data["steps"]]
+
+    write(SCHEDULE.replace("iterations: 9", "iterations: 2"))
+    run(cli)
+    whole = made()
+    assert len(run(cli, "--until", "base").data["results"]) == 5 and shown() == ["done"] * 5
+    changed = "stages: [inception_3a]\n    finetune: {base_lr: 0.002}"
+    write(Path("s.yaml").read_text().replace("stages: [inception_3a]", changed))
+    assert [one["step"] for one in run(cli, "--until", "base").data["results"]] == ["00-base", "01-conv1"]
+    assert shown() == ["done", "done", "waiting", "waiting", "waiting"]
+    # What the steps made is still there, and counts again.
+    stamp = Path("s-run/02-inception_3a/train/final.caffemodel").stat().st_mtime_ns
+    write(SCHEDULE.replace("iterations: 9", "iterations: 2"))
+    run(cli)
+    assert made() == whole and Path("s-run/02-inception_3a/train/final.caffemodel").stat().st_mtime_ns == stamp
 
 
 def test_from_and_until(cli: Cli) -> None:
@@ -325,6 +356,9 @@ def complaint_of(found: Result) -> str:
         ("snapshot: 2", "snapshot: 2, type: Adagrad", 'step conv1: unknown solver type "Adagrad"', 1),
         ("name: torch, threads: 1", "name: caffe", None, 1),
         ("joint:", "time: {on: moon}\njoint:", "--on moon: there is no such place", 2),
+        ("threads: 1}", "threads: 1, caffe: nowhere}\ndeploy: {check: true}", "nowhere", 1),
+        ("snapshot: 2", "snapshot: 2}\n  budget: {step: 0, retries: 20, factor: 9", "its last retry: that is ", 1),
+        ("googlenet28/random.caffemodel", "googlenet28", "weights: there is a folder, and no file", 1),
     ],
 )
 def test_what_is_wrong_is_found_before_anything_runs(
@@ -359,6 +393,9 @@ def test_folders_that_are_something_else(cli: Cli) -> None:
     Path("s-run/mine").touch()
     assert "this directory is not empty" in complaint(cli("run", "s.yaml"), 1)
     assert "there is no run here" in complaint(cli("status", "s-run"), 1)
+    Path("s-run/run.json").write_text('{"steps": [{}]}', encoding="utf-8")
+    assert "s-run: a file in it is none of rebirth run's" in complaint(cli("status", "s-run"), 1)
+    Path("s-run/run.json").unlink()
     assert cli("run", "s.yaml", "--force", "--until", "base").code == 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from deeprebirth_caffe import zoo
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.solver import parse_solver
 from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.workflows.ranking import COLUMNS
 from deeprebirth_caffe.workflows.schedule.accuracy import points
 from deeprebirth_caffe.workflows.schedule.digests import data_digest
-from deeprebirth_caffe.workflows.schedule.state import RESULT, STEP, Parts, arrange, sweep
+from deeprebirth_caffe.workflows.schedule.learning import read_hits
+from deeprebirth_caffe.workflows.schedule.lock import LOCK
+from deeprebirth_caffe.workflows.schedule.state import RESULT, SCHEDULE, STEP, NotMade, Parts, arrange, is_begun, sweep
 from deeprebirth_caffe.workflows.solver import CLIP
 
 pytest.importorskip("pydantic")
@@ -26,7 +29,7 @@ from deeprebirth_caffe.workflows.schedule.accuracy import over_budget
 from deeprebirth_caffe.workflows.schedule.checks import check_conversions
 from deeprebirth_caffe.workflows.schedule.context import Inputs
 from deeprebirth_caffe.workflows.schedule.files import parse_schedule, read_schedule, schema
-from deeprebirth_caffe.workflows.schedule.model import Budget, Learn
+from deeprebirth_caffe.workflows.schedule.model import Budget, Distil, Learn
 from deeprebirth_caffe.workflows.schedule.solvers import relearning
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +44,16 @@ def test_on_is_a_word_and_1e3_a_number() -> None:
     )
     assert made.time is not None and made.time.on == "local" and made.test.per_image is False
     assert made.joint is not None and made.joint.finetune.base_lr == 0.001
+
+
+def test_a_date_is_a_word_and_mappings_are_put_in() -> None:
+    steps = "steps:\n- &one {stages: a, init: xavier, reduce: 0.25}\n- {<<: *one, stages: b, reduce: 0.75}\n"
+    made = parse_schedule(FILES + "name: 2026-02-31\n" + steps, "s")
+    assert made.name == "2026-02-31"
+    assert [(one.stages, one.init, one.reduce) for one in made.steps] == [
+        (("a",), "xavier", 0.25),
+        (("b",), "xavier", 0.75),
+    ]
 
 
 def refused(text: str) -> str:
@@ -91,6 +104,17 @@ def test_defaults_hold_for_steps_that_do_not_say_otherwise() -> None:
         ("weights: a\n", "net: this is missing"),
         ("- a\n", "a schedule is a mapping"),
         ("net: [\n", "s.yaml, line 2, column 1: this is no YAML"),
+        (FILES + "steps: [{stages: 5}]\n", "steps[0] (5).stages: input should be a valid list, not 5"),
+        (FILES + "steps: [{stages: {a: 1}}]\n", "steps[0] ({'a': 1}).stages: input should be a valid list"),
+        (FILES + "steps: [{stages: a, name: 5}]\n", "steps[0] (5).name: "),
+        (FILES + 'steps: [{stages: a, name: "x\\n"}]\n', "steps[0] (x).name: string should match"),
+        (FILES + "steps: [{stages: ''}]\n", "steps[0].stages[0]: string should have at least 1 character"),
+        (FILES + "steps: [1]\n", "steps[0]: input should be a valid mapping, not 1"),
+        (FILES + "seed: !!int foo\n", "a value in it cannot be read: invalid literal"),
+        (FILES + "seed: " + "1" * 5000 + "\n", "a value in it cannot be read: "),
+        (FILES + "engine: !!map foo\n", "this is no YAML: expected a mapping node"),
+        (FILES + "test: {per_image: !!bool maybe}\n", "a value in it cannot be read: 'maybe'"),
+        (FILES + "name: " + "[" * 3000 + "\n", "this is nested too deeply"),
     ],
 )
 def test_one_clear_error(text: str, words: str) -> None:
@@ -122,7 +146,7 @@ def test_the_schedules_that_come_along_merge(path: Path, tmp_path: Path) -> None
     shaped = schedule.model_copy(update={"input_shapes": shapes})
     inputs = Inputs(shaped, path, tmp_path, net, net, None, read.view("TRAIN"), test, ("top1", "top5"), 1000, 32)
     check_conversions(inputs)
-    assert inputs.iterations(schedule.steps[0].finetune, "") in (90_000, 62, 60)
+    assert inputs.iterations(schedule.steps[0].finetune, "") in (90_000, 62, 60, 16)
 
 
 def test_rates_fall_at_parts_of_a_step() -> None:
@@ -165,6 +189,7 @@ def test_budgets() -> None:
         Budget(total=1.9), "top1", now, before, base
     )
     assert over_budget(Budget(total=1), "top1", {"top1": None}, before, base) == "its top1 is no number"
+    assert over_budget(Budget(step=1), "top1", now, {"top1": None}, base) == "the step before's top1 is no number"
 
 
 @dataclass
@@ -189,8 +214,8 @@ def work(tmp_path: Path) -> Work:
     return Work(tmp_path / "01-a")
 
 
-def parts_of(work: Work, *behind: Path) -> Parts:
-    return Parts(work.folder, {"step": "01-a"}, behind)
+def parts_of(work: Work, look: bool = False) -> Parts:
+    return Parts(work.folder, {"step": "01-a"}, look)
 
 
 def test_a_part_is_made_once(work: Work) -> None:
@@ -214,22 +239,30 @@ def test_a_part_that_was_begun_goes_on_and_a_changed_one_does_not(work: Work) ->
     assert work.made[-1] and json.loads((work.folder / STEP).read_text())["parts"]["p"]["done"]
 
 
-def test_what_is_made_anew_ends_the_results_behind_it(work: Work, tmp_path: Path) -> None:
-    later = tmp_path / "02-b"
-    later.mkdir()
-    parts_of(work, later).part("p", {}, ["file"], work)
-    for folder in (work.folder, later):
-        (folder / RESULT).write_text("{}", encoding="utf-8")
-    parts_of(work, later).part("p", {}, ["file"], work)
-    assert (later / RESULT).exists()
-    parts_of(work, later).part("p", {"new": 1}, ["file"], work)
-    assert not (later / RESULT).exists() and not (work.folder / RESULT).exists()
+def test_what_is_made_anew_ends_the_result(work: Work) -> None:
+    parts_of(work).part("p", {}, ["file"], work)
+    (work.folder / RESULT).write_text("{}", encoding="utf-8")
+    parts_of(work).part("p", {}, ["file"], work)
+    assert (work.folder / RESULT).exists()
+    parts_of(work).part("p", {"new": 1}, ["file"], work)
+    assert not (work.folder / RESULT).exists()
+
+
+def test_looking_makes_nothing(work: Work) -> None:
+    parts_of(work).part("p", {"a": 1}, ["file"], work)
+    (work.folder / RESULT).write_text("{}", encoding="utf-8")
+    before = (work.folder / STEP).read_bytes()
+    assert parts_of(work, look=True).part("p", {"a": 1}, ["file"], work) == {"worth": 1}
+    with pytest.raises(NotMade):
+        parts_of(work, look=True).part("p", {"a": 2}, ["file"], work)
+    assert work.made == [False] and (work.folder / STEP).read_bytes() == before and (work.folder / RESULT).exists()
 
 
 def test_folders_follow_their_steps(tmp_path: Path) -> None:
     def put(names: list[str]) -> list[str]:
         for folder in arrange(tmp_path, names):
             folder.mkdir(exist_ok=True)
+            (folder / STEP).touch()
             (folder / "name").write_text((folder / "name").read_text() if (folder / "name").exists() else folder.name)
         return sorted(str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_dir())
 
@@ -238,6 +271,52 @@ def test_folders_follow_their_steps(tmp_path: Path) -> None:
     assert put(["base", "b", "a"]) == ["00-base", "01-b", "02-a"]
     assert (tmp_path / "02-a" / "name").read_text() == "01-a"
     assert (tmp_path / "01-b" / "name").read_text() == "02-b"
+
+
+def test_more_than_a_hundred_steps_and_folders_of_others(tmp_path: Path) -> None:
+    (tmp_path / "10-photos").mkdir()
+    (tmp_path / "10-photos" / "mine").touch()
+    names = [f"s{number}" for number in range(102)]
+    for folder in arrange(tmp_path, names):
+        folder.mkdir()
+        (folder / STEP).touch()
+    assert arrange(tmp_path, names[1:])[-1] == tmp_path / "100-s101"
+    assert [one.name for one in tmp_path.glob("*-s101")] == ["100-s101"]
+    assert (tmp_path / "10-photos" / "mine").exists()
+
+
+def test_a_run_that_was_killed_at_once_is_one(tmp_path: Path) -> None:
+    assert not is_begun(tmp_path) and not is_begun(tmp_path / "none")
+    (tmp_path / SCHEDULE).touch()
+    assert not is_begun(tmp_path)
+    (tmp_path / LOCK).touch()
+    (tmp_path / ".run.json.0123abcd.tmp").touch()
+    assert is_begun(tmp_path)
+    (tmp_path / "mine").touch()
+    assert not is_begun(tmp_path)
+
+
+def test_hits_of_images_with_odd_names(tmp_path: Path) -> None:
+    table = tmp_path / "test.csv"
+    rows = b'0,"a,b#1.png",1,1,1,1,1,0.5\n1,c#\xff.png,1,2,3,0,1,0.5\n2,"d\ne",1,2,7,0,0,0.5\n'
+    table.write_bytes(",".join(COLUMNS).encode() + b"\n" + rows)
+    assert read_hits(table).tolist() == [[1, 1], [0, 1], [0, 0]]
+    table.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+    assert read_hits(table).shape == (0, 2)
+
+
+def test_iterations_out_of_epochs(tmp_path: Path) -> None:
+    net = tmp_path / "train_val.prototxt"
+    zoo.write("googlenet28", tmp_path)
+    views = load_net(net, shapes={"data": (1, 28, 28)})
+    made = parse_schedule(FILES, "s")
+    lent = parse_solver("iter_size: 4")
+    inputs = Inputs(made, net, tmp_path, net, net, lent, views.view("TRAIN"), views.view("TEST"), ("top1",), 1000, 10)
+    assert inputs.iterations(Learn(epochs=2), "x") == 50
+    # Distillation has a solver of its own.
+    assert inputs.iterations(Distil(epochs=2), "x", lent=False) == 200
+    with pytest.raises(RebirthError, match=r"x: that is 1e.10 iterations, and a solver counts to 2147483647"):
+        replace(inputs, records=10_000).iterations(Learn(epochs=1e6, batch=1), "x", lent=False)
 
 
 def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:

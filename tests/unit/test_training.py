@@ -76,7 +76,7 @@ def test_a_signal_finishes_the_iteration_and_saves(number: signal.Signals) -> No
     course = Training(trainer, Schedule(0, 10, snapshot=5), seen).run()
     assert (course.iteration, course.signal) == (4, number.name)
     assert trainer.happened("snapshot") == [("snapshot", 4)]
-    assert "once more to stop at once" in seen.lines[0]
+    assert seen.lines[0] == f"stopping: {number.name}"
     assert signal.getsignal(number) is before
 
 

@@ -23,9 +23,9 @@ class Interruption:
         signal: which one came; None as long as none did.
     """
 
-    def __init__(self, on_first: Callable[[], None]) -> None:
+    def __init__(self, on_first: Callable[[signal.Signals], None]) -> None:
         """Args:
-        on_first: called, from the signal handler, when the first one comes.
+        on_first: called with it, from the signal handler, when the first one comes.
         """
         self.signal: signal.Signals | None = None
         self._on_first = on_first
@@ -55,7 +55,7 @@ class Interruption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal = signal.Signals(number)
-            self._on_first()
+            self._on_first(self.signal)
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
         else:

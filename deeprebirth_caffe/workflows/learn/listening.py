@@ -15,6 +15,10 @@ class Listener(Protocol):
         """A line about what happens, such as a warning."""
         ...
 
+    def stopping(self, signal: str) -> None:
+        """A first signal has come, and the run ends in good order; it may be in its last iteration anyway."""
+        ...
+
     def begin(self, start: int, end: int) -> None:
         """Training starts: so many iterations are done, so many will be."""
         ...
@@ -51,6 +55,9 @@ class Silence:
     """Shows nothing."""
 
     def say(self, text: str) -> None:
+        """Nothing."""
+
+    def stopping(self, signal: str) -> None:
         """Nothing."""
 
     def begin(self, start: int, end: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from signal import Signals
 from typing import Any
 
 from deeprebirth_caffe.engines.base import DivergedError, EngineError, Parts, Score, Snapshot, Step, Trainer
@@ -14,9 +15,6 @@ from deeprebirth_caffe.workflows.learn.listening import Listener
 from deeprebirth_caffe.workflows.learn.pace import Pace
 from deeprebirth_caffe.workflows.learn.runlog import RunLog
 from deeprebirth_caffe.workflows.learn.schedule import Schedule, Smoothed
-
-STOPPING = "stopping after this iteration, and saving; once more to stop at once, without saving"
-"""What is said when a first signal comes."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +142,8 @@ class Training:
         done = self.course.iteration
         return done > self._schedule.start and not (self._schedule.saves_after(done) and not self._unsaved)
 
-    def _interrupted(self) -> None:
-        self._listener.say(STOPPING)
+    def _interrupted(self, number: Signals) -> None:
+        self._listener.stopping(number.name)
 
     def _test(self, between: Callable[[], object]) -> list[dict[str, Any]]:
         found = []

@@ -62,7 +62,8 @@ def over_budget(budget: Budget, metric: str, now: Values, before: Values, base: 
         if most is None:
             continue
         if lost is None:
-            return f"its {metric} is no number"
+            whose = "its" if metric not in now or now[metric] is None else f"{words}'s"
+            return f"{whose} {metric} is no number"
         # Two figures that a table prints alike are alike.
         if lost > most + 1e-9:
             return f"its {metric} is {lost:.2f} points under that of {words}, and {most:g} are allowed"

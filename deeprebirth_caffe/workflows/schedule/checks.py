@@ -18,7 +18,7 @@ from deeprebirth_caffe.workflows.labels import check_labels
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net
 from deeprebirth_caffe.workflows.schedule.accuracy import check_metric
 from deeprebirth_caffe.workflows.schedule.recipes import convert_options, looks_at_images
-from deeprebirth_caffe.workflows.schedule.solvers import relearning
+from deeprebirth_caffe.workflows.schedule.solvers import check_count, relearning
 from deeprebirth_caffe.workflows.selection import Selection
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ def check(inputs: Inputs) -> None:
     check_metric(schedule.test.metric, inputs.metrics, "test.metric")
     choose(inputs.engine, [inputs.train, inputs.test])
     for where, learn, budget in _learning(inputs):
-        _check_learn(inputs, learn, where)
+        _check_learn(inputs, learn, budget, where)
         if budget.metric is not None:
             check_metric(budget.metric, inputs.metrics, where)
     for step in schedule.steps:
-        inputs.iterations(step.distil, f"step {step.name}")
+        inputs.iterations(step.distil, f"step {step.name}: distil", lent=False)
         if looks_at_images(step) and not step.skip:
             _check_calibrate(inputs, step.calibrate, f"step {step.name}")
     if schedule.tucker is not None:
@@ -58,6 +58,8 @@ def check(inputs: Inputs) -> None:
             raise RebirthError(f"tucker: there is no file {inputs.file(str(ranks))}")
         if importlib.util.find_spec("tensorly") is None:
             raise RebirthError("tucker: it needs tensorly: pip install 'deeprebirth-caffe[tucker]'")
+    if schedule.deploy is not None and schedule.deploy.check:
+        _check_caffe(inputs)
     if schedule.time is not None:
         _check_time(inputs, schedule.time)
     check_conversions(inputs)
@@ -74,8 +76,9 @@ def _learning(inputs: Inputs) -> Iterator[tuple[str, Learn, Budget]]:
         yield "tucker", schedule.tucker.finetune, schedule.tucker.budget
 
 
-def _check_learn(inputs: Inputs, learn: Learn, where: str) -> None:
+def _check_learn(inputs: Inputs, learn: Learn, budget: Budget, where: str) -> None:
     iterations = inputs.iterations(learn, where)
+    check_count(round(iterations * budget.factor**budget.retries), f"{where}: its last retry")
     solver = parse_solver(relearning(learn, inputs.lent, ())(iterations, 1, inputs.net, inputs.root)).message
     try:
         check_policy(solver)
@@ -100,11 +103,16 @@ def _check_calibrate(inputs: Inputs, given: Calibrate, where: str) -> None:
 
 def _check_time(inputs: Inputs, given: Time) -> None:
     from deeprebirth_caffe.bench.targets import open_target
-    from deeprebirth_caffe.engines import engine
 
     open_target(given.on, caffe=inputs.engine.caffe)
     if given.on == "local" and "caffe" in given.engines:
-        engine("caffe", caffe=inputs.engine.caffe)
+        _check_caffe(inputs)
+
+
+def _check_caffe(inputs: Inputs) -> None:
+    from deeprebirth_caffe.engines import engine
+
+    engine("caffe", caffe=inputs.engine.caffe)
 
 
 def check_conversions(inputs: Inputs) -> None:

@@ -18,6 +18,7 @@ from deeprebirth_caffe.workflows.load import load_net
 from deeprebirth_caffe.workflows.roots import check_regular, find_root
 from deeprebirth_caffe.workflows.schedule.accuracy import metrics_of
 from deeprebirth_caffe.workflows.schedule.digests import data_digest
+from deeprebirth_caffe.workflows.schedule.solvers import check_count
 from deeprebirth_caffe.workflows.solver import lend_solver
 from deeprebirth_caffe.workflows.sources import (
     batch_of,
@@ -98,18 +99,26 @@ class Inputs:
         """What of the engine decides results; how many threads it has does so in the last digits alone."""
         return self.schedule.engine.model_dump(include={"name", "device", "precision"})
 
-    def iterations(self, length: Length, where: str) -> int:
+    def iterations(self, length: Length, where: str, lent: bool = True) -> int:
         """How many iterations something is trained.
 
+        Args:
+            length: as the schedule says it.
+            where: what errors call it.
+            lent: whether the user's own solver has a say in it: its `iter_size` makes an iteration several batches.
+
         Raises:
-            RebirthError: they are to be counted in epochs, and how many images there are is not known.
+            RebirthError: they are to be counted in epochs, and how many images there are is not known; or they are
+                more than a solver can count.
         """
         if length.epochs is None:
             return length.iterations or 0
         if self.records is None:
             raise RebirthError(f"{where}: how many training images there are is not known; give iterations, not epochs")
-        size = (length.batch or self.batch) * (self.lent.message.iter_size if self.lent is not None else 1)
-        return max(1, round(length.epochs * self.records / size)) if length.epochs else 0
+        size = (length.batch or self.batch) * (self.lent.message.iter_size if lent and self.lent is not None else 1)
+        found = max(1, round(length.epochs * self.records / size)) if length.epochs else 0
+        check_count(found, where)
+        return found
 
     def calibration(self, given: Calibrate) -> CalibrationOptions:
         """The images that a refit or Tucker looks at."""
@@ -200,8 +209,8 @@ def read_inputs(schedule: Schedule, path: Path) -> Inputs:
     net, weights = _beside(path, schedule.net), _beside(path, schedule.weights)
     solver = _beside(path, schedule.solver) if schedule.solver is not None else None
     for key, file in (("net", net), ("weights", weights), ("solver", solver)):
-        if file is not None and not file.exists():
-            raise RebirthError(f"{where}: {key}: there is no file {file}")
+        if file is not None and (file.is_dir() or not file.exists()):
+            raise RebirthError(f"{where}: {key}: there is {'a folder, and no' if file.is_dir() else 'no'} file {file}")
         if file is not None:
             check_regular(file)
     plain = Net.read(net)

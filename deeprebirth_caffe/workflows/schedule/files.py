@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,11 @@ def parse_schedule(text: str, where: str, files: Mapping[str, Path] | None = Non
         raise RebirthError(f"{where}{at}: this is no YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise RebirthError(f"{where}: this is no YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise RebirthError(f"{where}: this is nested too deeply") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # PyYAML's own constructors let these through: `!!int x`, numbers of thousands of figures.
+        raise RebirthError(f"{where}: a value in it cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise RebirthError(f"{where}: a schedule is a mapping with net, weights and steps")
     return validated({**data, **{key: str(file.absolute()) for key, file in (files or {}).items()}}, where)
@@ -92,7 +98,8 @@ def _first(error: ValidationError, data: dict[str, Any]) -> str:
     elif kind == "missing":
         message = "this is missing"
     else:
-        message = message.removeprefix("Value error, ")
+        message = message.removeprefix("Value error, ").replace("tuple", "list")
+        message = re.sub(r"dictionary( or instance of \w+)?", "mapping", message)
         value = one.get("input")
         if isinstance(value, (str, int, float, bool)) or value is None:
             message = f"{message}, not {'null' if value is None else repr(value)}"
@@ -112,7 +119,8 @@ def _place(loc: tuple[int | str, ...], data: dict[str, Any]) -> str:
             if loc[:index] == ("steps",):
                 step = data["steps"][part]
                 name = step.get("name") or step.get("stages") if isinstance(step, dict) else None
-                words += f" ({name if isinstance(name, str) else ', '.join(map(str, name))})" if name else ""
+                called = ", ".join(map(str, name)) if isinstance(name, (list, tuple)) else str(name or "")
+                words += f" ({' '.join(called.split())})" if called else ""
         else:
             words += f".{part}" if words else part
     return words
@@ -154,15 +162,16 @@ def _yaml() -> Any:
 
 
 def _loader() -> Any:
-    """YAML's safe loader by the rules of YAML 1.2: `on` is a word, 1e-3 a number, and no key stands twice."""
-    import re
-
+    """YAML's safe loader by the rules of YAML 1.2: `on` and 2024-01-01 are words, 1e-3 a number; keys stand once."""
     yaml = _yaml()
+    merge = "tag:yaml.org,2002:merge"
 
     class Loader(yaml.SafeLoader):  # type: ignore[name-defined,misc]
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen = set()
-            for key_node, _ in node.value:
+            for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                if key_node.tag == merge:
+                    continue  # `<<: *other`, which the safe loader puts in below
                 key = self.construct_object(key_node, deep=True)
                 if isinstance(key, str) and key in seen:
                     raise yaml.MarkedYAMLError(
@@ -171,9 +180,10 @@ def _loader() -> Any:
                 seen.add(key if isinstance(key, str) else None)
             return dict(super().construct_mapping(node, deep))
 
+    unlike = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
     # Each class has its own table, so that only this one changes.
     Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
+        first: [(tag, pattern) for tag, pattern in rules if tag not in unlike]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     Loader.add_implicit_resolver(

@@ -6,6 +6,7 @@ begun goes on from its last whole snapshot; snapshots of the embedded engine go 
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deeprebirth_caffe.engines.base import DivergedError, Score, Snapshot
 from deeprebirth_caffe.engines.base import Step as Iteration
@@ -23,7 +25,6 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import atomic_file, atomic_write
 from deeprebirth_caffe.formats.solverstate import read_solverstate
 from deeprebirth_caffe.workflows.finetune import FinetuneOptions, finetune
-from deeprebirth_caffe.workflows.learn.training import STOPPING
 from deeprebirth_caffe.workflows.schedule.accuracy import over_budget, points, values_of
 from deeprebirth_caffe.workflows.schedule.context import Context, Stage
 from deeprebirth_caffe.workflows.schedule.digests import file_digest
@@ -208,13 +209,17 @@ def train(context: Context, parts: Parts, name: str, stretch: Stretch, seed: int
 
     def make(going_on: bool) -> dict[str, Any]:
         folder.mkdir(exist_ok=True)
+        if going_on and (folder / FINAL).is_file() and _logged(folder / LOG, iterations):
+            # It was killed when all was done, but for saying so.
+            return _ended(folder, iterations)
         # With the paths of now: the run's folder may have moved.
         atomic_write(folder / SOLVER, stretch.solver(iterations, seed, stretch.net, folder))
         state = last_state(folder, iterations) if going_on else None
         if state is None:
             _clear(folder, keep=(SOLVER,))
         elif _number(state) == iterations:
-            return _ended(folder, state, iterations)
+            copy_file(state.with_suffix(".caffemodel"), folder / FINAL)
+            return _ended(folder, iterations)
         options = FinetuneOptions(
             solver=folder / SOLVER,
             weights=() if state is not None else stretch.start,
@@ -230,12 +235,13 @@ def train(context: Context, parts: Parts, name: str, stretch: Stretch, seed: int
             return {"iterations": iterations, "diverged": str(error.__cause__ or error)}
         if found["stopped"] is not None:
             raise Stopped(found["stopped"])
-        return _ended(folder, Path(found["state"]), iterations)
+        copy_file(Path(found["model"]), folder / FINAL)
+        return _ended(folder, iterations)
 
     made = parts.part(name, of, [name], make)
-    if within.asked:
+    if within.asked is not None:
         # The signal came when all iterations were done: the stretch is whole, and the run ends behind it.
-        raise Stopped("SIGINT")
+        raise Stopped(within.asked)
     return made
 
 
@@ -287,9 +293,8 @@ def evaluate(context: Context, parts: Parts, name: str, net: Path, weights: Path
         try:
             found = test(options, context.watcher.say, context.watcher.show)
             if rows is not None and hits is not None:
-                table = np.loadtxt(rows, np.int64, delimiter=",", skiprows=1, usecols=(5, 6), ndmin=2, quotechar='"')
                 with atomic_file(parts.folder / hits) as file:
-                    np.save(file, table.astype(np.uint8))
+                    np.save(file, read_hits(rows))
         finally:
             if rows is not None:
                 rows.unlink(missing_ok=True)
@@ -298,9 +303,16 @@ def evaluate(context: Context, parts: Parts, name: str, net: Path, weights: Path
     return parts.part(name, of, [hits] if hits else [], make), hits
 
 
-def _ended(folder: Path, state: Path, iterations: int) -> dict[str, Any]:
-    """Keeps the weights of the end, and nothing to go on from; the figures are the log's, however often it stopped."""
-    copy_file(state.with_suffix(".caffemodel"), folder / FINAL)
+def read_hits(rows: Path) -> NDArray[np.uint8]:
+    """The hits of each image (images x 2: top-1, top-5) out of a table of `rebirth test --per-image`."""
+    # Names of images are whatever their database calls them, commas and bytes that are no text included.
+    with rows.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        hits = [[int(row["top1"]), int(row["top5"])] for row in csv.DictReader(file)]
+    return np.array(hits, np.uint8).reshape(-1, 2)
+
+
+def _ended(folder: Path, iterations: int) -> dict[str, Any]:
+    """Keeps nothing to go on from; the figures are the log's, however often it stopped."""
     _clear(folder, keep=(SOLVER, LOG, FINAL))
     lines = [json.loads(line) for line in (folder / LOG).read_bytes().splitlines()]
     losses = [line["loss"] for line in lines[-LAST:] if line["loss"] is not None]
@@ -346,18 +358,22 @@ class _Within:
     """A listener for a stretch inside a run: how to go on with the stretch alone is no news.
 
     Attributes:
-        asked: whether a signal came.
+        asked: the signal that came; None where none did.
     """
 
     def __init__(self, outer: Listener) -> None:
         self._outer = outer
-        self.asked = False
+        self.asked: str | None = None
 
     def say(self, text: str) -> None:
         """A line about what happens."""
-        self.asked |= text == STOPPING
         if not text.startswith("stopped by "):
             self._outer.say(text)
+
+    def stopping(self, signal: str) -> None:
+        """A first signal has come."""
+        self.asked = signal
+        self._outer.stopping(signal)
 
     def begin(self, start: int, end: int) -> None:
         """Training starts."""

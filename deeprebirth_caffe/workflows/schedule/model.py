@@ -18,14 +18,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from deeprebirth_caffe.workflows.convert import PASS_NAMES
 from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
+from deeprebirth_caffe.workflows.schedule.solvers import MAX_INT
 
 VERSION = 1
 """The version of schedules; it goes up when a key changes its meaning or goes away."""
 
 RESERVED = ("base", "joint", "tucker", "deploy", "time")
 """What steps cannot be called: the folders of a run have these names."""
-
-MAX_INT = 2**31 - 1
 
 Positive = Annotated[float, Field(gt=0, lt=1e38)]
 Count = Annotated[int, Field(ge=1, le=MAX_INT)]
@@ -47,7 +46,9 @@ def _or_boolean(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [{"type": "boolean"}, *schema["anyOf"]]
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(json_schema_extra=_or_lone)]
+Names = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed), Field(json_schema_extra=_or_lone)
+]
 Passes = Annotated[
     tuple[Annotated[str, Field(json_schema_extra={"enum": list(PASS_NAMES)})], ...],
     BeforeValidator(_listed),

@@ -6,26 +6,39 @@ import os
 import platform
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.bench import machine
-from deeprebirth_caffe.errors import RebirthError, UsageError
+from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
 from deeprebirth_caffe.formats.files import atomic_write, check_directory
+from deeprebirth_caffe.workflows.learn.listening import Silence
 from deeprebirth_caffe.workflows.schedule.checks import check
 from deeprebirth_caffe.workflows.schedule.context import Context, Inputs, Stage, Watcher, inside, read_inputs
 from deeprebirth_caffe.workflows.schedule.files import read_schedule
 from deeprebirth_caffe.workflows.schedule.learning import Stopped
 from deeprebirth_caffe.workflows.schedule.lock import locked
-from deeprebirth_caffe.workflows.schedule.state import RUN, SCHEDULE, Parts, arrange, read_json, sweep, write_json
+from deeprebirth_caffe.workflows.schedule.state import (
+    RESULT,
+    RUN,
+    SCHEDULE,
+    NotMade,
+    Parts,
+    arrange,
+    is_begun,
+    read_json,
+    sweep,
+    write_json,
+)
 from deeprebirth_caffe.workflows.schedule.steps import (
     DONE,
     SKIPPED,
     Task,
     result_of,
+    results_of,
     stage_of,
     tasks_of,
 )
@@ -88,8 +101,7 @@ def run(options: RunOptions, watcher: Watcher) -> dict[str, Any]:
     if last < first:
         raise UsageError(f"--until {options.last} comes before --from {options.first}")
     out = Path(os.path.abspath(options.directory))  # noqa: PTH100 - links as they are
-    known = (out / RUN).is_file()
-    if not known:
+    if not is_begun(out):
         check_directory(out, options.force)
     inputs = read_inputs(schedule, options.schedule)
     with inside(inputs.root):
@@ -112,13 +124,15 @@ def _run(
     stopped: str | None = None
     if first:
         stage = _taken_over(context, tasks, folders, first, out)
+    if options.first is not None:
+        # All at once: stopped in the first of them, it does the others anew all the same.
+        for task, folder in zip(tasks[first : last + 1], folders[first : last + 1], strict=True):
+            if folder.is_dir():
+                _parts(task, folder).forget()
+    _drop_past(context, tasks, folders, first, stage)
     for number in range(first, last + 1):
         task, folder = tasks[number], folders[number]
-        parts = Parts(
-            folder, {"step": folder.name, "kind": task.kind, "stages": list(task.stages)}, folders[number + 1 :]
-        )
-        if options.first is not None and number >= first:
-            parts.forget()
+        parts = _parts(task, folder)
         watcher.say(f"step {number + 1} of {len(tasks)}: {task.name}{_about(task)}")
         try:
             stage = task.do(context, parts, stage)
@@ -131,10 +145,53 @@ def _run(
                 raise type(error)(f"step {task.name}: {error}") from error
             raise
         watcher.say(_said(folder, inputs.schedule.test.metric))
-    results = [found for folder in folders if (found := result_of(folder)) is not None]
-    rows = [{name: found[name] for name in SHOWN} for found in results]
+    rows = [{name: found[name] for name in SHOWN} for found in results_of(folders, read_json) if found]
     ended = "done" if last == len(tasks) - 1 else "partial"
     return _outcome(out, inputs, tasks, ended if stopped is None else "stopped", stopped, rows)
+
+
+def _parts(task: Task, folder: Path, look: bool = False) -> Parts:
+    return Parts(folder, {"step": folder.name, "kind": task.kind, "stages": list(task.stages)}, look)
+
+
+def _drop_past(
+    context: Context, tasks: Sequence[Task], folders: Sequence[Path], first: int, stage: Stage | None
+) -> None:
+    """Removes results that this schedule and its files would not give: of the first such step, and of all behind it.
+
+    Nothing is made yet, and it may be that nothing will be for long (`--until`), but status and report read them. What
+    steps have made stays, and counts again where the schedule goes back to what it was.
+    """
+    looking = replace(context, watcher=_Quiet())
+    for number in range(first, len(tasks)):
+        task, folder = tasks[number], folders[number]
+        if not (folder / RESULT).is_file():
+            past = number
+            break
+        try:
+            stage = task.do(looking, _parts(task, folder, look=True), stage)
+        except RefusedError:
+            past = number + 1
+            break
+        except (NotMade, RebirthError, OSError):
+            past = number
+            break
+    else:
+        return
+    for folder in folders[past:]:
+        (folder / RESULT).unlink(missing_ok=True)
+
+
+class _Quiet(Silence):
+    """Shows nothing of a run."""
+
+    @property
+    def listener(self) -> Silence:
+        """Shows nothing of training."""
+        return self
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Nothing."""
 
 
 def _outcome(
@@ -234,7 +291,7 @@ def _said(folder: Path, metric: str) -> str:
         facts.append(f"{metric} {100 * value:.2f} %")
         lost = (result["drop"] or {}).get(metric)
         if lost is not None and result["kind"] != "base":
-            facts.append(f"{-lost:+.2f} points against the base")
+            facts.append(f"{0 - lost:+.2f} points against the base")
     return f"{folder.name}: {', '.join(facts)}"
 
 

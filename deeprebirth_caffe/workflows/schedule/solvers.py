@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import SolverSource, parse_solver
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.solver import CLIP, DISPLAY, WEIGHT_DECAY, SolverOptions, cut_gradients
+from deeprebirth_caffe.workflows.convert import usual_clip
+from deeprebirth_caffe.workflows.solver import DISPLAY, WEIGHT_DECAY, SolverOptions, cut_gradients
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.workflows.schedule.model import Learn
@@ -19,10 +21,18 @@ MOST_BETWEEN = 2_000
 SNAPSHOTS = 10
 """In how many parts a step is saved, where the schedule does not say."""
 PREFIX = "rebirth"
+MAX_INT = 2**31 - 1
+"""What a solver counts to."""
 
 
 SolverText = Callable[[int, int, Path, Path], str]
 """A solver's text for so many iterations, with a seed, of a net, whose snapshots go into a folder."""
+
+
+def check_count(iterations: int, where: str) -> None:
+    """Raises RebirthError for more iterations than a solver can count."""
+    if iterations > MAX_INT:
+        raise RebirthError(f"{where}: that is {iterations:.2g} iterations, and a solver counts to {MAX_INT}")
 
 
 def relearning(learn: Learn, lent: SolverSource | None, test_iter: Sequence[int], paper: bool = False) -> SolverText:
@@ -55,7 +65,7 @@ def relearning(learn: Learn, lent: SolverSource | None, test_iter: Sequence[int]
             message.weight_decay = learn.weight_decay
         if learn.type is not None:
             message.type = learn.type
-        cut_gradients(message, learn.clip_gradients, 0 if paper else CLIP)
+        cut_gradients(message, learn.clip_gradients, usual_clip(paper))
         return _placed(message, iterations, seed, net, folder, learn.snapshot)
 
     return text

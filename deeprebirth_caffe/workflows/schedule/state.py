@@ -20,6 +20,7 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.workflows.publish import finite, json_bytes
 from deeprebirth_caffe.workflows.schedule.digests import digest
+from deeprebirth_caffe.workflows.schedule.lock import LOCK
 
 RUN = "run.json"
 SCHEDULE = "schedule.yaml"
@@ -31,7 +32,14 @@ UNUSED = "unused"
 _HALF = re.compile(r"\..*[.-][0-9a-f]{8}\.tmp")
 """What `formats.files` calls a file or folder until it is whole."""
 
+_FOLDER = re.compile(r"\d{2,}-(.+)")
+"""What the folders of steps are called."""
+
 Made = dict[str, Any]
+
+
+class NotMade(Exception):
+    """A part is not made, or of something else than it would be made of now."""
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -66,18 +74,18 @@ class Parts:
         seconds: how long its parts have worked, in all sittings.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any], behind: Sequence[Path] = ()) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], look: bool = False) -> None:
         """Args:
         folder: made if need be.
         facts: what `step.json` says of the step beside its parts.
-        behind: the folders of the steps behind this one: once a part is made, their results are of the past.
+        look: make nothing: a part that is not made raises `NotMade`.
         """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._facts = dict(facts)
         self._parts: dict[str, dict[str, Any]] = dict((read_json(folder / STEP) or {}).get("parts", {}))
         self._used: list[str] = []
-        self._behind = behind
+        self._look = look
 
     @property
     def seconds(self) -> float:
@@ -102,6 +110,9 @@ class Parts:
 
         Returns:
             What `make` gave, now or then.
+
+        Raises:
+            NotMade: it is not made, and is not to be.
         """
         key = digest(of)
         self._used.append(name)
@@ -109,8 +120,9 @@ class Parts:
         same = before.get("of") == key
         if same and before.get("done") and all((self.folder / file).exists() for file in files):
             return dict(before["made"])
-        for place in (self.folder, *self._behind):
-            (place / RESULT).unlink(missing_ok=True)
+        if self._look:
+            raise NotMade
+        (self.folder / RESULT).unlink(missing_ok=True)
         going_on = same and not before.get("done")
         if not going_on:
             self._parts[name] = {"of": key, "done": False, "seconds": 0.0}
@@ -150,6 +162,19 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _is_step(folder: Path) -> bool:
+    """Whether a folder is a step's, and nobody else's: it has the file, or nothing yet."""
+    return folder.is_dir() and ((folder / STEP).is_file() or next(folder.iterdir(), None) is None)
+
+
+def is_begun(out: Path) -> bool:
+    """Whether a folder is a run's: also one that was killed before it wrote what it is."""
+    if (out / RUN).is_file():
+        return True
+    names = {one.name for one in out.iterdir() if not _HALF.fullmatch(one.name)} if out.is_dir() else set()
+    return LOCK in names and names <= {LOCK, SCHEDULE}
+
+
 def sweep(out: Path) -> None:
     """Removes what a killed run was writing in its folder; nobody else may work there."""
     for one in list(out.rglob(".*.tmp")):
@@ -168,17 +193,17 @@ def arrange(out: Path, names: Sequence[str]) -> list[Path]:
         names: of the steps.
     """
     wanted = [f"{number:02}-{name}" for number, name in enumerate(names)]
-    there = {one.name: one for one in out.iterdir() if one.is_dir() and one.name[:2].isdigit() and one.name[2:3] == "-"}
-    for name, folder in there.items():
-        if name not in wanted:
-            aside = out / UNUSED / name[3:]
+    there = {one: found[1] for one in out.iterdir() if (found := _FOLDER.fullmatch(one.name)) and _is_step(one)}
+    for folder, name in there.items():
+        if folder.name not in wanted:
+            aside = out / UNUSED / name
             aside.parent.mkdir(exist_ok=True)
             _remove(aside)
             folder.rename(aside)
-    for name in wanted:
-        aside = out / UNUSED / name[3:]
-        if aside.is_dir() and not (out / name).exists():
-            aside.rename(out / name)
+    for name, numbered in zip(names, wanted, strict=True):
+        aside = out / UNUSED / name
+        if aside.is_dir() and not (out / numbered).exists():
+            aside.rename(out / numbered)
     if (out / UNUSED).is_dir() and not any((out / UNUSED).iterdir()):
         (out / UNUSED).rmdir()
     return [out / name for name in wanted]

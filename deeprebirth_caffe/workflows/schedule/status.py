@@ -35,6 +35,13 @@ def status(directory: Path) -> dict[str, Any]:
     if facts is None:
         raise RebirthError(f"{directory}: there is no run here (no {RUN}); give the folder of rebirth run")
     running = is_locked(directory)
+    try:
+        return _status(directory, facts, running)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RebirthError(f"{directory}: a file in it is none of rebirth run's ({error}); run again") from error
+
+
+def _status(directory: Path, facts: Mapping[str, Any], running: bool) -> dict[str, Any]:
     folders = [directory / one["folder"] for one in facts["steps"]]
     results = results_of(folders, read_json)
     rows = [_row(*row, running) for row in zip(folders, facts["steps"], results, strict=True)]

@@ -154,7 +154,7 @@ def _step(context: Context, parts: Parts, before: Stage | None, step: Step) -> S
 def _distil(context: Context, parts: Parts, net: Path, before: Stage, step: Step) -> Path | None:
     """Trains the blocks one by one; gives their weights, None where none is wanted."""
     converted = net.parent
-    iterations = context.inputs.iterations(step.distil, parts.folder.name)
+    iterations = context.inputs.iterations(step.distil, f"step {step.name}", lent=False)
     if not iterations:
         return None
     from deeprebirth_caffe.workflows.distil import DistilOptions, distil
