@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deeprebirth_caffe.errors import UsageError
+from deeprebirth_caffe.errors import RefusedError, UsageError
 from deeprebirth_caffe.workflows.planning.choosing import Offer, choose, points, predicted
 from deeprebirth_caffe.workflows.planning.options import PlanOptions
 from deeprebirth_caffe.workflows.planning.target import Reached, Search, Target, parse_targets
@@ -138,8 +138,11 @@ class FakeJudge:
         return {"a": 0.01, "b": 0.02, "c": 0.03, "d": 0.04, "e": 0.05}[made.net.name]
 
 
-def search(luck: float, said: Mapping[frozenset[str], float] | None = None) -> tuple[FakeTrials, Reached]:
+def search(
+    luck: float, said: Mapping[frozenset[str], float] | None = None, doubts: Mapping[str, str] | None = None
+) -> tuple[FakeTrials, Reached]:
     trials = FakeTrials(dict.fromkeys("abcde", 15.0), luck, said or {})
+    trials.doubts.update(doubts or {})
     options = PlanOptions(Path("net"), Path("w"), Path("out"), TimeOptions([]), target=Target(2.0))
     return trials, Search(cast("Trials", trials), FakeJudge(), options, "top1", lambda text: None).run([])
 
@@ -159,6 +162,13 @@ def test_one_wild_time_does_not_take_all_merges() -> None:
     _, reached = search(1.25, {frozenset("abcd"): 10.0})
     assert set(reached.chosen) == set("abc") and reached.speedup == pytest.approx(1.25 * 100 / 55)
     assert reached.foreseen == pytest.approx(100 / 55)
+
+
+def test_a_refusal_tells_of_doubtful_times() -> None:
+    with pytest.raises(RefusedError, match=r"0\.40 times as fast .*; or try again .*: the machine was busy$"):
+        search(0.1, doubts={"busy": "the machine was busy"})
+    with pytest.raises(RefusedError, match=r"not in this figure$"):
+        search(0.1)
 
 
 def test_few_nets_tell_the_time_of_all_candidates() -> None:

@@ -253,9 +253,11 @@ class Search:
         return values_of(test(how, lambda text: None, lambda what, done, total: None))
 
     def _too_much(self, what: str) -> str:
+        doubts = "; ".join(self.trials.doubts.values())
         return (
             f"--target {self.target} cannot be reached: {what} {self._where}; ask for less, or plan for that and add "
             "Tucker to the schedule, which is not in this figure"
+            f"{f'; or try again on a quiet machine, for the times may be off: {doubts}' if doubts else ''}"
         )
 
     @property
