@@ -113,6 +113,7 @@ class FakeTrials:
         self.timed: list[frozenset[str]] = []
         self.start = (Path("net"), Path("weights"))
         self.doubts: dict[str, str] = {}
+        self.timing = TimeOptions([])
 
     def times(self, choices: object) -> Times:
         return Times(TOTAL, {}, self.saved)
