@@ -34,6 +34,7 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.workflows.report.figures import Drop, drop, paired, pairs, trade
 from deeprebirth_caffe.workflows.report.gather import Run, Step, gather
+from deeprebirth_caffe.workflows.report.sections import percent
 from deeprebirth_caffe.zoo.registry import recipe
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -361,7 +362,7 @@ def results(work: Work, seeds: Sequence[int], data: Mapping[str, Any]) -> str:
         file = work.seed(seed) / f"caffe-{name}.json"
         if file.is_file():
             told = json.loads(file.read_text(encoding="utf-8"))
-            lines += ["", f"In real Caffe the last one has {_percent(told['top1'])} and {_percent(told['top5'])}."]
+            lines += ["", f"In real Caffe the last one has {percent(told['top1'])} and {percent(told['top5'])}."]
     if BEST in recipes(work):
         lines += ["", "### best against paper", "", *_against(runs, seeds)]
     for seed in seeds:
@@ -402,7 +403,7 @@ def _table(run: Run) -> Iterator[str]:
         cells = [step.name if step.counts else f"{step.name} ({step.status})"]
         for metric in METRICS:
             lost = drop(base, step, metric) if step is not base else None
-            cells += [_percent(step.test[metric]), _lost(lost)]
+            cells += [percent(step.test[metric]), _lost(lost)]
         point = speed.get(step.name)
         how = "" if point is None or point.measured else " (put together)"
         cells.append(f"{point.speedup:.2f}{how}" if point is not None and step is not base else "")
@@ -442,10 +443,6 @@ def _trained(work: Work) -> str:
     if work.weights is not None:
         return f"Begun with {work.weights.name}"
     return f"{EPOCHS[work.net] * work.scale:g} epochs of training"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
 
 
 def _lost(found: Drop | None) -> str:

@@ -69,9 +69,7 @@ class Fidelity:
             yield replace(made, weights=model)
 
     def error(self, made: Made) -> float:
-        """The relative error of a candidate's scores."""
-        if self._teacher is None:
-            self.begin()
+        """The relative error of a candidate's scores; `begin` comes first."""
         assert self._teacher is not None
         scores = self._scores(made)
         size = float(np.linalg.norm(self._teacher))
