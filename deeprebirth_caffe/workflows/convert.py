@@ -33,8 +33,8 @@ class ConvertOptions(RewriteOptions):
 
     `paper` sets what the paper does: no pool behind a Concat or Eltwise is folded, BatchNorm is pruned, and rebirth
     layers start from Xavier noise, unless `bn` or `init` say otherwise; gradients are cut only where somebody says so
-    (`usual_clip`). `portable` first says in plain Caffe what a
-    fork says, wherever that can be done, whatever `only` and `skip` name.
+    (`usual_clip`). `portable` first says in plain Caffe what a fork says, wherever that can be done, whatever `only`
+    and `skip` name.
     """
 
     suffix: ClassVar[str] = "-rebirth"
