@@ -6,7 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Where install_caffe.sh puts the private Caffe; set it empty to do without.
+# Where `rebirth caffe install` puts Caffe.
+INSTALL_CAFFE := deeprebirth_caffe/engines/caffe/install_caffe.sh
 CAFFE_PREFIX ?= $(or $(REBIRTH_CAFFE_PREFIX),$(or $(XDG_DATA_HOME),$(HOME)/.local/share)/rebirth/caffe)
 JOBS ?= 2
 
@@ -23,14 +24,14 @@ $(STAMP): setup.cfg pyproject.toml
 	@touch $@
 
 caffe: ## install real Caffe 1.0 for this user (no root needed; see docs/caffe.md)
-	@scripts/install_caffe.sh "$(CAFFE_PREFIX)"
+	@$(INSTALL_CAFFE) "$(CAFFE_PREFIX)"
 
 demo: $(STAMP) ## the whole method on digits, then the speed of GoogLeNet, in real Caffe
-	@scripts/install_caffe.sh "$(CAFFE_PREFIX)"
+	@$(INSTALL_CAFFE) "$(CAFFE_PREFIX)"
 	@REBIRTH_CAFFE="$(CAFFE_PREFIX)" $(BIN)/python scripts/demo.py
 
 test: $(STAMP) ## run all tests; those that need real Caffe are skipped, and counted, where it cannot be had
-	@scripts/install_caffe.sh "$(CAFFE_PREFIX)" || echo "make test: going on without real Caffe" >&2
+	@$(INSTALL_CAFFE) "$(CAFFE_PREFIX)" || echo "make test: going on without real Caffe" >&2
 	@REBIRTH_CAFFE_PREFIX="$(CAFFE_PREFIX)" $(BIN)/python -m pytest -n $(JOBS) tests
 
 lint: $(STAMP) ## ruff, mypy --strict, the import rules, shell syntax
@@ -38,7 +39,7 @@ lint: $(STAMP) ## ruff, mypy --strict, the import rules, shell syntax
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	bash -n scripts/*.sh .ci/run
+	bash -n scripts/*.sh $(INSTALL_CAFFE) .ci/run
 
 format: $(STAMP) ## let ruff format the code
 	$(BIN)/ruff check --fix .

@@ -35,6 +35,7 @@ COMMANDS = {
     "device": "List phones and boards, say what they are, put Caffe on them.",
     "diff": "Compare two nets by layer name.",
     "zoo": "List and write known nets.",
+    "caffe": "Install real Caffe for this user, say which one is used, remove it.",
     "doctor": "Say which engines and tools are found, or which fork of Caffe a net is written for.",
 }
 """Each command and its one line of help, so that `rebirth --help` imports none of them."""

@@ -58,7 +58,7 @@ def install_caffe(
 
     Args:
         where: as for `device_info`.
-        prefix: a directory of `install_caffe.sh`; None takes the one for arm64 that it installs by default.
+        prefix: a directory of `rebirth caffe install`; None takes the one for arm64 that it installs by default.
         binary: instead of it, a `caffe` built for the device.
         libraries: a directory with the libraries of `binary`.
         emulate: whether an emulator on the device may run it, where it is for another processor.
@@ -84,7 +84,7 @@ def _prefix_bundle(prefix: Path | None) -> Bundle:
         return from_prefix(prefix)
     usual = default_prefix("arm64")
     if not usual.is_dir():
-        hint = "run scripts/install_caffe.sh --arch arm64, or name another with --prefix or --binary"
+        hint = "run `rebirth caffe install --arch arm64`, or name another with --prefix or --binary"
         raise RebirthError(f"no Caffe for arm64 in {usual}: {hint}")
     return from_prefix(usual)
 

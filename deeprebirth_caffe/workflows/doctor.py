@@ -34,8 +34,8 @@ PACKAGES = (
 )
 """Name, purpose, the extra that brings it, and other names it goes by."""
 PROGRAMS = (
-    ("apt-get", "installing real Caffe with scripts/install_caffe.sh", "only on Debian, Ubuntu and their like"),
-    ("dpkg-deb", "installing real Caffe with scripts/install_caffe.sh", "apt install dpkg"),
+    ("apt-get", "rebirth caffe install", "only on Debian, Ubuntu and their like"),
+    ("dpkg-deb", "rebirth caffe install", "apt install dpkg"),
     ("adb", "rebirth device and time --on adb", "apt install adb"),
     ("ssh", "rebirth device and time --on ssh", "apt install openssh-client"),
     ("qemu-aarch64-static", "running an arm64 Caffe on this machine", "apt install qemu-user-static"),

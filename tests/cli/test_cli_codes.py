@@ -73,7 +73,7 @@ def test_a_check_without_caffe_is_1(
 ) -> None:
     before = everything()
     said = complaint(cli("convert", net28.deploy, "--check", "--caffe", "nowhere"), 1)
-    assert "--caffe" in said and "nowhere does not exist" in said and "make caffe" in said
+    assert "--caffe" in said and "nowhere does not exist" in said and "rebirth caffe install" in said
 
     class Broken(Echo):
         def forward(self, *arguments: object, **more: object) -> dict[str, np.ndarray]:

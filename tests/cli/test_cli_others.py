@@ -171,10 +171,10 @@ def test_doctor_says_what_is_missing(cli: Cli, monkeypatch: pytest.MonkeyPatch) 
         assert findings[name]["found"] and findings[name]["version"] and not findings[name]["fix"]
     for name in ("caffe", "apt-get", "dpkg-deb", "qemu-aarch64-static"):
         assert not findings[name]["found"] and findings[name]["fix"] and not findings[name]["version"]
-    assert "make caffe" in findings["caffe"]["fix"]
+    assert "rebirth caffe install" in findings["caffe"]["fix"]
     lines = cli("doctor").out.splitlines()
     (line,) = (line for line in lines if line.split()[1] == "caffe")
-    assert line.startswith("missing  caffe") and "scripts/install_caffe.sh" in line
+    assert line.startswith("missing  caffe") and "rebirth caffe install" in line
     assert len(lines) == len(findings)
 
 

@@ -194,7 +194,7 @@ def test_real_caffe_times_a_net_named_like_shell_code(
     phone: Phone, caffe_install: CaffeInstall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if caffe_install.prefix is None:
-        pytest.skip("this Caffe was not installed by install_caffe.sh")
+        pytest.skip("this Caffe was not installed by rebirth")
     device = phone()
     install_caffe("adb", prefix=caffe_install.prefix)
     monkeypatch.chdir(tmp_path)

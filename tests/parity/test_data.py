@@ -212,7 +212,7 @@ def test_databases_that_caffe_wrote(caffe: CaffeWorker, caffe_install: CaffeInst
         listed += f"{number}.png {number % 3}\n"
     (tmp_path / "list.txt").write_text(listed)
     if caffe_install.prefix is None:
-        pytest.skip("only the Caffe of install_caffe.sh is known to have convert_imageset")
+        pytest.skip("only the Caffe of rebirth caffe install is known to have convert_imageset")
     binary = caffe_install.need_binary()
     # Its wrapper starts any program beside it, once it is told where it lies and which.
     wrapper = binary.read_text().replace("self=$0", f"self='{binary}'", 1)

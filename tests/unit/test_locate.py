@@ -36,7 +36,7 @@ def machine(tmp_path: Path, **more: str) -> dict[str, str]:
 def test_nothing_found_says_what_to_type(tmp_path: Path) -> None:
     with pytest.raises(CaffeNotFoundError) as caught:
         find_caffe(environ=machine(tmp_path))
-    assert "scripts/install_caffe.sh" in str(caught.value)
+    assert "rebirth caffe install" in str(caught.value)
     assert "--caffe" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -143,13 +143,13 @@ def test_an_incomplete_prefix_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_prefix_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     elf(tmp_path / "bin/caffe").chmod(0o755)
-    with pytest.raises(RebirthError, match=r"no Caffe of scripts/install_caffe.sh"):
+    with pytest.raises(RebirthError, match=r"no Caffe of rebirth"):
         from_prefix(tmp_path)
 
 
 def test_a_real_prefix_shrinks(caffe_install: CaffeInstall) -> None:
     if caffe_install.prefix is None:
-        pytest.skip("this Caffe was not installed by install_caffe.sh")
+        pytest.skip("this Caffe was not installed by rebirth")
     bundle = from_prefix(caffe_install.prefix)
     assert bundle.loader in bundle.files
     assert any(name.startswith("lib/libcaffe.so") for name in bundle.files)

@@ -1,6 +1,6 @@
 """The files of a Caffe that goes to a device: the program, the libraries it links, and maybe its own loader.
 
-A directory of `scripts/install_caffe.sh` holds 650 MB; what `caffe` links of it is a quarter of that, and starts
+A directory of `rebirth caffe install` holds 650 MB; what `caffe` links of it is a quarter of that, and starts
 anywhere with the C library's loader that comes along. A program that was built for the device brings its own
 libraries, and finds the rest (`libc.so`, `liblog.so` …) there.
 """
@@ -47,14 +47,16 @@ class Bundle:
 
 
 def from_prefix(prefix: Path) -> Bundle:
-    """What `caffe` needs out of a directory of `install_caffe.sh`.
+    """What `caffe` needs out of a directory of `rebirth caffe install`.
 
     Raises:
         RebirthError: it is none, or a library is missing.
     """
     triple = _TRIPLES.get(find_caffe(prefix).arch or "")
     if triple is None:
-        raise RebirthError(f"{prefix} holds no Caffe of scripts/install_caffe.sh: run it with --arch arm64 {prefix}")
+        raise RebirthError(
+            f"{prefix} holds no Caffe of rebirth: run `rebirth caffe install --arch arm64 --prefix {prefix}`"
+        )
     libraries = prefix / "usr/lib" / triple
     # The order of the wrapper bin/caffe: OpenBLAS before the reference BLAS.
     places = [

@@ -1,7 +1,7 @@
 """Where Caffe is on this machine.
 
 Looked at, in this order: what the caller names (`--caffe`), `$REBIRTH_CAFFE`, the directory that
-`scripts/install_caffe.sh` installs into, `PATH`. The first two may name a directory, a `caffe` program or a
+`rebirth caffe install` installs into, `PATH`. The first two may name a directory, a `caffe` program or a
 Python that has pycaffe; what they name must be right, for nothing else is looked at then.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from deeprebirth_caffe.engines.base import EngineError
 
 STAMP = ".rebirth-caffe"
-HOW_TO = "run scripts/install_caffe.sh (or: make caffe), or name one with --caffe"
+HOW_TO = "run `rebirth caffe install`, or name one with --caffe"
 
 # Tells where the `caffe` package lies without importing it, which takes half a second. A package of that name
 # without the compiled module is somebody else's.
@@ -43,7 +43,7 @@ class CaffeInstall:
         binary: The `caffe` program, if there is one.
         python: A Python that has pycaffe, if there is one.
         where: In words, how it was found.
-        prefix: The directory of `install_caffe.sh`, where it is one.
+        prefix: The directory that `rebirth caffe install` made, where it is one.
         version: The package's version, where it is known without starting anything.
         arch: The architecture the packages are for ("amd64", "arm64"), where it is known.
         pythonpath: Directories that `python` needs to find pycaffe.
@@ -72,7 +72,7 @@ class CaffeInstall:
 
 
 def default_prefix(arch: str | None = None, environ: Mapping[str, str] | None = None) -> Path:
-    """Gives the directory that `install_caffe.sh` uses when it is told none.
+    """Gives the directory that `rebirth caffe install` uses when it is told none.
 
     Args:
         arch: "amd64" or "arm64"; None for this machine's.
@@ -145,7 +145,7 @@ def _directory(path: Path, where: str, env: Mapping[str, str]) -> CaffeInstall:
     if installed is not None:
         return installed
     if (path / ".work").is_dir():
-        raise CaffeNotFoundError(f"{where}: {path} is unfinished: run scripts/install_caffe.sh {path} again")
+        raise CaffeNotFoundError(f"{where}: {path} is unfinished: run `rebirth caffe install --prefix {path}` again")
     # A Caffe somebody built: an installation or a build tree, with pycaffe in `python/`.
     programs = (path / "bin" / "caffe", path / "build" / "tools" / "caffe", path / "tools" / "caffe")
     binary = next((p for p in programs if p.is_file() and os.access(p, os.X_OK)), None)

@@ -1,0 +1,91 @@
+"""`rebirth caffe`: installs real Caffe, says what it is, and removes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
+from deeprebirth_caffe.engines.caffe.install import InstallOptions, install, remove
+from deeprebirth_caffe.engines.caffe.locate import CaffeInstall, find_caffe
+
+__all__ = ["CaffeFacts", "InstallOptions", "caffe_info", "install_caffe", "remove_caffe"]
+
+
+@dataclass(frozen=True)
+class CaffeFacts:
+    """A Caffe on this machine. What only a running Caffe tells is None where it was not started.
+
+    Attributes:
+        where: in words, how it was found.
+        prefix: the directory that `rebirth caffe install` made; None for another Caffe.
+        binary: its `caffe` program, if it has one.
+        python: its Python with pycaffe, if it has one.
+        package: the version of the Debian package, of a Caffe that was installed here.
+        arch: the architecture of that package, as Debian calls it.
+        caffe: the version that pycaffe tells.
+        python_version: of its Python.
+        blas: OpenBLAS and its version, where Caffe computes with that.
+        core: the processor whose kernels OpenBLAS uses.
+        layer_types: how many layer types it knows.
+    """
+
+    where: str
+    prefix: str | None
+    binary: str | None
+    python: str | None
+    package: str | None
+    arch: str | None
+    caffe: str | None = None
+    python_version: str | None = None
+    blas: str | None = None
+    core: str | None = None
+    layer_types: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As docs/json.md describes it."""
+        return {"version": 1, **asdict(self)}
+
+
+def install_caffe(options: InstallOptions, say: Callable[[str], None], tick: Callable[[int], None]) -> CaffeFacts:
+    """Installs Caffe; see `engines.caffe.install.install`."""
+    return _facts(install(options, say, tick))
+
+
+def caffe_info(path: str | None) -> CaffeFacts:
+    """Says which Caffe is used; starts it where it has pycaffe.
+
+    Args:
+        path: what `--caffe` names, if anything.
+
+    Raises:
+        EngineError: there is none, or it does not start.
+    """
+    found = find_caffe(path)
+    if found.python is None:
+        return _facts(found)
+    told: dict[str, Any] = CaffeEngine(found).describe()
+    blas = told["blas"] if isinstance(told["blas"], dict) else {}
+    return replace(
+        _facts(found),
+        caffe=told["caffe"],
+        python_version=told["python"],
+        blas=" ".join(blas["config"].split()[:2]) if blas.get("config") else None,
+        core=blas.get("core"),
+        layer_types=len(told["layer_types"]),
+    )
+
+
+def remove_caffe(options: InstallOptions) -> tuple[Path, bool]:
+    """Removes what `install_caffe` made with the same options; gives the directory, and whether it was there."""
+    return options.directory, remove(options.directory)
+
+
+def _facts(found: CaffeInstall) -> CaffeFacts:
+    """What is known without starting it."""
+    prefix, binary, python = (
+        None if path is None else str(path) for path in (found.prefix, found.binary, found.python)
+    )
+    return CaffeFacts(found.where, prefix, binary, python, found.version, found.arch)
