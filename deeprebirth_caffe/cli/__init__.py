@@ -7,12 +7,12 @@ import io
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from deeprebirth_caffe import __version__
-from deeprebirth_caffe.cli.text import printable
+from deeprebirth_caffe.cli.text import error_line, guarded
 from deeprebirth_caffe.errors import RebirthError
 
 COMMANDS = {
@@ -92,6 +92,11 @@ def main(arguments: list[str] | None = None) -> Any:
             stream.reconfigure(errors="backslashreplace")
     # `kill` and `timeout` end us as Ctrl-C does: whoever holds half-written files takes them away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with guarded():
+        _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> None:
     try:
         code = rebirth.main(args=arguments, prog_name="rebirth", standalone_mode=False)
         if code:  # of ctx.exit(); commands return nothing
@@ -103,16 +108,25 @@ def main(arguments: list[str] | None = None) -> Any:
         click.echo("interrupted; nothing half-written was left behind", err=True)
         sys.exit(130)
     except RebirthError as error:
-        click.echo(printable(f"error: {error}"), err=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except OSError as error:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-        click.echo(printable(f"error: {where}{error.strerror or error}"), err=True)
-        sys.exit(1)
+        _fail(f"{where}{error.strerror or error}")
+    except MemoryError as error:
+        # NumPy says how much it wanted, Python nothing.
+        what = f" ({error})" if str(error) else ""
+        _fail(f"there is not enough memory{what}; take smaller nets, batches or files, or a larger machine")
+    except RecursionError:
+        _fail("a file is nested too deeply to be read; take one level of brackets out after the other")
+
+
+def _fail(text: str, code: int = 1) -> NoReturn:
+    click.echo(error_line(f"error: {text}"), err=True)
+    sys.exit(code)
 
 
 def _show_usage(error: click.ClickException) -> None:
     """One line, as for every other error."""
     context = getattr(error, "ctx", None)
     hint = f"; see {context.command_path} --help" if context is not None else ""
-    click.echo(printable(f"error: {error.format_message().rstrip('.')}{hint}"), err=True)
+    click.echo(error_line(f"error: {error.format_message().rstrip('.')}{hint}"), err=True)

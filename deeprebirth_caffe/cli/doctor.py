@@ -50,6 +50,9 @@ def _dialects(net: Path, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
+    from deeprebirth_caffe.cli.text import printable
+
+    found, net = printable(found), printable(str(net))
     if found["plain"]:
         click.echo(f"{net}: plain Caffe")
         return

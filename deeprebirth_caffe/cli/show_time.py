@@ -14,7 +14,7 @@ import click
 from deeprebirth_caffe.bench.breakdown import Group, grouped
 from deeprebirth_caffe.cli.show import print_columns
 from deeprebirth_caffe.cli.text import printable
-from deeprebirth_caffe.workflows.publish import mib, ms
+from deeprebirth_caffe.workflows.publish import csv_cell, mib, ms
 
 BAR, SHORTEST = 24, 8
 """Letters of the longest bar, and what is left of it in a narrow window."""
@@ -187,8 +187,7 @@ def csv_text(result: Mapping[str, Any]) -> str:
     for net in result["nets"]:
         for layer in net["layers"]:
             tensor = "" if layer["tensor"] is None else int(layer["tensor"])
-            writer.writerow(
-                (net["net"], net["engine"], layer["name"], layer["type"], layer["stage"], tensor, layer["forward_ms"])
-            )
-        writer.writerow((net["net"], net["engine"], "", "", "", "", net["median_ms"]))
+            names = (net["net"], net["engine"], layer["name"], layer["type"], layer["stage"])
+            writer.writerow((*map(csv_cell, names), tensor, layer["forward_ms"]))
+        writer.writerow((csv_cell(net["net"]), net["engine"], "", "", "", "", net["median_ms"]))
     return file.getvalue()

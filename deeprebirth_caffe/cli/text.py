@@ -2,6 +2,56 @@
 
 from __future__ import annotations
 
-from deeprebirth_caffe.workflows.publish import printable
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
 
-__all__ = ["printable"]
+from deeprebirth_caffe.workflows.publish import clipped, escaped, printable
+
+__all__ = ["error_line", "guarded", "printable"]
+
+_OURS = re.compile(r"(\n|\t|\r|\x1b\[[0-9;]*m|\x1b\[\d*[ABCDGJK]|\x1b\[\?25[hl])")
+"""What our own output moves and colours a terminal with."""
+
+
+def error_line(text: str) -> str:
+    """An error as one line that can be read: nothing in it moves the cursor, and what is too long is cut."""
+    return str(printable(clipped(text)))
+
+
+class Guarded:
+    """A text stream that escapes whatever would make a terminal do more than show text, move or colour.
+
+    Commands make names from files printable themselves; this holds for what one of them forgets.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes a text."""
+        if not text.isprintable():
+            parts = _OURS.split(text)
+            text = "".join(part if index % 2 else "".join(map(escaped, part)) for index, part in enumerate(parts))
+        return self._stream.write(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        """Writes several texts."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Guards stdout and stderr while it lasts."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (Guarded(stream) for stream in streams)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams

@@ -1,19 +1,115 @@
-"""Files that appear whole or not at all."""
+"""Files that are read only where they are files, and that appear whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import secrets
 import shutil
+import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.errors import RebirthError, UsageError
 
 Content = str | bytes | Callable[[BinaryIO], object]
 """What goes into a file: a text (lone surrogates as the bytes they stand for), bytes, or what writes them."""
+
+
+TEXT_LIMIT = 256 << 20
+"""Bytes of a text (a list, JSON, labels) that are read; `$REBIRTH_MAX_FILE` (in MiB) allows more."""
+
+PICTURE_LIMIT = 2**31 - 2**16
+"""Bytes of a picture's file that are read: what one record of a database holds."""
+
+
+def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> BinaryIO:
+    """Opens a regular file for reading; a pipe, a device or a socket would be read for ever.
+
+    Args:
+        path: the file; a link to one is followed.
+        limit: how many bytes it may have; None: any number.
+
+    Raises:
+        OSError: it cannot be opened, is something else than a file, or is larger; `strerror` is fit for people.
+        ValueError: there is a NUL in the path.
+    """
+    # O_NONBLOCK: a pipe without a writer would not even open.
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, f"this is {_kind(status.st_mode)}, not a file; save it as a file", path)
+        if limit is not None and status.st_size > limit:
+            raise OSError(errno.EFBIG, _too_large(status.st_size, limit), path)
+        os.set_blocking(handle, True)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
+    """Reads a regular file whole; see `open_regular`.
+
+    Args:
+        path: the file.
+        limit: how many bytes it may have; None: `text_limit()`.
+    """
+    most = text_limit() if limit is None else limit
+    with open_regular(path, most) as file:
+        data = file.read(most + 1)  # what grows meanwhile, and /proc, say no true size
+    if len(data) > most:
+        raise OSError(errno.EFBIG, _too_large(len(data), most), path)
+    return data
+
+
+def read_regular_text(path: str | os.PathLike[str], errors: str = "surrogateescape", limit: int | None = None) -> str:
+    """Reads a regular file as UTF-8, with one line feed at the end of each line; see `read_regular`.
+
+    Raises:
+        UnicodeDecodeError: it is no UTF-8, and `errors` is "strict".
+    """
+    text = read_regular(path, limit).decode("utf-8", errors)
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def text_limit() -> int:
+    """Bytes of a text that are read: TEXT_LIMIT, or `$REBIRTH_MAX_FILE` in MiB."""
+    return environment_limit("REBIRTH_MAX_FILE", TEXT_LIMIT >> 20) << 20
+
+
+def environment_limit(name: str, otherwise: int) -> int:
+    """A limit that the user may set by an environment variable, as a whole number above zero.
+
+    Raises:
+        UsageError: the variable holds something else.
+    """
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return otherwise
+    if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text)):
+        raise UsageError(f"${name} is {text[:40]!r}; set it to a whole number above zero, or unset it")
+    return int(text)
+
+
+def _too_large(size: int, limit: int) -> str:
+    return f"it has {size:,} bytes, and at most {limit:,} are read (docs/security.md)"
+
+
+def _kind(mode: int) -> str:
+    kinds = (
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    )
+    return next((words for test, words in kinds if test(mode)), "something else")
 
 
 @contextlib.contextmanager
@@ -21,16 +117,23 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file to write that takes its name only when all is written and on the disk.
 
     Until then it stands under a hidden name in the same directory, and goes away if the block fails. A file
-    of that name is replaced and lends its permissions. A symbolic link is followed.
+    of that name is replaced and lends its permissions, from the first byte on. A symbolic link is followed. Nothing
+    but a file is replaced; `/dev/null` and `/dev/stdout` are written into at the end.
 
     Raises:
         RebirthError: the file cannot be written.
     """
+    if os.fspath(path) in _STREAMS:
+        held = io.BytesIO()
+        yield held
+        _STREAMS[os.fspath(path)](held.getvalue())
+        return
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
     try:
-        mode = target.stat().st_mode & 0o777 if target.exists() else None
-        with temporary.open("xb") as file:
+        mode = _mode_to_keep(target, os.fspath(path))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, 0o666 if mode is None else mode), "wb") as file:
             yield file
             file.flush()
             if mode is not None:
@@ -42,6 +145,31 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise RebirthError(f"{os.fspath(path)}: cannot write it: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _to_stdout(data: bytes) -> None:
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "wb") as out:
+        out.write(data)
+
+
+_STREAMS: dict[str, Callable[[bytes], object]] = {os.devnull: len, "/dev/stdout": _to_stdout}
+"""What is written into, for it cannot be replaced, and how."""
+
+
+def _mode_to_keep(target: Path, name: str) -> int | None:
+    """The permissions of a file that is replaced; None where there is none.
+
+    Raises:
+        RebirthError: there is something that must not be replaced.
+    """
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(mode):
+        raise RebirthError(f"{name}: cannot write it: this is {_kind(mode)}, not a file; name another")
+    return mode & 0o777
 
 
 def atomic_write(path: str | os.PathLike[str], content: Content) -> None:
@@ -97,7 +225,8 @@ def publish_directory(staged: Mapping[str, Content], directory: str | os.PathLik
     try:
         if fresh:
             target.parent.mkdir(parents=True, exist_ok=True)
-        work.mkdir()
+        # Nobody else looks into it before each file has the permissions of the one that it replaces.
+        work.mkdir(mode=0o777 if fresh else 0o700)
         for name, content in staged.items():
             file = work / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -137,8 +266,11 @@ def _move_in(names: list[str], work: Path, target: Path) -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
             old: Path | None = None
             if place.is_symlink() or place.exists():
-                if place.is_dir() and not place.is_symlink():
-                    raise IsADirectoryError(21, "a directory has this name", str(place))
+                mode = place.lstat().st_mode
+                if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+                    raise OSError(errno.EEXIST, f"{_kind(mode)} has this name", str(place))
+                if stat.S_ISREG(mode):
+                    (work / name).chmod(mode & 0o777)
                 kept.mkdir(exist_ok=True)
                 old = kept / str(number)
                 _second_name(place, old)

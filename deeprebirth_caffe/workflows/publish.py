@@ -1,9 +1,10 @@
-"""What the commands write: JSON, numbers of things, and text from files made fit to be shown."""
+"""What the commands write: JSON, cells of tables, numbers of things, and text from files made fit to be shown."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +16,13 @@ _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 def json_bytes(data: Any) -> bytes:
     """JSON as people and tools like it: indented, in the order given, a newline at the end.
 
-    A byte of a path or a name that is no text (PEP 383) becomes JSON's own escape of a lone surrogate.
+    Letters that a terminal would obey, and bytes of a path or a name that are no text (PEP 383), become JSON's own
+    escapes: what reads the JSON gets them as they are.
     """
-    return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(errors="backslashreplace")
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # Only strings hold such letters; the control characters of ASCII are escaped in there already, but for DEL.
+    hidden = {ord(letter): json.dumps(letter)[1:-1] for letter in set(text) if letter > "\x7f" and is_hidden(letter)}
+    return text.translate({0x7F: "\\u007f", **hidden}).encode(errors="backslashreplace")
 
 
 def finite(data: Any) -> Any:
@@ -59,7 +64,7 @@ def printable(data: Any) -> Any:
     Names in nets and of files come from strangers: they must not move the cursor or start a second line.
     """
     if isinstance(data, str):
-        return data if data.isprintable() else "".join(map(_escaped, data))
+        return data if data.isprintable() else "".join(map(escaped, data))
     if isinstance(data, dict):
         return {printable(key): printable(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
@@ -67,6 +72,49 @@ def printable(data: Any) -> Any:
     return data
 
 
-def _escaped(letter: str) -> str:
-    hidden = unicodedata.category(letter) in _HIDDEN
-    return letter.encode("unicode_escape").decode() if hidden else letter
+def is_hidden(letter: str) -> bool:
+    """Whether a terminal would obey a letter, or hide it."""
+    return unicodedata.category(letter) in _HIDDEN
+
+
+def escaped(letter: str) -> str:
+    """A hidden letter as Python writes it; any other as it is."""
+    return letter.encode("unicode_escape").decode() if is_hidden(letter) else letter
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What formulas begin with; some spreadsheets also take the wide forms of these letters."""
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+def csv_cell(value: object) -> object:
+    """A cell of a CSV table that a spreadsheet takes for a text or a number, and never for a formula.
+
+    A text that begins like a formula gets an apostrophe in front; hidden letters are escaped, but for bytes that are no
+    text. Numbers stay as they are.
+    """
+    if not isinstance(value, str):
+        return value
+    # Bytes that are no text stay: such a cell still names its file.
+    text = (
+        value if value.isprintable() else "".join(one if "\udc80" <= one <= "\udcff" else escaped(one) for one in value)
+    )
+    return f"'{text}" if value.startswith(_FORMULA) and not _NUMBER.fullmatch(value) else text
+
+
+LONGEST_WORD, LONGEST_LINE = 400, 4000
+"""Letters of a word and of a line that people are shown; what is longer is cut in the middle."""
+
+
+def clipped(text: str) -> str:
+    """A line of a length that people can read: words, and then the line, are cut in the middle."""
+    if len(text) > LONGEST_WORD:
+        text = re.sub(r"\S+", lambda word: _cut(word[0], LONGEST_WORD), text)
+    return _cut(text, LONGEST_LINE)
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[: most * 2 // 3]}[... {len(text) - most} letters ...]{text[-(most - most * 2 // 3) :]}"

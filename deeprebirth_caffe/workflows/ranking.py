@@ -14,6 +14,7 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.ir import View
 from deeprebirth_caffe.ops.base import by
 from deeprebirth_caffe.workflows.labels import judge_of
+from deeprebirth_caffe.workflows.publish import csv_cell
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray
@@ -120,7 +121,7 @@ class Ranking:
     def _write(self, rows: Sequence[Sequence[object]]) -> None:
         if self._rows is not None:
             text = io.StringIO(newline="")
-            csv.writer(text, lineterminator="\n").writerows(rows)
+            csv.writer(text, lineterminator="\n").writerows(map(csv_cell, row) for row in rows)
             self._rows.write(text.getvalue().encode(errors="surrogateescape"))
 
 

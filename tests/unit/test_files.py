@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
-from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats import files
-from deeprebirth_caffe.formats.files import atomic_file, atomic_write, check_directory, publish_directory
+from deeprebirth_caffe.formats.files import (
+    atomic_file,
+    atomic_write,
+    check_directory,
+    open_regular,
+    publish_directory,
+    read_regular,
+    read_regular_text,
+)
 
 
 def tree(path: Path) -> dict[str, bytes]:
@@ -70,7 +79,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, error: BaseException
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(RebirthError, match=r"none.*: cannot write it: No such file or directory"):
         atomic_write(tmp_path / "none" / "a", b"")
-    with pytest.raises(RebirthError, match="cannot write it: Is a directory"):
+    with pytest.raises(RebirthError, match="cannot write it: this is a directory, not a file"):
         atomic_write(tmp_path, b"")
 
 
@@ -142,3 +151,80 @@ def test_a_failed_move_is_taken_back(tmp_path: Path, links: bool, monkeypatch: p
         publish_directory({"a": b"new", "s/t/b": b"new", "z": b"new"}, tmp_path, force=True)
     assert tree(tmp_path) == {"a": b"old", "z/keep": b""}
     assert names(tmp_path) == ["a", "z"]
+
+
+@pytest.fixture
+def special(tmp_path: Path) -> dict[str, Path]:
+    """Things that are no files, by what errors call them."""
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+    return {"a pipe": tmp_path / "pipe", "a socket": tmp_path / "socket", "a device": Path("/dev/zero")}
+
+
+def test_only_files_are_read(tmp_path: Path, special: dict[str, Path]) -> None:
+    for what, path in special.items():
+        with pytest.raises(OSError) as raised:
+            read_regular(path)
+        if what != "a socket":  # the system itself does not open one
+            assert raised.value.strerror == f"this is {what}, not a file; save it as a file"
+    (tmp_path / "link").symlink_to(special["a pipe"])
+    with pytest.raises(OSError, match="this is a pipe"):
+        open_regular(tmp_path / "link")
+    with pytest.raises(OSError, match="this is a directory"):
+        open_regular(tmp_path)
+    (tmp_path / "text").write_bytes(b"a\r\nb\rc\xff")
+    assert read_regular(tmp_path / "text") == b"a\r\nb\rc\xff"
+    assert read_regular_text(tmp_path / "text") == "a\nb\nc\udcff"
+    with open_regular(tmp_path / "text") as file:
+        assert os.get_blocking(file.fileno())
+
+
+def test_reading_has_a_limit_that_can_be_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(files.TEXT_LIMIT + 1)
+    with pytest.raises(OSError, match="it has 268,435,457 bytes, and at most 268,435,456 are read"):
+        read_regular(tmp_path / "large")
+    with pytest.raises(OSError, match="it has 268,435,457 bytes, and at most 5 are read"):
+        read_regular(tmp_path / "large", 5)
+    monkeypatch.setenv("REBIRTH_MAX_FILE", "257")
+    with open_regular(tmp_path / "large", files.text_limit()):
+        pass
+    monkeypatch.setenv("REBIRTH_MAX_FILE", "much")
+    with pytest.raises(UsageError, match="REBIRTH_MAX_FILE is 'much'; set it to a whole number"):
+        read_regular(tmp_path / "large")
+    # What says no size of its own is not read without end either.
+    monkeypatch.delenv("REBIRTH_MAX_FILE")
+    with pytest.raises(OSError, match="at most 3 are read"):
+        read_regular("/proc/self/environ" if Path("/proc/self/environ").exists() else tmp_path / "large", 3)
+
+
+def test_only_files_are_replaced(tmp_path: Path, special: dict[str, Path]) -> None:
+    for what, path in special.items():
+        with pytest.raises(RebirthError, match=f"cannot write it: this is {what}, not a file"):
+            atomic_write(path, b"new")
+        assert not path.is_file()
+        if path.parent == tmp_path:
+            with pytest.raises(RebirthError, match=f"cannot write it: {what} has this name"):
+                publish_directory({path.name: b"new"}, tmp_path, force=True)
+            assert not path.is_file()
+    assert names(tmp_path) == ["pipe", "socket"]
+
+
+def test_streams_are_written_into(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    atomic_write(os.devnull, b"gone")
+    assert not Path(os.devnull).is_file()
+    atomic_write("/dev/stdout", b"\x00there")
+    assert capfdbinary.readouterr().out == b"\x00there"
+
+
+def test_what_was_private_stays_private(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.touch(0o600)
+    with atomic_file(path) as file:
+        [temporary] = [one for one in tmp_path.iterdir() if one != path]
+        assert temporary.stat().st_mode & 0o777 == 0o600
+        file.write(b"new")
+    publish_directory({"a": b"newer"}, tmp_path, force=True)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_bytes() == b"newer"
