@@ -30,8 +30,8 @@ from typing import Any
 from deeprebirth_caffe.cli.show import print_columns
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import read_solver
+from deeprebirth_caffe.isolation import python_words
 
-REBIRTH = (sys.executable, "-m", "deeprebirth_caffe")
 RATE_FALLS = 4 / 9
 """The paper's: after 40,000 of 90,000 iterations."""
 DISTILLED = 5
@@ -212,10 +212,10 @@ def _tops(outputs: dict[str, Any]) -> dict[str, float]:
 
 
 def _run(*arguments: object) -> dict[str, Any]:
-    words = [*REBIRTH, *(str(one) for one in arguments), "--json"]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+    words = [*(str(one) for one in arguments), "--json"]
+    done = subprocess.run(python_words("deeprebirth_caffe", words), stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"failed: rebirth {' '.join(words[len(REBIRTH) :])}")
+        raise SystemExit(f"failed: rebirth {' '.join(words)}")
     return dict(json.loads(done.stdout))
 
 

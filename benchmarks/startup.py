@@ -14,6 +14,7 @@ from statistics import median
 
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.cli.show import print_columns
+from deeprebirth_caffe.isolation import python_words
 
 RUNS = 7
 
@@ -27,7 +28,7 @@ def seconds(command: list[str]) -> float:
 
 def main() -> None:
     """Prints a row a command: the limit it should keep, the median, the spread, the ratio to bare Python."""
-    rebirth = [sys.executable, "-m", "deeprebirth_caffe.cli"]
+    rebirth = python_words("deeprebirth_caffe")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         commands = {

@@ -14,9 +14,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from deeprebirth_caffe.isolation import python_words
 
 ROOT = Path("demo")
 DIGITS = ROOT / "digits28"
@@ -112,7 +113,7 @@ def time(net: Path, *others: Path) -> None:
 
 
 def _command(words: list[str]) -> list[str]:
-    return [sys.executable, "-m", "deeprebirth_caffe.cli", *words]
+    return python_words("deeprebirth_caffe", words)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from typing import Any
 from deeprebirth_caffe.engines import engine
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import atomic_write
+from deeprebirth_caffe.isolation import python_words
 from deeprebirth_caffe.workflows.report.figures import Drop, drop, paired, pairs, trade
 from deeprebirth_caffe.workflows.report.gather import Run, Step, gather
 from deeprebirth_caffe.workflows.report.sections import percent
@@ -116,7 +117,7 @@ class Work:
             raise Stopped(128 + signal.SIGTERM)
         words = [str(argument) for argument in arguments]
         print(f"\n$ rebirth {' '.join(words)}", flush=True)
-        command = [sys.executable, "-m", "deeprebirth_caffe", *words, "--json"]
+        command = python_words("deeprebirth_caffe", [*words, "--json"])
         with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=self.out) as process:
             try:
                 told, _ = process.communicate(timeout=left)

@@ -14,6 +14,7 @@ import click
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.cli.text import error_line, guarded
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.isolation import leave_out_current_folder
 
 COMMANDS = {
     "run": "The whole method from one file: merge and relearn step by step, deploy, time.",
@@ -86,6 +87,7 @@ def rebirth() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Runs `rebirth` and exits: with 0, 1, 2 or 3 as documented, 130 or 143 when interrupted."""
+    leave_out_current_folder()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a letter of a layer's name is no reason to fail.
         if isinstance(stream, io.TextIOWrapper):

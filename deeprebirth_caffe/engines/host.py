@@ -1,4 +1,4 @@
-"""The process that a HostedRunner starts: `python -m deeprebirth_caffe.engines.host`, for no one else.
+"""The process that a HostedRunner starts (`isolation.python_words`), for no one else.
 
 It either converts a net for an engine, or opens what was converted and answers until nobody asks any more. What engines
 print goes to stderr; questions and answers have pipes of their own.

@@ -17,14 +17,12 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.runners import convert, engine_module, load
 from deeprebirth_caffe.errors import RefusedError, UsageError
+from deeprebirth_caffe.isolation import python_words
 from deeprebirth_caffe.ops import Shape
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Array, FloatArray
     from deeprebirth_caffe.engines.inference.caffe_runner import CaffeRunner
-
-PACKAGES = Path(__file__).resolve().parents[2]
-"""Where Python finds this package."""
 
 TAIL_LINES = 40
 
@@ -180,7 +178,7 @@ class _Host:
         places = [job, engine, str(folder), "" if threads is None else str(threads), ",".join(map(str, cpus or ()))]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "deeprebirth_caffe.engines.host", *places, *map(str, theirs)],
+                python_words("deeprebirth_caffe.engines.host", [*places, *map(str, theirs)]),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
@@ -282,7 +280,6 @@ class _Host:
 
 def _environment(threads: int | None) -> dict[str, str]:
     env = dict(os.environ)
-    env["PYTHONPATH"] = os.pathsep.join([str(PACKAGES), *filter(None, [env.get("PYTHONPATH")])])
     # NumPy's own matrix library, which no engine uses, shall not keep threads beside theirs.
     env["OPENBLAS_NUM_THREADS"] = "1"
     if threads is not None:

@@ -291,12 +291,12 @@ def test_it_dies_with_its_parent(net: Path) -> None:
 
 def test_what_a_process_started_dies_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A converter may be at work when it takes too long, or when we are interrupted."""
-    (tmp_path / "sitecustomize.py").write_text(
+    code = (
         "import pathlib, subprocess\nchild = subprocess.Popen(['sleep', '600'])\n"
         f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
         "child.wait()\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(hosted, "python_words", lambda *_: [sys.executable, "-c", code])
     host = hosted._Host("load", "onnxruntime", tmp_path, 1, None)
     for _ in range(100):
         if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
@@ -307,6 +307,16 @@ def test_what_a_process_started_dies_with_it(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(EngineError, match="no answer in time"):
         host.answer("load", 0.1)
     assert wait_for_death(child) and not alive(host.pid)
+
+
+def test_nothing_of_the_current_folder_is_run(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = net.absolute()
+    for name in ("random", "json", "numpy", "onnx", "onnxruntime", "deeprebirth_caffe"):
+        (tmp_path / f"{name}.py").write_text("import pathlib; pathlib.Path(__file__ + '.ran').touch()")
+    monkeypatch.chdir(tmp_path)
+    with HostedRunner("onnxruntime", net) as runner:
+        assert runner.time(1, 0)
+    assert not list(tmp_path.glob("*.ran"))
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no such call here")
