@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeprebirth_caffe.bench.caffe_log import Benchmark, CaffeLogError, parse_one
 from deeprebirth_caffe.engines.base import EngineError
+from deeprebirth_caffe.engines.caffe import python_layers
 from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Layer, Net
@@ -95,7 +96,9 @@ class CaffeTimeSubject:
         """
         if job.engine != "caffe":
             raise EngineError(f"{job.engine} does not run on {target.name}: only caffe does")
-        message, self._made = dressed(Net.read(job.net))
+        net = Net.read(job.net)
+        python_layers.check((layer.param for layer in net.layers), job.net)
+        message, self._made = dressed(net)
         self._target = target
         self._job = job
         self._rows: list[list[tuple[str, float]]] = []

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from deeprebirth_caffe.cli.options import FILE, caffe_option, json_option, print_json
+from deeprebirth_caffe.cli.options import FILE, caffe_place_option, json_option, print_json
 
 MOST = 5
 """How many places of one kind are shown."""
@@ -16,7 +16,7 @@ MOST = 5
 
 @click.command("doctor")
 @click.argument("net", type=FILE, required=False)
-@caffe_option
+@caffe_place_option
 @json_option
 def command(net: Path | None, caffe: str | None, as_json: bool) -> None:
     """Say which engines and tools are found, their versions, and what to type for those missing.
@@ -53,6 +53,12 @@ def _dialects(net: Path, as_json: bool) -> None:
     from deeprebirth_caffe.cli.text import printable
 
     found, net = printable(found), printable(str(net))
+    for one in found["python_layers"][:MOST]:
+        click.echo(f"{one['where']}: {one['layer']} runs the code of {one['module']}.{one['class']} in real Caffe")
+    if len(found["python_layers"]) > MOST:
+        click.echo(f"and {len(found['python_layers']) - MOST} more layers run code")
+    if found["python_layers"]:
+        click.echo("read that code before you allow it: --python-layers, or REBIRTH_PYTHON_LAYERS=1 (docs/security.md)")
     if found["plain"]:
         click.echo(f"{net}: plain Caffe")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,14 +21,48 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 MAX_INT = 2**31 - 1
 """The largest number that Caffe counts to."""
 
+PYTHON_LAYERS = "REBIRTH_PYTHON_LAYERS"
+"""The environment variable that says what `--python-layers` says."""
+
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
-caffe_option = click.option(
+caffe_place_option = click.option(
     "--caffe",
     metavar="PATH",
     help="Where real Caffe is: its prefix, its binary or a Python with pycaffe. [env: REBIRTH_CAFFE]",
 )
+
+
+def _allow_python_layers(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    """Opens the gate of `engines.caffe.python_layers` while a command lasts, for what it starts too."""
+    if asked:
+        before = os.environ.get(PYTHON_LAYERS)
+        os.environ[PYTHON_LAYERS] = "1"
+        context.call_on_close(lambda: _put_back(PYTHON_LAYERS, before))
+
+
+def _put_back(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+python_layers_option = click.option(
+    "--python-layers",
+    is_flag=True,
+    expose_value=False,
+    callback=_allow_python_layers,
+    help="Let real Caffe run the code of the net's Python layers. [env: REBIRTH_PYTHON_LAYERS=1]",
+)
+
+
+def caffe_option(function: Command) -> Command:
+    """Adds what every command has that starts real Caffe: where it is, and whether Python layers may run in it."""
+    return caffe_place_option(python_layers_option(function))
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead (docs/json.md).")
 force_option = click.option("--force", is_flag=True, help="Write into an output directory that is not empty.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def _show(result: dict[str, Any]) -> None:
         lost = target["expected_points"]
         expected = "" if lost is None else f", {lost:.2f} points of {result['metric']} expected to be lost"
         click.echo(f"{target['reached_speedup']:.2f} times as fast ({target['engine']}, {target['on']}){expected}")
-    click.echo(f"wrote {result['schedule']}; run it with: rebirth run {result['schedule']}")
+    click.echo(f"wrote {result['schedule']}; run it with: {shlex.join(result['run'])}")
 
 
 def _macs(stages: list[dict[str, Any]]) -> str:

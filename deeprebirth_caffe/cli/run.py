@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deeprebirth_caffe.cli.options import FILE, FOLDER, json_option, print_json
+from deeprebirth_caffe.cli.options import FILE, FOLDER, caffe_option, json_option, print_json
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.cli.data_progress import Progress
@@ -37,6 +37,8 @@ def print_schema(context: click.Context, _: click.Parameter, asked: bool) -> Non
 @click.option("--solver", type=FILE, help="In place of its solver.")
 @click.option("--from", "first", metavar="STEP", help="Do this step and those behind it anew; those before it stay.")
 @click.option("--until", "last", metavar="STEP", help="Stop when this step is done.")
+@click.option("--on", metavar="WHERE", help="Where it times, in place of the schedule's time.on: as rebirth time --on.")
+@caffe_option
 @click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=print_schema, help=SCHEMA_HELP)
 @click.option("--dry-run", is_flag=True, help="Look through the schedule and its files; write nothing.")
 @json_option

@@ -39,18 +39,18 @@ def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> Bina
         ValueError: there is a NUL in the path.
     """
     # O_NONBLOCK: a pipe without a writer would not even open.
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY))  # noqa: PTH123, SIM115
     try:
-        status = os.fstat(handle)
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, f"this is {_kind(status.st_mode)}, not a file; save it as a file", path)
         if limit is not None and status.st_size > limit:
             raise OSError(errno.EFBIG, _too_large(status.st_size, limit), path)
-        os.set_blocking(handle, True)
-        return os.fdopen(handle, "rb")
+        os.set_blocking(file.fileno(), True)
     except BaseException:
-        os.close(handle)
+        file.close()
         raise
+    return file
 
 
 def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
@@ -132,8 +132,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
     try:
         mode = _mode_to_keep(target, os.fspath(path))
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, 0o666 if mode is None else mode), "wb") as file:
+        with _new_file(temporary, 0o666 if mode is None else mode) as file:
             yield file
             file.flush()
             if mode is not None:
@@ -145,6 +144,11 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise RebirthError(f"{os.fspath(path)}: cannot write it: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new_file(path: Path, mode: int) -> BinaryIO:
+    """A new file to write, which has permissions from its beginning."""
+    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: PTH123
 
 
 def _to_stdout(data: bytes) -> None:

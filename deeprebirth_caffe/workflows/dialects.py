@@ -14,6 +14,9 @@ from deeprebirth_caffe.passes.exact.portable import Portable
 from deeprebirth_caffe.rewrite import Refusal
 from deeprebirth_caffe.workflows.load import load_net
 
+PYTHON = "Python"
+"""The type of layers whose code stands in a module of Python."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -57,7 +60,15 @@ def dialects(path: Path) -> dict[str, Any]:
         "evidence": [asdict(one) for one in evidence],
         "portable": rewrites,
         "not_portable": stays,
+        "python_layers": [_runs_code(layer) for layer in net.layers if layer.type == PYTHON],
     }
+
+
+def _runs_code(layer: Layer) -> dict[str, str]:
+    """A layer whose code real Caffe runs, out of the folder where the net's paths start."""
+    param = layer.param.python_param
+    where = layer.source.where_type() if layer.source is not None else ""
+    return {"layer": layer.name, "where": where, "module": param.module, "class": param.layer}
 
 
 def _of_header(net: Net) -> list[Evidence]:

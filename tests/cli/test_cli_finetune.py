@@ -201,6 +201,13 @@ def test_python_layers(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         layer = f'layer {{ name: "py" {kind} bottom: "fc1" top: "py" }}\n'
         Path("net.prototxt").write_text(scaled[:at] + layer + scaled[at:], encoding="utf-8")
         if "Python" in kind:
+            said = last_line(finetune(cli, "--max-iter", 12, "--force", engine="caffe"), 3)
+            assert f'{Path.cwd()}/net.prototxt: layer "py" of type Python runs code in real Caffe' in said
+            assert "REBIRTH_PYTHON_LAYERS" not in os.environ
+            words = ("finetune", "solver.prototxt", "--engine", "caffe", "--python-layers", "--max-iter", 1, "--force")
+            assert "Python module 'scaled' cannot be imported" in last_line(cli(*words), 1)
+            assert "REBIRTH_PYTHON_LAYERS" not in os.environ
+            monkeypatch.setenv("REBIRTH_PYTHON_LAYERS", "1")
             said = last_line(finetune(cli, "--max-iter", 12, "--force", engine="caffe"), 1)
             assert said.startswith(
                 "Caffe, open_solver: layer 'py': its Python module 'scaled' cannot be imported (ModuleNotFoundError: "

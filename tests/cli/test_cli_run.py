@@ -355,8 +355,8 @@ def complaint_of(found: Result) -> str:
         ("snapshot: 2", "snapshot: 2, teacher: {net: a, weights: b}", "the teacher's", 1),
         ("snapshot: 2", "snapshot: 2, type: Adagrad", 'step conv1: unknown solver type "Adagrad"', 1),
         ("name: torch, threads: 1", "name: caffe", None, 1),
-        ("joint:", "time: {on: moon}\njoint:", "--on moon: there is no such place", 2),
-        ("threads: 1}", "threads: 1, caffe: nowhere}\ndeploy: {check: true}", "nowhere", 1),
+        ("joint:", "time: {on: 'ssh:a b'}\njoint:", "time.on: a schedule does not choose what is connected to", 2),
+        ("threads: 1}", "threads: 1, caffe: ./prog}", "look at it, then add --caffe ./prog", 2),
         ("snapshot: 2", "snapshot: 2}\n  budget: {step: 0, retries: 20, factor: 9", "its last retry: that is ", 1),
         ("googlenet28/random.caffemodel", "googlenet28", "weights: there is a folder, and no file", 1),
     ],
@@ -372,6 +372,28 @@ def test_what_is_wrong_is_found_before_anything_runs(
         words = "step conv1: a teacher needs the embedded engine"
     assert words in complaint(cli("run", "s.yaml"), code)
     assert not Path("s-run").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--caffe", "nowhere")])
+def test_a_schedule_starts_no_program(cli: Cli, more: tuple[str, ...]) -> None:
+    """Neither in a dry run nor where the command line names another one; with the user's word it is started."""
+    Path("python3").write_text('#!/bin/sh\ntouch "$0.ran"\nexit 1\n', encoding="utf-8")
+    Path("python3").chmod(0o755)
+    write(SCHEDULE.replace("threads: 1}", "threads: 1, caffe: python3}\ndeploy: {check: true}", 1))
+    said = complaint(cli("run", "s.yaml", *more), 1 if "nowhere" in more else 2)
+    assert ("nowhere does not exist" if "nowhere" in more else "then add --caffe python3") in said
+    assert not Path("python3.ran").exists() and not Path("s-run").exists()
+    assert "python3 has no pycaffe" in complaint(cli("run", "s.yaml", "--caffe", "./python3"), 1)
+    assert Path("python3.ran").exists()
+
+
+def test_the_command_line_names_where_it_times(cli: Cli) -> None:
+    write(SCHEDULE.replace("joint:", "time: {engines: torch, on: adb}\njoint:", 1))
+    assert "look at it, then add --on adb" in complaint(cli("run", "s.yaml", "--dry-run"), 2)
+    assert "--on moon: there is no such place" in complaint(cli("run", "s.yaml", "--on", "moon"), 2)
+    assert cli("run", "s.yaml", "--on", "local", "--dry-run").code == 0
+    write(SCHEDULE)
+    assert "s.yaml times none" in complaint(cli("run", "s.yaml", "--on", "local"), 2)
 
 
 def test_a_missing_database(cli: Cli) -> None:

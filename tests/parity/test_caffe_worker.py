@@ -353,6 +353,7 @@ def test_prints_do_not_disturb_the_frames(caffe_install: CaffeInstall, tmp_path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REBIRTH_CAFFE_PYTHONPATH", str(modules))
         patch.setenv("PYTHONPATH", str(modules))
+        patch.setenv("REBIRTH_PYTHON_LAYERS", "1")
         with CaffeWorker(caffe_install) as worker:
             out = worker.forward(worker.load(path), {"x": np.zeros(3)}, ["y"])
             np.testing.assert_array_equal(out["y"], np.ones(3))

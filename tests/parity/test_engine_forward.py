@@ -17,6 +17,7 @@ from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.engines.torch.engine import TorchEngine
+from deeprebirth_caffe.errors import RefusedError
 
 pytest.importorskip("torch")
 
@@ -145,8 +146,11 @@ def test_the_parameters_have_the_same_names_everywhere() -> None:
 # ------------------------------------------------------------ what Caffe says of layers it cannot make
 
 
+INPUT = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 3 } } }\n'
+
+
 def load_error(worker: CaffeWorker, path: Path, text: str) -> str:
-    path.write_text('layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 3 } } }\n' + text)
+    path.write_text(INPUT + text)
     with pytest.raises(EngineError) as caught:
         worker.load(path, cwd=path.parent)
     return str(caught.value)
@@ -155,7 +159,45 @@ def load_error(worker: CaffeWorker, path: Path, text: str) -> str:
 PYTHON = 'layer { name: "py" type: "Python" bottom: "x" top: "y" python_param { module: "%s" layer: "L" } }'
 
 
-def test_python_layers_that_cannot_be_made(caffe: CaffeWorker, tmp_path: Path) -> None:
+def test_python_layers_need_a_word(
+    caffe: CaffeWorker, caffe_install: CaffeInstall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their module is not looked at before; nor do modules beside a net stand in for Python's own."""
+    for name in ("mine", "random", "json"):
+        (tmp_path / f"{name}.py").write_text(f"import pathlib; pathlib.Path({str(tmp_path)!r}, 'ran').touch()\n")
+    net, plain = tmp_path / "net.prototxt", tmp_path / "plain.prototxt"
+    plain.write_text(INPUT)
+    net.write_text(INPUT + PYTHON % "mine")
+    hidden = tmp_path / "hidden.prototxt"
+    hidden.write_text((INPUT + PYTHON % "mine").replace('"Python"', "'Py' \"\\164hon\""))
+    solver, inside = tmp_path / "solver.prototxt", tmp_path / "inside.prototxt"
+    rates = 'base_lr: 1 lr_policy: "fixed" max_iter: 1 snapshot_prefix: "s"\n'
+    solver.write_text(f'net: "net.prototxt" {rates}')
+    inside.write_text(f"net_param {{ {INPUT} {PYTHON % 'mine'} }} {rates}")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for way in (
+        lambda: caffe.load(net, cwd=tmp_path),
+        lambda: caffe.load(hidden, cwd=tmp_path),
+        lambda: caffe.train(solver, 1, cwd=tmp_path),
+        lambda: caffe.train(inside, 1, cwd=tmp_path),
+        lambda: CaffeEngine(caffe_install).train(solver.resolve(), 1),
+    ):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(RefusedError, match='layer "py" of type Python runs code in real Caffe .*--python-layers'):
+            way()
+    caffe.load(plain, cwd=tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_python_layers_that_cannot_be_made(
+    caffe_install: CaffeInstall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REBIRTH_PYTHON_LAYERS", "1")
+    with CaffeWorker(caffe_install) as worker:
+        cannot_be_made(worker, tmp_path)
+
+
+def cannot_be_made(caffe: CaffeWorker, tmp_path: Path) -> None:
     net = tmp_path / "net.prototxt"
     said = load_error(caffe, net, PYTHON % "rebirth_no_such")
     assert said.startswith(

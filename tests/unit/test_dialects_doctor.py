@@ -100,3 +100,15 @@ def test_convert_says_what_it_made_portable(tmp_path: Path) -> None:
     assert any("grid stay" in note for note in manifest["notes"])
     text = (tmp_path / "out" / "net.prototxt").read_text()
     assert "engine" not in text and "grid: 7" in text
+
+
+def test_layers_that_run_code_are_told(tmp_path: Path) -> None:
+    """As data and in words; what a net calls them does not reach the terminal."""
+    python = r'type: "Python" python_param { module: "mine" layer: "Mi\302\233ne" }'
+    path = net(tmp_path, python, r'type: "\033]0;title\007"')
+    [found] = dialects(path)["python_layers"]
+    assert found["where"].startswith(f"{path}:2:") and (found["module"], found["class"]) == ("mine", "Mi\x9bne")
+    said = CliRunner().invoke(rebirth, ["doctor", str(path)])
+    assert said.exit_code == 0
+    assert "x0 runs the code of mine.Mi\\x9bne in real Caffe" in said.output and "--python-layers" in said.output
+    assert said.output.replace("\n", "").isprintable() and "\\x1b]0;title\\x07" in said.output

@@ -5,7 +5,7 @@ Real Caffe runs in a process of its own (`process.py`, `worker.py`); nothing tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from deeprebirth_caffe.engines.base import EngineError, TrainResult
 from deeprebirth_caffe.engines.caffe.process import WorkerProcess
+from deeprebirth_caffe.engines.caffe.python_layers import check_call
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Array, FloatArray
@@ -68,6 +69,18 @@ class CaffeWorker(WorkerProcess):
 
     Nets are named by the LoadedNet that `load` gave (or its handle). It is not for several threads at once.
     """
+
+    _entered = ""
+
+    def call(
+        self, op: str, arrays: Iterable[tuple[Any, Array]] = (), *, timeout: float | None = None, **kw: Any
+    ) -> tuple[dict[str, Any], list[tuple[Any, Array]]]:
+        """As the process does it; nothing that would run Python layers gets there unless the user allows them."""
+        check_call(op, kw, self._entered)
+        result = super().call(op, arrays, timeout=timeout, **kw)
+        if op == "enter":
+            self._entered = kw["cwd"]
+        return result
 
     def info(self) -> dict[str, Any]:
         """Tells versions, the matrix library ("blas": libraries, config, core, threads) and "layer_types"."""

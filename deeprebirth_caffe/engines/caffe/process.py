@@ -111,9 +111,10 @@ class WorkerProcess:
                 env[name] = str(self.threads)
         if self.coretype is not None:
             env["OPENBLAS_CORETYPE"] = self.coretype
-        if self.install.pythonpath:
-            mine = [str(p) for p in self.install.pythonpath]
-            env["PYTHONPATH"] = os.pathsep.join([*mine, *filter(None, [env.get("PYTHONPATH")])])
+        # Without its empty parts, which mean the current folder.
+        path = [*map(str, self.install.pythonpath), *filter(None, env.pop("PYTHONPATH", "").split(os.pathsep))]
+        if path:
+            env["PYTHONPATH"] = os.pathsep.join(path)
         return env
 
     def start(self) -> None:

@@ -43,6 +43,7 @@ np: Any = None
 caffe: Any = None
 _users: list[str] = []
 """The user's PYTHONPATH."""
+_python_layers = os.environ.get("REBIRTH_PYTHON_LAYERS") == "1"
 _starts: list[str] = []
 """Where the paths of nets started, the last first: Python layers may lie there."""
 
@@ -223,8 +224,11 @@ def _guard_labels(held: Held, rules: dict[str, list[Any]]) -> None:
 
 
 def _import_from(cwd: str) -> None:
-    """Has modules of Python layers looked for in a directory, as where Caffe is started with PYTHONPATH=. in it."""
-    if cwd not in sys.path:
+    """Has modules of Python layers looked for in a directory, as where Caffe is started with PYTHONPATH=. in it.
+
+    Only where the user allows their code to run: else a module there would stand in for one of Python's own.
+    """
+    if _python_layers and cwd not in sys.path:
         sys.path.insert(0, cwd)
         _starts.insert(0, cwd)
 
@@ -800,8 +804,9 @@ try:
     caffe.set_mode_cpu()
     # Our Caffe's Python is started so that it ignores PYTHONPATH, which may hold another Python's NumPy. Behind all of
     # its own it does no harm, and Python layers may need it.
-    _users = [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path.extend(path for path in _users if path not in sys.path)
+    if _python_layers:
+        _users = [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        sys.path.extend(path for path in _users if path not in sys.path)
 except Exception as error:
     _message = json.dumps({"ok": False, "error": f"{type(error).__name__}: {error}", "arrays": []}).encode()
     _ANSWERS.write(struct.pack("<I", len(_message)) + _message)

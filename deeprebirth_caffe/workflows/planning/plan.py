@@ -29,7 +29,7 @@ from deeprebirth_caffe.workflows.planning.options import PlannedStep, PlanOption
 from deeprebirth_caffe.workflows.planning.recipes import RECIPES
 from deeprebirth_caffe.workflows.planning.target import Reached, Search
 from deeprebirth_caffe.workflows.planning.trials import Show, Trials
-from deeprebirth_caffe.workflows.planning.writing import plan_text
+from deeprebirth_caffe.workflows.planning.writing import plan_text, run_words
 from deeprebirth_caffe.workflows.ranking import find_classifier
 from deeprebirth_caffe.workflows.roots import find_root
 from deeprebirth_caffe.workflows.schedule.accuracy import check_metric, metrics_of
@@ -93,6 +93,7 @@ def plan(options: PlanOptions, say: Say, show: Show) -> dict[str, Any]:
         "net": str(options.net),
         "weights": str(options.weights),
         "schedule": str(options.out),
+        "run": run_words(options),
         "recipe": options.recipe,
         "metric": metric,
         "steps": [_step_row(step) for step in steps],

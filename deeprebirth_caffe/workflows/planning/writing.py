@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -62,6 +63,12 @@ def _title(options: PlanOptions, name: str, reached: Reached | None) -> Iterator
         "like: `skip: true` leaves a step out, stages may change places and steps. Relative paths start in the folder "
         "of this file. docs/run.md tells all keys."
     )
+    if len(run_words(options)) > 3:
+        yield ""
+        yield (
+            "It names a program or a device, which the command line must name too; from the folder in which it was "
+            f"planned: {shlex.join(run_words(options))}"
+        )
     if reached is None:
         return
     yield ""
@@ -80,6 +87,18 @@ def _title(options: PlanOptions, name: str, reached: Reached | None) -> Iterator
             f"They are expected to cost {points(reached.chosen):.2f} points, if relearning brings back "
             f"{100 * options.recovery:g} % of what each loses at first: an assumption, so the budget below keeps to it."
         )
+
+
+def run_words(options: PlanOptions) -> list[str]:
+    """The command that runs the schedule, from the current folder: what it names as a program or a device stands there.
+
+    Args:
+        options: what the user says.
+    """
+    words = ["rebirth", "run", str(options.out)]
+    if options.engine.caffe is not None:
+        words += ["--caffe", options.engine.caffe]
+    return words if options.timing.on == "local" else [*words, "--on", options.timing.on]
 
 
 def _head(options: PlanOptions, name: str) -> dict[str, Any]:

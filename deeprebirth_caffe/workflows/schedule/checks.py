@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deeprebirth_caffe.engines.caffe import python_layers
 from deeprebirth_caffe.engines.policy import check_policy, check_rule
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.solver import parse_solver
@@ -37,6 +38,7 @@ def check(inputs: Inputs) -> None:
     whole = load_net(inputs.net, inputs.weights, schedule.input_shapes)
     if missing := layers_without_weights(whole):
         raise RebirthError(f"{inputs.weights}: holds nothing for {', '.join(missing)}; are these the net's weights?")
+    python_layers.check((layer.param for layer in whole.layers), inputs.net)
     for view in (inputs.train, inputs.test):
         check_labels(view, inputs.root)
     check_metric(schedule.test.metric, inputs.metrics, "test.metric")

@@ -74,7 +74,7 @@ class EngineChoice(Part):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Of either; left out: as many as it takes."""
     caffe: str | None = None
-    """Where real Caffe is: its prefix, its binary or a Python with pycaffe."""
+    """Where real Caffe is: its prefix, its binary or a Python with pycaffe. `rebirth run --caffe` must say so too."""
 
 
 class Calibrate(Part):
@@ -339,7 +339,7 @@ class Time(Part):
     threads: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(min_length=1)] = (1,)
     """With each of these numbers of threads."""
     on: str = "local"
-    """Where: local, or a device as `rebirth time --on` takes it."""
+    """Where: local, or a device as `rebirth time --on` takes it, which `rebirth run --on` must name too."""
     runs: Annotated[int, Field(ge=1, le=100_000)] = 10
     """Turns of each net."""
     iterations: Annotated[int, Field(ge=1, le=1_000_000)] = 50

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.bench import machine
+from deeprebirth_caffe.engines.caffe import python_layers
 from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
 from deeprebirth_caffe.formats.files import atomic_write, check_directory
 from deeprebirth_caffe.workflows.learn.listening import Silence
@@ -43,6 +44,12 @@ from deeprebirth_caffe.workflows.schedule.steps import (
     tasks_of,
 )
 
+if TYPE_CHECKING:
+    from deeprebirth_caffe.workflows.schedule.model import Schedule
+
+LOCAL = "local"
+"""The place that needs no word."""
+
 SHOWN = ("step", "kind", "stages", "status", "net", "weights", "test", "drop", "iterations", "seconds")
 """What of a step's result the result of the run repeats."""
 
@@ -56,6 +63,8 @@ class RunOptions:
         last: the step to end with; None: the last one.
         command: how it was called, for the record.
         net, weights, solver: in place of the schedule's.
+        caffe: where real Caffe is, in place of the schedule's `engine.caffe`.
+        on: where nets are timed, in place of its `time.on`.
         dry_run: only look through it.
         force: into a folder that holds other things.
     """
@@ -67,6 +76,8 @@ class RunOptions:
     net: Path | None = None
     weights: Path | None = None
     solver: Path | None = None
+    caffe: str | None = None
+    on: str | None = None
     command: Sequence[str] = ()
     dry_run: bool = False
     force: bool = False
@@ -94,6 +105,7 @@ def run(options: RunOptions, watcher: Watcher) -> dict[str, Any]:
     """
     given = {"net": options.net, "weights": options.weights, "solver": options.solver}
     schedule = read_schedule(options.schedule, {key: path for key, path in given.items() if path is not None})
+    schedule = _with_users_word(schedule, options)
     tasks = tasks_of(schedule)
     names = [task.name for task in tasks]
     first = _position(names, options.first, "--from")
@@ -111,6 +123,37 @@ def run(options: RunOptions, watcher: Watcher) -> dict[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
         with locked(out):
             return _run(options, inputs, tasks, out, first, last, watcher)
+
+
+def _with_users_word(schedule: Schedule, options: RunOptions) -> Schedule:
+    """The schedule with the program and the place that the user names.
+
+    A schedule may come from somebody else: what it names is neither started nor connected to.
+
+    Raises:
+        UsageError: it names a program or a device, and the command line does not.
+    """
+    where = options.schedule
+    if schedule.engine.caffe is not None and options.caffe is None:
+        word = shlex.join(["--caffe", schedule.engine.caffe])
+        raise UsageError(
+            f"{where}: engine.caffe: a schedule does not choose which program runs; look at it, then add {word}"
+        )
+    if schedule.time is not None and schedule.time.on != LOCAL and options.on is None:
+        word = shlex.join(["--on", schedule.time.on])
+        raise UsageError(
+            f"{where}: time.on: a schedule does not choose what is connected to; look at it, then add {word}"
+        )
+    if options.on is not None and schedule.time is None:
+        raise UsageError(f"--on says where nets are timed, and {where} times none; leave it out, or add `time` there")
+    update: dict[str, object] = {}
+    if options.caffe is not None:
+        # From the current folder, as on every other command line; the schedule's paths start in its own.
+        caffe = os.path.abspath(options.caffe) if Path(options.caffe).exists() else options.caffe  # noqa: PTH100
+        update["engine"] = schedule.engine.model_copy(update={"caffe": caffe})
+    if options.on is not None and schedule.time is not None:
+        update["time"] = schedule.time.model_copy(update={"on": options.on})
+    return schedule.model_copy(update=update)
 
 
 def _run(
@@ -302,8 +345,12 @@ def _again(options: RunOptions) -> str:
         ("--net", options.net),
         ("-w", options.weights),
         ("--solver", options.solver),
+        ("--caffe", options.caffe),
+        ("--on", options.on),
         ("--until", options.last),
     ):
         if value is not None:
             words += [flag, value]
+    if python_layers.allowed():
+        words.append("--python-layers")
     return shlex.join(map(str, words))

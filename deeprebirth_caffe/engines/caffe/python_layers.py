@@ -1,0 +1,77 @@
+"""The gate in front of Python layers: real Caffe runs the code of such a layer, out of the folder of its net."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from deeprebirth_caffe.errors import RefusedError
+from deeprebirth_caffe.formats.solver import read_solver
+from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+
+VARIABLE = "REBIRTH_PYTHON_LAYERS"
+"""The environment variable that opens the gate, where it is 1."""
+
+TYPE = "Python"
+
+
+def allowed() -> bool:
+    """Whether the user said that the code of Python layers may run: `--python-layers`, or the variable."""
+    return os.environ.get(VARIABLE) == "1"
+
+
+def modules(layers: Iterable[pb.LayerParameter]) -> dict[str, str]:
+    """The module of each Python layer, by the layer's name."""
+    return {layer.name: layer.python_param.module for layer in layers if layer.type == TYPE}
+
+
+def check(layers: Iterable[pb.LayerParameter], where: str | os.PathLike[str]) -> None:
+    """Refuses Python layers unless the user allows them.
+
+    Args:
+        layers: of a net that real Caffe is about to load.
+        where: what the error calls the net.
+
+    Raises:
+        RefusedError: there is one; the message names it and says what to type.
+    """
+    found = {} if allowed() else modules(layers)
+    for name, module in found.items():
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise RefusedError(
+            f'{os.fspath(where)}: layer "{name}"{more} of type Python runs code in real Caffe (the module {module!r}, from '
+            f"the folder where the net's paths start); read it, then add --python-layers, or set {VARIABLE}=1"
+        )
+
+
+def check_call(op: str, values: Mapping[str, object], entered: str) -> None:
+    """Likewise for what the worker is asked to load.
+
+    Args:
+        op: an operation of the worker.
+        values: its arguments.
+        entered: the directory that the worker is in.
+    """
+    if allowed() or op not in ("load", "train", "open_solver"):
+        return
+    base = Path(entered, str(values.get("cwd") or ""))
+    if op == "load":
+        path = Path(str(values["net"]))
+        check((layer.param for layer in Net.read(path).layers), path)
+        return
+    for layers, where in _solver_nets(Path(str(values["solver"])), base):
+        check(layers, where)
+
+
+def _solver_nets(solver: Path, base: Path) -> Iterator[tuple[Iterable[pb.LayerParameter], Path]]:
+    """The layers of every net of a solver, those inside it and those in files."""
+    param = read_solver(solver).message
+    inside = [param.net_param, param.train_net_param, *param.test_net_param]
+    for net in inside:
+        yield net.layer, solver
+    for name in [param.net, param.train_net, *param.test_net]:
+        if name:
+            path = base / name
+            yield (layer.param for layer in Net.read(path).layers), path
