@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprebirth_caffe.data.libraries import need
+from deeprebirth_caffe.formats.files import PICTURE_LIMIT, read_regular
+from deeprebirth_caffe.formats.pictures import VARIABLE, is_too_large, load_opencv, most_pixels
 
 Picture = NDArray[np.uint8]
 """Height x width (gray) or height x width x channels."""
@@ -27,13 +28,16 @@ class BadRecordError(ValueError):
     """One record cannot be used; whoever knows its name says which."""
 
 
-@functools.cache
 def opencv() -> Any:
-    """OpenCV, told to start no threads: we have our own, and after a fork it would wait for ever for its."""
-    cv2 = need("cv2", "reading pictures")
-    cv2.setNumThreads(0)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are ours to tell
-    return cv2
+    """OpenCV; see `load_opencv`.
+
+    Raises:
+        RebirthError: it is not installed.
+    """
+    try:
+        return load_opencv()
+    except ImportError:
+        return need("cv2", "reading pictures")
 
 
 def decode(data: bytes, flag: int) -> Picture:
@@ -69,7 +73,7 @@ def read_picture(path: Path, color: bool, size: tuple[int, int] | None = None) -
         BadRecordError: it is not there or no picture.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, PICTURE_LIMIT)
     except OSError as error:
         raise BadRecordError(f"cannot read it ({error.strerror})") from error
     if data.startswith(_JPEG) and not data.endswith(_END_OF_JPEG):
@@ -79,6 +83,8 @@ def read_picture(path: Path, color: bool, size: tuple[int, int] | None = None) -
     if size is None:
         return picture
     cv2 = opencv()
+    if size[0] * size[1] > most_pixels():
+        raise BadRecordError(f"it is resized to more than {most_pixels():,} pixels; ${VARIABLE} allows more")
     return np.asarray(cv2.resize(picture, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
@@ -86,5 +92,9 @@ def _try(data: bytes, flag: int) -> Any:
     cv2 = opencv()
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
-    except cv2.error:
+    except cv2.error as error:
+        if is_too_large(error):
+            raise BadRecordError(
+                f"the picture has more than {most_pixels():,} pixels; ${VARIABLE} allows more"
+            ) from error
         return None

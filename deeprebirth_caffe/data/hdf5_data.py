@@ -11,6 +11,10 @@ from deeprebirth_caffe.data.libraries import need
 from deeprebirth_caffe.data.paths import find_path, refuse
 from deeprebirth_caffe.data.reader import FloatArray, Job, Reader, State
 from deeprebirth_caffe.data.rng import EPOCH, FILES, generator
+from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats import memory
+from deeprebirth_caffe.formats.files import read_regular_text
+from deeprebirth_caffe.formats.hdf5 import find_dataset, open_hdf5
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
@@ -40,7 +44,7 @@ class HDF5Reader(Reader):
 
     def _read_list(self, path: Path) -> list[str]:
         try:
-            names = path.read_text(encoding="utf-8", errors="surrogateescape").split()
+            names = read_regular_text(path).split()
         except OSError as error:
             refuse(self.param, f"cannot read this list ({error.strerror})", error)
         if not names:
@@ -48,10 +52,10 @@ class HDF5Reader(Reader):
         return names
 
     def _open(self, name: str) -> Any:
-        h5py = need("h5py", "reading HDF5")
+        need("h5py", "reading HDF5")
         path = find_path(name, self._root)
         try:
-            return h5py.File(path, "r")
+            return open_hdf5(path)
         except OSError as error:
             self.look_for(path, name)
             refuse(self.param, f"{name}: no HDF5 file, or a damaged one, or one that is being written", error)
@@ -60,8 +64,12 @@ class HDF5Reader(Reader):
         shapes = []
         with self._open(name) as file:
             for top in self.param.top:
-                dataset = file.get(top)
-                shape = getattr(dataset, "shape", None)
+                try:
+                    dataset = find_dataset(file, top, itemsize=4)
+                    shape = getattr(dataset, "shape", None)
+                    memory.need(8 * int(shape[0]) if shape else 0, f"the order of the rows of {top!r}")
+                except (RebirthError, OSError, RuntimeError, ValueError, KeyError) as error:
+                    refuse(self.param, f"{name}: {error}", error)
                 if shape is None:
                     refuse(self.param, f'{name}: there is no data set "{top}"')
                 if not shape or dataset.dtype.kind not in "fiu":
@@ -81,8 +89,8 @@ class HDF5Reader(Reader):
                 for top, shape in zip(self.param.top, self._shapes[index], strict=True):
                     array = np.empty(shape, np.float32)
                     try:
-                        file[top].read_direct(array)
-                    except (OSError, TypeError, ValueError, KeyError) as error:
+                        find_dataset(file, top, itemsize=4).read_direct(array)
+                    except (RebirthError, AttributeError, OSError, TypeError, ValueError, KeyError) as error:
                         refuse(self.param, f'{self._names[index]}: cannot read data set "{top}"', error)
                     arrays.append(array)
             self._loaded = index, arrays

@@ -11,6 +11,7 @@ from deeprebirth_caffe.data.paths import find_path, refuse
 from deeprebirth_caffe.data.reader import FloatArray, Job, Reader, State, fill
 from deeprebirth_caffe.data.rng import BATCH, EPOCH, START, generator
 from deeprebirth_caffe.data.transform import Transform
+from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
@@ -115,7 +116,7 @@ class ImageReader(Reader):
 def _read_list(param: pb.LayerParameter, path: Path) -> list[tuple[str, int]]:
     """File and label of each line; the label stands behind the last space."""
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        text = read_regular_text(path)
     except OSError as error:
         refuse(param, f"cannot read this list ({error.strerror})", error)
     entries = []

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import read_regular
 
 TRAIN = "train"
 PARTS = (TRAIN, "val", "valid", "validation", "test")
@@ -90,7 +91,7 @@ def read_list(listing: Path, root: Path | None = None) -> list[Entry]:
         RebirthError: it cannot be read, is empty, or a line is not of that form.
     """
     try:
-        data = listing.read_bytes()
+        data = read_regular(listing)
     except OSError as error:
         raise RebirthError(f"{listing}: cannot read this list: {error.strerror or error}") from error
     entries = []
@@ -183,7 +184,7 @@ def _label(text: bytes, where: str) -> int:
 
 def _read_labels(path: Path) -> list[str]:
     try:
-        return [os.fsdecode(line) for line in path.read_bytes().splitlines() if line]
+        return [os.fsdecode(line) for line in read_regular(path).splitlines() if line]
     except OSError as error:
         raise RebirthError(f"{path}: cannot read these labels: {error.strerror or error}") from error
 

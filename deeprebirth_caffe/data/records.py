@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from deeprebirth_caffe.data.decode import COLOR, GRAY, NATIVE, BadRecordError, Picture, decode, opencv
+from deeprebirth_caffe.formats.files import read_regular
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 AS_IS = "as-is"
@@ -107,12 +107,7 @@ def stored_shape(value: bytes, gray: bool) -> tuple[int, int, int]:
 
 def _read(path: str) -> bytes:
     try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise BadRecordError("this is no file")
-        if status.st_size > LARGEST:
-            raise BadRecordError("the file is too large for one record")
-        return Path(path).read_bytes()
+        return read_regular(path, LARGEST)
     except OSError as error:
         raise BadRecordError(f"cannot read it: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the path

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from deeprebirth_caffe.data.decode import COLOR, GRAY, NATIVE, BadRecordError, Picture, decode, opencv
 from deeprebirth_caffe.data.paths import find_path, refuse
 from deeprebirth_caffe.formats.blobs import read_blob
+from deeprebirth_caffe.formats.files import read_regular
 from deeprebirth_caffe.formats.wire import WireError
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.ops.base import by
@@ -150,7 +151,7 @@ def spread(pixels: NDArray[np.uint8], out: FloatArray) -> None:
 def _read_mean(param: pb.LayerParameter, name: str, root: Path) -> FloatArray:
     path = find_path(name, root)
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         refuse(param, f"mean_file {path}: cannot read it ({error.strerror})", error)
     try:

@@ -15,6 +15,7 @@ from deeprebirth_caffe.data.paths import find_path, refuse
 from deeprebirth_caffe.data.reader import FloatArray, Job, Reader, State
 from deeprebirth_caffe.data.rng import BATCH, generator
 from deeprebirth_caffe.data.transform import Transform, spread
+from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.ops.base import by
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
@@ -90,7 +91,7 @@ class WindowReader(Reader):
     def _read(self, path: Path) -> int:
         """Fills the lists of images and windows; the number of channels."""
         try:
-            text = path.read_text(encoding="utf-8", errors="surrogateescape")
+            text = read_regular_text(path)
         except OSError as error:
             refuse(self.param, f"cannot read this window file ({error.strerror})", error)
         words = iter(text.split())

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats import files, wire
 from deeprebirth_caffe.formats.blobs import BlobView, encode_blob, read_blob
+from deeprebirth_caffe.formats.files import open_regular
 from deeprebirth_caffe.formats.legacy import V1_TYPES, v0_type
 from deeprebirth_caffe.formats.sniff import not_weights
 
@@ -78,7 +78,7 @@ def read_caffemodel(path: str | os.PathLike[str]) -> Caffemodel:
     """
     name = os.fspath(path)
     try:
-        with Path(name).open("rb") as file:
+        with open_regular(name) as file:
             size = os.fstat(file.fileno()).st_size
             if not size:
                 raise CaffemodelError(f"{name}: this file is empty; download or copy it again")

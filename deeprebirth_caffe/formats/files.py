@@ -39,7 +39,7 @@ def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> Bina
         ValueError: there is a NUL in the path.
     """
     # O_NONBLOCK: a pipe without a writer would not even open.
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY))  # noqa: PTH123, SIM115
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY))  # noqa: SIM115
     try:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -148,7 +148,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 def _new_file(path: Path, mode: int) -> BinaryIO:
     """A new file to write, which has permissions from its beginning."""
-    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: PTH123
+    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))
 
 
 def _to_stdout(data: bytes) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from math import prod
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats import memory
+from deeprebirth_caffe.formats.files import open_regular
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -34,10 +36,113 @@ class Hdf5Error(RebirthError):
 def is_hdf5(path: str | os.PathLike[str]) -> bool:
     """Whether a file is HDF5, by its first bytes; False where it cannot be read."""
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
+
+
+def open_hdf5(path: str | os.PathLike[str]) -> Any:
+    """Opens an HDF5 file for reading, as h5py does.
+
+    Raises:
+        OSError: it is not there, damaged, or no file.
+        Hdf5Error: h5py is missing.
+    """
+    h5py = _h5py(os.fspath(path))
+    with open_regular(path):
+        return h5py.File(path, "r")
+
+
+def find_object(group: Any, path: str) -> Any:
+    """What a group or a file holds under a path; None where there is nothing.
+
+    Raises:
+        Hdf5Error: it lies in another file, which is not read: such a link can name any file of this machine. The text
+            does not say in which file: the caller knows.
+    """
+    return _follow(group, path, _LINKS)
+
+
+_LINKS = 16
+"""How many soft links may lead to one object."""
+
+
+def _follow(group: Any, path: str, links: int) -> Any:
+    h5py = _h5py(path)
+    found = group.file["/"] if path.startswith("/") else group
+    for part in path.split("/"):
+        if part in ("", "."):
+            continue
+        link = found.get(part, getlink=True) if isinstance(found, h5py.Group) else None
+        if isinstance(link, h5py.ExternalLink):
+            raise Hdf5Error(f"{path!r} is a link into another file ({link.filename}), which is not read")
+        if isinstance(link, h5py.SoftLink):
+            if not links:
+                raise Hdf5Error(f"{path!r} is a link to a link to a link without end")
+            found = _follow(found, link.path, links - 1)
+        else:
+            found = found.get(part) if link is not None else None
+        if found is None:
+            return None
+    return found
+
+
+def find_dataset(file: Any, path: str, *, itemsize: int = 0) -> Any:
+    """A dataset that may be read; None where there is none of that name. See `find_object` and `check_dataset`."""
+    found = find_object(file, path)
+    if not isinstance(found, _h5py(path).Dataset):
+        return None
+    check_dataset(found, path, itemsize=itemsize)
+    return found
+
+
+def count_rows(path: str | os.PathLike[str], name: str) -> int:
+    """How many rows a dataset of a file has.
+
+    Raises:
+        OSError, KeyError: the file, or the dataset, is not there.
+        RebirthError: it must not be read.
+    """
+    with open_hdf5(path) as file:
+        found = find_dataset(file, name)
+        if found is None:
+            raise KeyError(name)
+        return len(found)
+
+
+PACKED = 200
+"""How many times larger than what a file stores of them weights may be."""
+
+_SMALL = 64 << 20
+
+
+def check_dataset(dataset: Any, name: str, *, itemsize: int = 0, packed: int | None = None) -> int:
+    """Refuses a dataset that lies in other files, or does not fit into memory, before any of it is read.
+
+    Args:
+        dataset: h5py's.
+        name: what the error calls it.
+        itemsize: bytes of each number once it is read; 0: as stored.
+        packed: see PACKED; None: any number of times.
+
+    Returns:
+        How many bytes it takes in memory.
+
+    Raises:
+        RebirthError: it must not be read. The text does not say in which file.
+    """
+    if dataset.external or dataset.is_virtual:
+        raise Hdf5Error(f"{name!r} keeps its numbers in another file, which is not read")
+    size = prod(map(int, dataset.shape or ())) * (itemsize or dataset.dtype.itemsize)
+    stored = dataset.id.get_storage_size()
+    if packed is not None and size > _SMALL and size > packed * stored and not os.environ.get(memory.VARIABLE):
+        raise Hdf5Error(
+            f"{name!r} has {memory.gib(size)}, and the file stores {stored:,} bytes of it: these are no weights; "
+            f"set ${memory.VARIABLE} (in MiB) if they are"
+        )
+    memory.need(size, repr(name))
+    return size
 
 
 def read_hdf5_model(path: str | os.PathLike[str]) -> dict[str, tuple[Array, ...]]:
@@ -129,8 +234,9 @@ class Reader:
         self.name = os.fspath(path)
         h5py = _h5py(self.name)
         self._group, self._dataset = h5py.Group, h5py.Dataset
+        self._size = 0
         try:
-            self.file = h5py.File(self.name, "r")
+            self.file = open_hdf5(self.name)
         except OSError as error:
             if not is_hdf5(self.name):
                 reason = getattr(error, "strerror", None) or "it is no HDF5 file"
@@ -153,6 +259,13 @@ class Reader:
             if isinstance(inner, self._group):
                 yield str(key), inner
 
+    def group(self, name: str) -> Any:
+        """A group of the file; another object, or nothing, is told as damage."""
+        found = self._get(self.file, name)
+        if not isinstance(found, self._group):
+            raise Hdf5Error(f"{self.name}: cut off or damaged at {name!r}; download or copy it again")
+        return found
+
     def numbered(self, group: Any, what: str) -> dict[int, Array]:
         """The arrays of a group, by the numbers they are called."""
         arrays: dict[int, Array] = {}
@@ -171,13 +284,22 @@ class Reader:
         if not isinstance(found, self._dataset):
             return None
         try:
+            if found.dtype.kind == "O" and found.shape:
+                raise Hdf5Error(f"{key!r} holds texts, not numbers")
+            self._size += check_dataset(found, key, packed=PACKED)
+            memory.need(self._size, "what it holds")
+        except RebirthError as error:
+            raise Hdf5Error(f"{self.name}: {error}") from error
+        try:
             return np.asarray(found[()])
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             raise Hdf5Error(f"{self.name}: cut off or damaged at {key!r}; download or copy it again") from error
 
     def _get(self, group: Any, key: str) -> Any:
         try:
-            return group.get(key)
+            return find_object(group, key)
+        except Hdf5Error as error:
+            raise Hdf5Error(f"{self.name}: {error}") from error
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise Hdf5Error(f"{self.name}: cut off or damaged at {key!r}; download or copy it again") from error
 

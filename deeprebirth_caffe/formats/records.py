@@ -13,6 +13,8 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import PICTURE_LIMIT, open_regular, read_regular
+from deeprebirth_caffe.formats.pictures import load_opencv
 from deeprebirth_caffe.formats.stores import first_record
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
@@ -84,13 +86,14 @@ def _first_image(listing: Path, root: str | os.PathLike[str], image_root: str) -
     for line in _lines(listing):
         name, _, label = line.rpartition(" ")  # Caffe splits at the last space
         path = _find(image_root + (name if label else line), root)
-        return _image(path.read_bytes(), listed=True) if path is not None else None
+        return _image(read_regular(path, PICTURE_LIMIT), listed=True) if path is not None else None
     return None
 
 
 def _image(data: bytes, listed: bool = False) -> tuple[int, ...] | None:
-    import cv2
     import numpy as np
+
+    cv2 = load_opencv()
 
     # Listed pictures are turned as a camera says, which Caffe's OpenCV does with JPEGs alone.
     turned = listed and data.startswith(b"\xff\xd8")
@@ -105,14 +108,14 @@ def _image(data: bytes, listed: bool = False) -> tuple[int, ...] | None:
 
 
 def _first_hdf5(listing: Path, root: str | os.PathLike[str], top: str) -> tuple[int, ...] | None:
-    import h5py
+    from deeprebirth_caffe.formats.hdf5 import find_object, open_hdf5
 
     for line in _lines(listing):
         path = _find(line, root)
         if path is None:
             return None
-        with h5py.File(path, "r") as file:
-            found = file.get(top)
+        with open_hdf5(path) as file:
+            found = find_object(file, top)
             shape = getattr(found, "shape", None)
             return tuple(int(size) for size in shape[1:]) if shape else None
     return None
@@ -120,7 +123,7 @@ def _first_hdf5(listing: Path, root: str | os.PathLike[str], top: str) -> tuple[
 
 def _lines(listing: Path) -> Iterator[str]:
     """The lines of a list that are not empty, as far as its beginning goes."""
-    with listing.open("rb") as file:
+    with open_regular(listing) as file:
         start = file.read(LIST_BYTES)
     for line in start.decode("utf-8", "replace").splitlines():
         if line.strip():

@@ -9,7 +9,6 @@ import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,6 +18,7 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats import files, hdf5, wire
 from deeprebirth_caffe.formats.blobs import encode_blob, read_blob
 from deeprebirth_caffe.formats.caffemodel import MAX_FILE
+from deeprebirth_caffe.formats.files import open_regular
 
 Array = NDArray[Any]
 
@@ -56,7 +56,7 @@ def read_solverstate(path: str | os.PathLike[str]) -> SolverState:
     if hdf5.is_hdf5(path):
         return _read_hdf5(name)
     try:
-        with Path(name).open("rb") as file:
+        with open_regular(name) as file:
             if not os.fstat(file.fileno()).st_size:
                 raise SolverStateError(f"{name}: this file is empty; go on from an older solverstate")
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -164,7 +164,7 @@ def _read_hdf5(name: str) -> SolverState:
                     "or start from these weights with -w"
                 )
             raise _wrong(name, "an HDF5 file without an iteration and a history")
-        arrays = file.numbered(file.file["history"], "history")
+        arrays = file.numbered(file.group("history"), "history")
         if sorted(arrays) != list(range(len(arrays))):
             raise _wrong(name, "its history has gaps")
         learned = file.array(file.file, "learned_net")

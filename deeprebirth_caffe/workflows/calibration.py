@@ -14,6 +14,7 @@ import numpy as np
 
 from deeprebirth_caffe.engines.probe import is_fed, probe_message
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Layer, Net, View
 from deeprebirth_caffe.numerics.moments import SecondMoment
@@ -271,7 +272,7 @@ def _listed(source: str) -> list[str]:
     path = Path(source)
     if path.suffix.lower() not in (".txt", ".lst", ".list") or not path.is_file():
         return [source]
-    names = [line.split()[0] for line in path.read_text("utf-8", "surrogateescape").splitlines() if line.strip()]
+    names = [line.split()[0] for line in read_regular_text(path).splitlines() if line.strip()]
     if not names:
         raise RebirthError(f"{path}: this list names no picture")
     return [str(name if (name := Path(one)).is_absolute() else path.parent / name) for one in names]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.passes.targets import ancestors
@@ -66,7 +67,7 @@ def read_conversion(directory: Path) -> Conversion:
     """
     path = directory / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(read_regular_text(path, "strict"))
         if manifest["version"] != SCHEMA:
             raise ValueError(f"version {manifest['version']}, and this rebirth reads {SCHEMA}")
         outputs, source = manifest["outputs"], manifest["source"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.errors import UsageError
+from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.ir import NetCost, summarize
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.workflows.inspect import layer_rows
@@ -60,5 +61,5 @@ def _those_known(path: Path, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]
     """The shapes whose blob is in the file: the two nets may call their data differently."""
     if not shapes:
         return {}
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_regular_text(path, "replace")
     return {name: shape for name, shape in shapes.items() if f'"{name}"' in text or f"'{name}'" in text}

@@ -13,7 +13,7 @@ import numpy as np
 
 from deeprebirth_caffe.engines.probe import probe_message
 from deeprebirth_caffe.errors import RebirthError, UsageError
-from deeprebirth_caffe.formats.files import atomic_file
+from deeprebirth_caffe.formats.files import atomic_file, read_regular_text
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net, View
 from deeprebirth_caffe.ops import Shape
@@ -150,7 +150,7 @@ def _labels(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        return [line.strip() for line in path.read_text("utf-8", "surrogateescape").splitlines() if line.strip()]
+        return [line.strip() for line in read_regular_text(path).splitlines() if line.strip()]
     except OSError as error:
         raise RebirthError(f"{path}: cannot read these labels: {error.strerror or error}") from error
 

@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.ir import Layer, Value, View
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.workflows.sources import source_layers, source_of
@@ -99,11 +100,10 @@ def _labels(layer: Layer, top: str, root: Path) -> Iterator[tuple[str, int]]:
     if layer.type == "Data":
         yield from _database(path, pb.DataParameter.DB.Name(layer.param.data_param.backend))
     elif layer.type == "ImageData":
-        with path.open(encoding="utf-8", errors="surrogateescape") as lines:
-            for line in lines:
-                name, _, label = line.strip().rpartition(" ")  # Caffe splits at the last space
-                if name and label.lstrip("+-").isdecimal():
-                    yield name, int(label)
+        for line in read_regular_text(path).splitlines():
+            name, _, label = line.strip().rpartition(" ")  # Caffe splits at the last space
+            if name and label.lstrip("+-").isdecimal():
+                yield name, int(label)
     elif layer.type == "HDF5Data":
         yield from _hdf5(path, top, root)
 
@@ -134,9 +134,10 @@ def _name(key: bytes) -> str:
 
 
 def _hdf5(listing: Path, top: str, root: Path) -> Iterator[tuple[str, int]]:
-    import h5py
+    from deeprebirth_caffe.formats.hdf5 import find_dataset, open_hdf5
 
-    name = next(line.strip() for line in listing.read_text("utf-8", "surrogateescape").splitlines() if line.strip())
-    with h5py.File(root / name, "r") as file:
-        for row, value in enumerate(file[top][...].reshape(-1)):
+    name = next(line.strip() for line in read_regular_text(listing).splitlines() if line.strip())
+    with open_hdf5(root / name) as file:
+        labels = find_dataset(file, top)
+        for row, value in enumerate(labels[...].reshape(-1) if labels is not None else ()):
             yield f"{row} of {name}", int(value)

@@ -10,6 +10,7 @@ from typing import Any
 
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.ir import Net, summarize
 from deeprebirth_caffe.rewrite.learning import LrMults
 from deeprebirth_caffe.rewrite.pipeline import Outcome
@@ -127,7 +128,7 @@ def read_earlier(net_path: Path) -> Earlier:
     if not path.is_file():
         return Earlier()
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(read_regular_text(path, "strict"))
         if net_path.name not in manifest["outputs"].values():
             return Earlier()
         if manifest["version"] != SCHEMA:

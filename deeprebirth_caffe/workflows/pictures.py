@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.blobs import read_blob
+from deeprebirth_caffe.formats.files import read_regular
 from deeprebirth_caffe.formats.records import datum_shape
 from deeprebirth_caffe.formats.wire import WireError
 from deeprebirth_caffe.ir import Layer, Net
@@ -197,7 +198,7 @@ def _mean_size(transform: pb.TransformationParameter, root: Path) -> tuple[int, 
         return None
     path = root / transform.mean_file
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
         shape = read_blob(data, 0, len(data)).array.shape
     except OSError as error:
         raise RebirthError(f"{path}: cannot read this mean: {error.strerror or error}") from error

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.formats.records import datum_shape
 from deeprebirth_caffe.ir import Layer, Net, View
 from deeprebirth_caffe.proto import caffe_pb2 as pb
@@ -97,13 +98,9 @@ def count_records(layer: Layer, root: Path, most: int | None = None) -> int | No
     if layer.type == "ImageData":
         return sum(1 for line in _lines(path))
     if layer.type == "HDF5Data":
-        import h5py
+        from deeprebirth_caffe.formats.hdf5 import count_rows
 
-        total = 0
-        for name in _lines(path):
-            with h5py.File(root / name, "r") as file:
-                total += len(file[layer.tops[0]])
-        return total
+        return sum(count_rows(root / name, layer.tops[0]) for name in _lines(path))
     return None
 
 
@@ -123,7 +120,7 @@ def _count_database(path: Path, backend: str, most: int | None) -> int:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text("utf-8", "surrogateescape").splitlines() if line.strip()]
+    return [line.strip() for line in read_regular_text(path).splitlines() if line.strip()]
 
 
 def read_shapes(net: Net, root: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.collector import uncollected
+from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.ir import Net, summarize
 from deeprebirth_caffe.ops import axis_of
 from deeprebirth_caffe.passes.patterns import LINEAR, Facts
@@ -203,7 +204,7 @@ def _read_ranks(name: str | None, net: Net) -> dict[str, Ranks]:
     assert name is not None
     path = Path(name)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_regular_text(path, "strict"))
     except OSError as error:
         raise RebirthError(f"{path}: cannot read these ranks: {error.strerror or error}") from error
     except ValueError as error:

@@ -19,11 +19,12 @@ import pytest
 from cli_tools import Cli, Result, SmallNet, complaint, listing
 from tiny import write_lmdb
 
+from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.workflows.learn.training import Training
-from deeprebirth_caffe.workflows.schedule.lock import is_locked, locked
+from deeprebirth_caffe.workflows.schedule.lock import holder, is_locked, locked
 
 for library in ("torch", "lmdb", "pydantic", "yaml"):
     pytest.importorskip(library)
@@ -419,6 +420,30 @@ def test_folders_that_are_something_else(cli: Cli) -> None:
     assert "s-run: a file in it is none of rebirth run's" in complaint(cli("status", "s-run"), 1)
     Path("s-run/run.json").unlink()
     assert cli("run", "s.yaml", "--force", "--until", "base").code == 0
+
+
+def test_a_run_writes_into_its_own_files_alone(tmp_path: Path) -> None:
+    """A folder of somebody else's may hold links; the folder itself may be one."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    folder = tmp_path / "run"
+    (folder / "01-conv1").mkdir(parents=True)
+    for link in (folder / "lock", folder / "run.json", folder / "01-conv1" / "result.json", folder / "02-x"):
+        link.symlink_to(precious if "." in link.name or link.name == "lock" else tmp_path)
+        said = f"{link}: this is a link, and a run writes into its own files alone"
+        with pytest.raises(RebirthError, match=said), locked(folder):
+            pass
+        assert not is_locked(folder)
+        link.unlink()
+    os.mkfifo(folder / "lock")
+    with pytest.raises(RebirthError, match="lock: this is no file, and"), locked(folder):
+        pass
+    assert holder(folder) == "it does not say which"
+    (folder / "lock").unlink()
+    (tmp_path / "link").symlink_to(folder)
+    with locked(tmp_path / "link"):
+        assert is_locked(folder)
+    assert precious.read_text() == "mine"
 
 
 def test_the_lock_goes_with_its_holder(tmp_path: Path) -> None:

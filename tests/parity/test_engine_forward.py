@@ -183,7 +183,7 @@ def test_python_layers_need_a_word(
         lambda: CaffeEngine(caffe_install).train(solver.resolve(), 1),
     ):
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(RefusedError, match='layer "py" of type Python runs code in real Caffe .*--python-layers'):
+        with pytest.raises(RefusedError, match=r'layer "py" of type Python runs code in real Caffe .*--python-layers'):
             way()
     caffe.load(plain, cwd=tmp_path)
     assert not (tmp_path / "ran").exists()

@@ -34,6 +34,8 @@ from deeprebirth_caffe.workflows.schedule.solvers import relearning
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "examples").glob("*.yaml")])
+BOMB = "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 10)}]\n" for i in range(5))
+"""Each line stands for ten times as much as the one before."""
 FILES = "net: net.prototxt\nweights: net.caffemodel\n"
 SHAPES = {"googlenet": (3, 224, 224), "resnet50": (3, 224, 224), "alexnet": (3, 227, 227), "googlenet28": (1, 28, 28)}
 
@@ -110,8 +112,19 @@ def test_defaults_hold_for_steps_that_do_not_say_otherwise() -> None:
         (FILES + 'steps: [{stages: a, name: "x\\n"}]\n', "steps[0] (x).name: string should match"),
         (FILES + "steps: [{stages: ''}]\n", "steps[0].stages[0]: string should have at least 1 character"),
         (FILES + "steps: [1]\n", "steps[0]: input should be a valid mapping, not 1"),
+        (FILES + "x: &a [a, a, a]\n" + BOMB + "steps: [{stages: *f}]\n", "this stands for more than 50,000 values"),
+        (FILES + "x: &a {a: 1}\n" + BOMB.replace("[", "{<<: [").replace("]", "]}"), "more than 50,000 values"),
+        (FILES + "name: &a [*a]\n", "an alias stands for what it is in"),
+        (FILES + "seed: 0x" + "f" * 6000 + "\n", "line 3, column 7: this is no YAML: this number has 6,002 letters"),
+        (FILES + "seed: 1:" + "1:" * 4000 + "1\n", "seed: input should be a valid integer"),
+        (FILES + "seed: !!int 1:" + "1:" * 4000 + "1\n", "this number has 8,003 letters"),
+        (FILES + "seed: !!float 1:1\n", "a value in it cannot be read: could not convert string to float: '1:1'"),
+        (FILES + "name: " + "[" * 61 + "]" * 61 + "\n", "this is nested too deeply: more than 60"),
+        (FILES + "steps: [" + "{stages: a}, " * 1001 + "]\n", "steps: list should have at most 1000 items"),
+        (FILES + "steps: [" + "{stages: a}, " * 20_000 + "]\n", "this stands for more than 50,000 values"),
+        (FILES + "seed: " + "x" * 100_000 + "\n", "letters ...]"),
         (FILES + "seed: !!int foo\n", "a value in it cannot be read: invalid literal"),
-        (FILES + "seed: " + "1" * 5000 + "\n", "a value in it cannot be read: "),
+        (FILES + "seed: " + "1" * 5000 + "\n", "this number has 5,000 letters; 40 are the most"),
         (FILES + "engine: !!map foo\n", "this is no YAML: expected a mapping node"),
         (FILES + "test: {per_image: !!bool maybe}\n", "a value in it cannot be read: 'maybe'"),
         (FILES + "name: " + "[" * 3000 + "\n", "this is nested too deeply"),
@@ -119,6 +132,31 @@ def test_defaults_hold_for_steps_that_do_not_say_otherwise() -> None:
 )
 def test_one_clear_error(text: str, words: str) -> None:
     assert words in refused(text)
+
+
+def test_numbers_are_those_of_yaml_1_2() -> None:
+    text = (
+        "{net: a, weights: a, seed: 017, steps: [{stages: a, reduce: .5, lr_factor: 1e+1, reduce_patterns: {b: 1.}}]}"
+    )
+    found = parse_schedule(text, "s.yaml")
+    assert (found.seed, found.steps[0].reduce, found.steps[0].lr_factor) == (17, 0.5, 10.0)
+    assert parse_schedule(text.replace("017", "0x1F"), "s.yaml").seed == 31
+    assert parse_schedule(text.replace("017", "0o17"), "s.yaml").seed == 15
+    assert "finite" in refused(text.replace("1e+1", ".inf")) and "finite" in refused(text.replace("1e+1", ".NaN"))
+
+
+def test_aliases_stay(tmp_path: Path) -> None:
+    text = "net: a\nweights: a\ndefaults: {finetune: &f {iterations: 3}}\njoint: {finetune: {<<: *f, batch: 2}}\n"
+    found = parse_schedule(text, "s.yaml")
+    assert found.joint is not None and (found.joint.finetune.iterations, found.joint.finetune.batch) == (3, 2)
+
+
+def test_a_file_that_is_too_large(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("#" * (1 << 20) + "\n")
+    with pytest.raises(RebirthError, match="it has 1,048,577 bytes, and at most 1,048,576 are read"):
+        read_schedule(tmp_path / "s.yaml")
+    with pytest.raises(RebirthError, match="this is a device"):
+        read_schedule(Path("/dev/zero"))
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import read_regular
 
 MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64"}
 """The processors that devices have, by their number in the file."""
@@ -38,7 +39,7 @@ def read_elf(path: Path) -> Elf:
     Raises:
         RebirthError: it is none for a little-endian processor, or it is damaged.
     """
-    data = path.read_bytes()
+    data = read_regular(path)
     if data[:4] != b"\x7fELF":
         raise RebirthError(f"{path}: no program or library (not an ELF file)")
     if len(data) < 20 or data[4] not in (1, 2) or data[5] != 1:

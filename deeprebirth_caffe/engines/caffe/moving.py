@@ -13,6 +13,8 @@ from math import gcd
 from pathlib import Path
 
 from deeprebirth_caffe.engines.plan import Plan, PlannedNet
+from deeprebirth_caffe.formats.files import open_regular, read_regular_text
+from deeprebirth_caffe.formats.hdf5 import count_rows
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
@@ -65,15 +67,10 @@ def _records(param: pb.LayerParameter, root: Path) -> int | None:
             with lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, create=False) as database:
                 return int(database.stat()["entries"])
         if param.type == "HDF5Data":
-            import h5py
-
-            rows = 0
-            for line in (root / param.hdf5_data_param.source).read_text().split():
-                with h5py.File(root / line, "r") as part:
-                    rows += len(part[param.top[0]])
-            return rows
+            names = read_regular_text(root / param.hdf5_data_param.source).split()
+            return sum(count_rows(root / name, param.top[0]) for name in names)
         if param.type == "ImageData":
-            with (root / param.image_data_param.source).open("rb") as file:
+            with open_regular(root / param.image_data_param.source) as file:
                 return sum(1 for _ in file)
     except Exception:  # whatever is wrong with it, running the layer is right as well
         return None

@@ -26,6 +26,7 @@ import numpy as np
 
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall, find_caffe
+from deeprebirth_caffe.formats.pictures import OPENCVS_VARIABLE, most_pixels
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Array
@@ -111,6 +112,8 @@ class WorkerProcess:
                 env[name] = str(self.threads)
         if self.coretype is not None:
             env["OPENBLAS_CORETYPE"] = self.coretype
+        # Its own limit is ten times as high.
+        env[OPENCVS_VARIABLE] = str(most_pixels())
         # Without its empty parts, which mean the current folder.
         path = [*map(str, self.install.pythonpath), *filter(None, env.pop("PYTHONPATH", "").split(os.pathsep))]
         if path:

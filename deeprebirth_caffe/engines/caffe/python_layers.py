@@ -41,7 +41,7 @@ def check(layers: Iterable[pb.LayerParameter], where: str | os.PathLike[str]) ->
     for name, module in found.items():
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         raise RefusedError(
-            f'{os.fspath(where)}: layer "{name}"{more} of type Python runs code in real Caffe (the module {module!r}, from '
+            f'{os.fspath(where)}: layer "{name}"{more} of type Python runs code in real Caffe (module {module!r}, from '
             f"the folder where the net's paths start); read it, then add --python-layers, or set {VARIABLE}=1"
         )
 

@@ -25,6 +25,7 @@ from deeprebirth_caffe.engines.snapshots import check_finite, resume_path
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats import files, hdf5
 from deeprebirth_caffe.formats.caffemodel import read_caffemodel, stream_caffemodel
+from deeprebirth_caffe.formats.files import read_regular
 from deeprebirth_caffe.formats.solverstate import SolverState, read_solverstate, stream_solverstate
 
 Array = NDArray[Any]
@@ -128,7 +129,7 @@ def read_resume(path: Path, state: SolverState, model: Path) -> tuple[Resume | N
     """
     beside = resume_path(path)
     try:
-        content = json.loads(beside.read_bytes())
+        content = json.loads(read_regular(beside))
         if content["version"] != VERSION:
             return None, f"{beside}: not used, for another version of this program wrote it"
         tests = [dict(one) for one in content["tests"]]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from pathlib import Path
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import open_regular
 
 MAX_BYTES = 256 << 20
 """A larger file is refused before it is read: no prototxt comes near, a caffemodel does."""
@@ -63,10 +63,11 @@ def read_document(path: str | os.PathLike[str]) -> Document:
     """
     name = os.fspath(path)
     try:
-        size = Path(name).stat().st_size
+        with open_regular(name) as file:
+            data = file.read(MAX_BYTES + 1)
+            size = max(os.fstat(file.fileno()).st_size, len(data))
         if size > MAX_BYTES:
             raise PrototxtError(f"{name}: {size >> 20} MiB is too large for a prototxt; is it a caffemodel?")
-        data = Path(name).read_bytes()
     except OSError as error:
         raise PrototxtError(f"{name}: cannot read it: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the path

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.formats.files import atomic_write
+from deeprebirth_caffe.formats.files import atomic_write, read_regular
 from deeprebirth_caffe.workflows.publish import finite
 
 
@@ -46,7 +46,7 @@ class RunLog:
         if not self.path.is_file():  # a terminal, say, or nothing yet
             return None
         try:
-            old = self.path.read_bytes()
+            old = read_regular(self.path)
         except OSError as error:
             raise RebirthError(f"--log {self.path}: cannot read it: {error.strerror or error}") from error
         *lines, torn = old.split(b"\n")  # behind the last line feed there is nothing, or half a line

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import open_regular, read_regular_text
 from deeprebirth_caffe.workflows.manifest import MANIFEST
 from deeprebirth_caffe.workflows.report.logs import Log, read_log
 from deeprebirth_caffe.workflows.schedule.state import RUN, SCHEDULE, read_json
@@ -176,7 +177,7 @@ def gather(folder: Path) -> Run:
         results = results_of([folder / one["folder"] for one in planned], _object)
         steps = tuple(_step(folder, one, result) for one, result in zip(planned, results, strict=True))
         schedule = folder / SCHEDULE
-        text = schedule.read_text(encoding="utf-8", errors="replace") if schedule.is_file() else ""
+        text = read_regular_text(schedule, "replace") if schedule.is_file() else ""
     except (KeyError, TypeError) as error:
         raise RebirthError(f"{folder / RUN}: cannot be read ({error}); rebirth run writes it anew") from error
     except OSError as error:
@@ -255,7 +256,9 @@ def _hits(folder: Path, named: object) -> NDArray[np.bool_] | None:
     if not path.is_file():
         return None
     try:
-        hits = np.load(path, allow_pickle=False)
+        open_regular(path).close()
+        # Mapped: a header may speak of more numbers than the file has.
+        hits = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise RebirthError(f"{path}: cannot read it: {error}; remove it, and the step makes it again") from error
     if hits.ndim != 2 or hits.shape[1] != 2:

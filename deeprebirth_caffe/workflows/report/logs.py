@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import open_regular
 
 POINTS = 160
 """Of a curve."""
@@ -58,7 +59,7 @@ def read_log(path: Path, label: str = "") -> Log:
     tests: dict[str, list[tuple[float, float]]] = {}
     falls: list[int] = []
     rates: list[float] = []  # the last two
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for index, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 break

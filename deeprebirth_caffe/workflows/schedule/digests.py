@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from deeprebirth_caffe.formats.files import open_regular
+
 BLOCK = 1 << 16
 BLOCKS = 16
 """Of data, so many blocks of this size count, spread over each file: reading all of it would take minutes."""
@@ -32,7 +34,7 @@ def file_digest(path: Path) -> str:
 def _whole(path: str, size: int, changed: int, number: int) -> str:
     """Of a file that is the same file as long as these numbers are."""
     found = hashlib.sha256()
-    with Path(path).open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             found.update(block)
     return found.hexdigest()
@@ -54,7 +56,7 @@ def data_digest(paths: Iterable[Path]) -> str:
 
 
 def _sample(found: Any, file: Path, size: int) -> None:
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         for index in range(BLOCKS):
             opened.seek(max(0, (size - BLOCK) * index // (BLOCKS - 1)))
             found.update(opened.read(BLOCK))

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import read_regular_text
+from deeprebirth_caffe.workflows.publish import clipped
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -29,7 +31,7 @@ def read_schedule(path: Path, files: Mapping[str, Path] | None = None) -> Schedu
         RebirthError: it cannot be read, is no YAML, or says what no schedule says; or a library is missing.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular_text(path, "strict", MOST_BYTES)
     except OSError as error:
         raise RebirthError(f"{path}: cannot read this schedule: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -47,7 +49,7 @@ def parse_schedule(text: str, where: str, files: Mapping[str, Path] | None = Non
     """
     yaml = _yaml()
     try:
-        data = yaml.load(text, Loader=_loader())
+        data = _loaded(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
@@ -62,6 +64,68 @@ def parse_schedule(text: str, where: str, files: Mapping[str, Path] | None = Non
     if not isinstance(data, dict):
         raise RebirthError(f"{where}: a schedule is a mapping with net, weights and steps")
     return validated({**data, **{key: str(file.absolute()) for key, file in (files or {}).items()}}, where)
+
+
+def _loaded(text: str) -> Any:
+    """The plain data of a text in YAML, which is measured before any of it is made.
+
+    Raises:
+        yaml.YAMLError, RecursionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError: it is no
+            YAML, or too much of it.
+    """
+    loader = _loader()(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _measure(node, {}, 0)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+MOST_BYTES = 1 << 20
+MOST_NODES, DEEPEST = 50_000, 60
+"""Values that a schedule may have, and how deep they may lie in each other. An alias counts as what it stands for: a
+few lines of aliases of aliases stand for more values than any memory holds."""
+LONGEST_NUMBER = 40
+
+
+def _measure(node: Any, sizes: dict[int, int], depth: int) -> int:
+    """How many values a node stands for.
+
+    Args:
+        node: of YAML.
+        sizes: those of the nodes that were measured before, by their identity; 0 while one is measured.
+        depth: how deep it lies.
+
+    Raises:
+        yaml.MarkedYAMLError: it stands for too many, lies too deep, holds itself, or a number in it is too long.
+    """
+    yaml = _yaml()
+    known = sizes.get(id(node))
+    problem = ""
+    if known == 0:
+        problem = "an alias stands for what it is in"
+    elif depth > DEEPEST:
+        problem = f"this is nested too deeply: more than {DEEPEST} values in each other"
+    elif (
+        isinstance(node, yaml.ScalarNode) and len(node.value) > LONGEST_NUMBER and node.tag.endswith((":int", ":float"))
+    ):
+        problem = f"this number has {len(node.value):,} letters; {LONGEST_NUMBER} are the most"
+    if known is None and not problem:
+        sizes[id(node)] = 0
+        parts = () if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in parts for part in pair]
+        known = 1 + sum(_measure(part, sizes, depth + 1) for part in parts)
+        sizes[id(node)] = known
+        if known > MOST_NODES:
+            problem = f"this stands for more than {MOST_NODES:,} values, aliases included"
+    if problem:
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+    assert known
+    return known
 
 
 def validated(data: dict[str, Any], where: str) -> Schedule:
@@ -98,11 +162,16 @@ def _first(error: ValidationError, data: dict[str, Any]) -> str:
     elif kind == "missing":
         message = "this is missing"
     else:
-        message = message.removeprefix("Value error, ").replace("tuple", "list")
+        message = (
+            message.removeprefix("Value error, ")
+            .replace("tuple", "list")
+            .replace("Tuple", "List")
+            .replace(" after validation", "")
+        )
         message = re.sub(r"dictionary( or instance of \w+)?", "mapping", message)
         value = one.get("input")
         if isinstance(value, (str, int, float, bool)) or value is None:
-            message = f"{message}, not {'null' if value is None else repr(value)}"
+            message = f"{message}, not {'null' if value is None else clipped(repr(value))}"
     own = {(repr(one["loc"][-1:]), one["type"]) for one in errors}
     more = f" (and {len(own) - 1} more)" if len(own) > 1 else ""
     return f"{place}{': ' if place else ''}{message[:1].lower()}{message[1:]}{more}"
@@ -120,7 +189,7 @@ def _place(loc: tuple[int | str, ...], data: dict[str, Any]) -> str:
                 step = data["steps"][part]
                 name = step.get("name") or step.get("stages") if isinstance(step, dict) else None
                 called = ", ".join(map(str, name)) if isinstance(name, (list, tuple)) else str(name or "")
-                words += f" ({' '.join(called.split())})" if called else ""
+                words += f" ({clipped(' '.join(called.split()))})" if called else ""
         else:
             words += f".{part}" if words else part
     return words
@@ -180,7 +249,7 @@ def _loader() -> Any:
                 seen.add(key if isinstance(key, str) else None)
             return dict(super().construct_mapping(node, deep))
 
-    unlike = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+    unlike = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "timestamp", "int", "float"))
     # Each class has its own table, so that only this one changes.
     Loader.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in rules if tag not in unlike]
@@ -191,7 +260,23 @@ def _loader() -> Any:
     )
     Loader.add_implicit_resolver(
         "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"),
+        re.compile(
+            r"^([-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))|\.(nan|NaN|NAN))$", re.ASCII
+        ),
         list("-+0123456789."),
     )
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:int", re.compile("^([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+    )
+    # YAML 1.1 also has numbers to the base 60, which take quadratic time, and octal ones that begin with a bare 0.
+    Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: _whole(loader.construct_scalar(node)))
+    Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _real(loader.construct_scalar(node)))
     return Loader
+
+
+def _whole(text: str) -> int:
+    return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
+
+
+def _real(text: str) -> float:
+    return float(text.replace(".", "", 1) if text.lower().lstrip("+-") in (".inf", ".nan") else text)

@@ -7,6 +7,7 @@ begun goes on from its last whole snapshot; snapshots of the embedded engine go 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from deeprebirth_caffe.engines.base import DivergedError, Score, Snapshot
 from deeprebirth_caffe.engines.base import Step as Iteration
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.formats.files import atomic_file, atomic_write
+from deeprebirth_caffe.formats.files import atomic_file, atomic_write, open_regular, read_regular
 from deeprebirth_caffe.formats.solverstate import read_solverstate
 from deeprebirth_caffe.workflows.finetune import FinetuneOptions, finetune
 from deeprebirth_caffe.workflows.schedule.accuracy import over_budget, points, values_of
@@ -306,7 +307,7 @@ def evaluate(context: Context, parts: Parts, name: str, net: Path, weights: Path
 def read_hits(rows: Path) -> NDArray[np.uint8]:
     """The hits of each image (images x 2: top-1, top-5) out of a table of `rebirth test --per-image`."""
     # Names of images are whatever their database calls them, commas and bytes that are no text included.
-    with rows.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with open_regular(rows) as raw, io.TextIOWrapper(raw, "utf-8", "surrogateescape", newline="") as file:
         hits = [[int(row["top1"]), int(row["top5"])] for row in csv.DictReader(file)]
     return np.array(hits, np.uint8).reshape(-1, 2)
 
@@ -314,7 +315,7 @@ def read_hits(rows: Path) -> NDArray[np.uint8]:
 def _ended(folder: Path, iterations: int) -> dict[str, Any]:
     """Keeps nothing to go on from; the figures are the log's, however often it stopped."""
     _clear(folder, keep=(SOLVER, LOG, FINAL))
-    lines = [json.loads(line) for line in (folder / LOG).read_bytes().splitlines()]
+    lines = [json.loads(line) for line in read_regular(folder / LOG).splitlines()]
     losses = [line["loss"] for line in lines[-LAST:] if line["loss"] is not None]
     speeds = [line["images_per_second"] for line in lines if line["images_per_second"]]
     return {
@@ -326,7 +327,7 @@ def _ended(folder: Path, iterations: int) -> dict[str, Any]:
 
 def copy_file(source: Path, target: Path) -> None:
     """Copies a file; the copy is there whole or not at all."""
-    with source.open("rb") as read, atomic_file(target) as written:
+    with open_regular(source) as read, atomic_file(target) as written:
         shutil.copyfileobj(read, written, 1 << 20)
 
 
@@ -348,7 +349,7 @@ def _number(state: Path) -> int:
 def _logged(log: Path, iterations: int) -> bool:
     """Whether the log has the line of the last iteration, whole."""
     try:
-        text = log.read_bytes()
+        text = read_regular(log)
     except OSError:
         return False
     return text.endswith(b"\n") and text.splitlines()[-1].startswith(b'{"iteration": %d,' % (iterations - 1))

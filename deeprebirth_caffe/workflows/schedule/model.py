@@ -384,7 +384,7 @@ class Schedule(Part):
     """How accuracy is measured."""
     defaults: Recipe = Field(default_factory=Recipe)
     """What holds for each step that does not say otherwise."""
-    steps: tuple[Step, ...] = ()
+    steps: Annotated[tuple[Step, ...], Field(max_length=1000)] = ()
     """From the first to the last: the paper goes from the bottom of the net to its top."""
     joint: Joint | None = None
     """Relearning of the whole net after the steps."""

@@ -15,7 +15,7 @@ from deeprebirth_caffe import __version__
 from deeprebirth_caffe.bench import machine
 from deeprebirth_caffe.engines.caffe import python_layers
 from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
-from deeprebirth_caffe.formats.files import atomic_write, check_directory
+from deeprebirth_caffe.formats.files import atomic_write, check_directory, read_regular
 from deeprebirth_caffe.workflows.learn.listening import Silence
 from deeprebirth_caffe.workflows.schedule.checks import check
 from deeprebirth_caffe.workflows.schedule.context import Context, Inputs, Stage, Watcher, inside, read_inputs
@@ -281,7 +281,7 @@ def _record(options: RunOptions, inputs: Inputs, tasks: Sequence[Task], folders:
     before = read_json(out / RUN) or {}
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     commands = [*before.get("commands", []), {"at": now, "command": list(options.command), "rebirth": __version__}]
-    atomic_write(out / SCHEDULE, inputs.path.read_bytes())
+    atomic_write(out / SCHEDULE, read_regular(inputs.path))
     write_json(
         out / RUN,
         {

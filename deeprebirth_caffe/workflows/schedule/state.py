@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.formats.files import atomic_write
+from deeprebirth_caffe.formats.files import atomic_write, read_regular_text
 from deeprebirth_caffe.workflows.publish import finite, json_bytes
 from deeprebirth_caffe.workflows.schedule.digests import digest
 from deeprebirth_caffe.workflows.schedule.lock import LOCK
@@ -49,7 +49,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         RebirthError: it cannot be read.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_regular_text(path, "strict"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

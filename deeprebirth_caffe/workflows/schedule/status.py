@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import open_regular
 from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.workflows.schedule.learning import LOG, SOLVER
 from deeprebirth_caffe.workflows.schedule.lock import holder, is_locked
@@ -89,7 +90,7 @@ def _training(folder: Path) -> dict[str, Any]:
 def _last_line(log: Path) -> dict[str, Any] | None:
     """The last whole line of a log that may be written to at this moment."""
     try:
-        with log.open("rb") as file:
+        with open_regular(log) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
             lines = file.read().split(b"\n")[:-1]
         return dict(json.loads(lines[-1])) if lines else None

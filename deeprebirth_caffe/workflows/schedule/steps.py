@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.errors import RebirthError, RefusedError
-from deeprebirth_caffe.formats.files import atomic_file, atomic_write
+from deeprebirth_caffe.formats.files import atomic_file, atomic_write, read_regular_text
 from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.ir import Weights
 from deeprebirth_caffe.rewrite import Rewriter
@@ -448,7 +448,7 @@ def _time(context: Context, parts: Parts, before: Stage | None) -> Stage:
                 return {}
 
             parts.part(f"{engine}-{threads}", of, [file], make)
-            time = json.loads((parts.folder / file).read_text(encoding="utf-8"))
+            time = json.loads(read_regular_text(parts.folder / file))
             rows.append({"engine": engine, "threads": threads, "time": time})
     write_json(parts.folder / TIMES, {"version": 1, "times": rows})
     result = _result(context, parts, "time", (), before, before.values, None)

@@ -13,6 +13,7 @@ from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.torch.layers.base import Lowered, Spec, lowers
 from deeprebirth_caffe.engines.torch.layers.labels import LEAST, Floor
 from deeprebirth_caffe.engines.torch.layers.softmax import class_labels, ignored_label, normalizer
+from deeprebirth_caffe.formats.files import read_regular
 from deeprebirth_caffe.ops import axis_of
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
@@ -69,7 +70,7 @@ def _matrix(spec: Spec) -> Tensor:
     source = spec.root / spec.param.infogain_loss_param.source
     blob = pb.BlobProto()
     try:
-        blob.ParseFromString(source.read_bytes())
+        blob.ParseFromString(read_regular(source))
     except OSError as error:
         raise EngineError(
             f'layer "{spec.param.name}": cannot read its infogain matrix {source}: {error.strerror}'
