@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ from deeprebirth_caffe.errors import RebirthError
 PREFIX = re.compile(r"[IWEF](?:\d{4}|\d{8}) \d\d:\d\d:\d\d(?:\.\d+)?\s+\d+ [^\]\s]+:\d+\] ?")
 """glog's: a letter, the day (with the year since glog 0.5), the time, the thread, file and line."""
 
-_NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?nan|[-+]?inf)"
+# No longer than doubles are printed: a row of digits without end would be tried from each of its places.
+_NUMBER = r"([-+]?(?:\d{1,310}(?:\.\d{0,310})?|\.\d{1,310})(?:[eE][-+]?\d{1,4})?|[-+]?nan|[-+]?inf)"
 _UNIT = r"(ms|us|µs|ns|s|milli ?seconds?|micro ?seconds?|nano ?seconds?|seconds?)"
 _ROW = re.compile(rf"(.*)\t(forward|backward): {_NUMBER} ?{_UNIT}\.?\s*", re.DOTALL)
 _TOTAL = re.compile(rf"(Average )?(Forward|Backward|Forward-Backward)(?: pass)?: {_NUMBER} ?{_UNIT}\.?\s*")
@@ -31,6 +33,7 @@ _PADDED = 10
 """To so many bytes Caffe fills up a name."""
 _LOOSE = 1.5
 """Layers and their sum are timed by different clocks that round; further apart is another unit or a lost line."""
+_LONGEST_MS = 1e15
 _SLACK_MS = 0.5
 """What short passes may differ by: the total also holds what lies between the layers."""
 
@@ -74,8 +77,11 @@ class Benchmark:
 
     @property
     def sum_ms(self) -> float:
-        """The forward times of all rows together."""
-        return math.fsum(row.forward_ms for row in self.rows)
+        """The forward times of all rows together; infinite where they are beyond a double, or no numbers."""
+        try:
+            return math.fsum(row.forward_ms for row in self.rows)
+        except (OverflowError, ValueError):
+            return math.inf
 
     def check(self) -> None:
         """Compares the sum of the layers with the whole pass.
@@ -83,11 +89,12 @@ class Benchmark:
         Raises:
             CaffeLogError: the log ends too early, holds a time that is none, has a wrong unit, or lost lines.
         """
-        whole, parts = self.forward_ms, self.sum_ms
+        whole = self.forward_ms
         if whole is None:
             raise CaffeLogError("the log of `caffe time` ends before its totals; was it cut off?")
-        if not all(math.isfinite(ms) and ms >= 0 for ms in (whole, *(row.forward_ms for row in self.rows))):
-            raise CaffeLogError("the log of `caffe time` holds a time that is negative or no number")
+        if not all(0 <= ms < _LONGEST_MS for ms in (whole, *(row.forward_ms for row in self.rows))):
+            raise CaffeLogError("the log of `caffe time` holds a time that is negative, endless or no number")
+        parts = self.sum_ms
         if abs(parts - whole) <= _SLACK_MS or (whole and parts and 1 / _LOOSE <= parts / whole <= _LOOSE):
             return
         told = f"the layers of this log sum up to {parts:g} ms, and the whole forward pass took {whole:g} ms"
@@ -153,7 +160,7 @@ class _Table:
         self.names: list[str] = []
         self.forward: list[float] = []
         self.backward: dict[int, float] = {}
-        self.waiting: dict[str, list[int]] = {}
+        self.waiting: dict[str, deque[int]] = {}
         self.iterations = iterations
         self.totals: dict[str, float] = {}
         self.sums: set[str] = set()
@@ -175,11 +182,11 @@ class _Table:
     def _row(self, padded: str, direction: str, number: str, unit: str) -> None:
         name, ms = _unpadded(padded), _ms(number, unit)
         if direction == "forward":
-            self.waiting.setdefault(name, []).append(len(self.names))
+            self.waiting.setdefault(name, deque()).append(len(self.names))
             self.names.append(name)
             self.forward.append(ms)
         elif self.waiting.get(name):
-            self.backward[self.waiting[name].pop(0)] = ms
+            self.backward[self.waiting[name].popleft()] = ms
 
     def benchmark(self) -> Benchmark:
         """What was read; sums become averages."""

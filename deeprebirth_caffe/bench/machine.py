@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -150,10 +150,21 @@ def _cpu(files: Files) -> str | None:
             return _line(named[1])
         if named:
             return f"{key} {_line(named[1])}"
-    parts = re.findall(r"^CPU implementer\s*:\s*(\S+)[\s\S]*?^CPU part\s*:\s*(\S+)", text, re.M)
-    kinds = ", ".join(dict.fromkeys(f"implementer {maker} part {part}" for maker, part in parts))
+    kinds = ", ".join(dict.fromkeys(_arm_parts(text)))
     board = _line(files.get("/proc/device-tree/model", ""))
     return "; ".join(filter(None, [board, kinds])) or None
+
+
+def _arm_parts(text: str) -> Iterator[str]:
+    """What an ARM processor calls each of its cores: a line for its maker, then one for the part."""
+    maker = ""
+    for line in text.splitlines():
+        key, _, value = (word.strip() for word in line.partition(":"))
+        if key == "CPU implementer" and not maker:
+            maker = value
+        elif key == "CPU part" and maker and value:
+            yield f"implementer {maker} part {value}"
+            maker = ""
 
 
 def _cores(files: Files) -> int | None:

@@ -120,3 +120,11 @@ def test_this_machine(tmp_path: Path) -> None:
     assert machine.cpu_seconds(2**22 + 1) is None
     (tmp_path / "a1").write_bytes(b"x\xff")
     assert machine.read_files([f"{tmp_path}/a[0-9]*", f"{tmp_path}/none"]) == {str(tmp_path / "a1"): "x\ufffd"}
+
+
+def test_long_texts_take_no_longer_than_others() -> None:
+    """Quadratic, each would take minutes."""
+    makers = "CPU implementer\t: 0x41\n" * 60_000
+    assert machine.facts({"/proc/cpuinfo": makers})["cpu"] is None
+    parts = makers + "CPU part\t: 0xd08\n" * 3
+    assert machine.facts({"/proc/cpuinfo": parts})["cpu"] == "implementer 0x41 part 0xd08"

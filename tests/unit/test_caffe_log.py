@@ -193,3 +193,25 @@ def test_times_that_are_none(number: str) -> None:
 def test_short_passes_need_not_add_up() -> None:
     # 1e-3 ms a row and 0.3 ms between them: a clock's grain, no wrong unit.
     parse_one("  conv1\tforward: 0.001 ms.\nAverage Forward pass: 0.3 ms.\n")
+
+
+@pytest.mark.parametrize("start", ["x\tforward: ", "Average Forward pass: ", "Total Time: "])
+@pytest.mark.parametrize("row", ["1" * 400_000, "1." + "1" * 400_000, "." + "1" * 400_000, "1e" + "1" * 400_000])
+def test_rows_without_end_take_no_longer_than_others(start: str, row: str) -> None:
+    """Quadratic, each would take hours."""
+    with pytest.raises(CaffeLogError, match="there is no row"):
+        parse(f"{start}{row} h\n{start}{row} ms\n")
+
+
+def test_many_rows_of_one_name() -> None:
+    [found] = parse("x\tforward: 1 ms\n" * 100_000 + "x\tbackward: 2 ms\n" * 100_000)
+    assert len(found.rows) == 100_000 and found.rows[-1].backward_ms == 2
+
+
+@pytest.mark.parametrize("time", ["1e308", "inf", "-inf", "nan", "1e16", "-1"])
+def test_times_that_cannot_be(time: str) -> None:
+    text = f"a\tforward: {time} ms.\nb\tforward: 1e308 ms.\nc\tforward: inf ms.\nAverage Forward pass: {time} ms.\n"
+    [found] = parse(text)
+    assert not found.sum_ms < 1e308
+    with pytest.raises(CaffeLogError, match="a time that is negative, endless or no number"):
+        found.check()

@@ -113,3 +113,9 @@ def test_names_that_are_no_device(spec: str) -> None:
         link(spec)
     with pytest.raises(UsageError):
         open_target(spec)
+
+
+def test_lines_of_spaces_take_no_longer_than_others(adb: Path) -> None:
+    """Quadratic, they would take minutes."""
+    (adb / "list").write_text("a" + " " * 200_000 + "b\n" + "x device\n")
+    assert [one.serial for one in devices()] == ["x"]

@@ -11,9 +11,11 @@ from devices import LONG, Here, eventually, false_caffe, sleeping, vanished
 from deeprebirth_caffe.bench.energy import ReadFiles
 from deeprebirth_caffe.bench.targets import facts
 from deeprebirth_caffe.bench.targets.battery import RAILS, battery
+from deeprebirth_caffe.bench.targets.client import call
 from deeprebirth_caffe.bench.targets.install import install
 from deeprebirth_caffe.bench.targets.remote import COOL_SECONDS, RemoteTarget
 from deeprebirth_caffe.bench.targets.shell import DeviceError, DeviceLostError, Shell
+from deeprebirth_caffe.engines.base import EngineError
 
 ZONE = "/sys/class/thermal/thermal_zone0"
 
@@ -230,3 +232,16 @@ def test_energy_from_power_rails() -> None:
     assert not isinstance(meter, str)
     meter.start()
     assert meter.joules() == pytest.approx(5.0)
+
+
+def test_a_client_that_prints_without_end_is_ended() -> None:
+    with pytest.raises(EngineError, match="yes printed more than 64 MiB, so it was ended"):
+        call(["yes"], timeout=60)
+    with pytest.raises(EngineError, match="sh printed more than 0 MiB"):
+        call(["sh", "-c", "yes >&2"], timeout=60, most=1000)
+
+
+def test_a_client_that_takes_too_long_is_ended() -> None:
+    reply = call(["sh", "-c", "echo out; echo err >&2; exec sleep 600"], timeout=0.5)
+    assert (reply.rc, reply.stdout, reply.stderr) == (None, b"out\n", b"err\n")
+    assert call(["sh", "-c", "echo out; cat; exit 3"], timeout=60, stdin=Path(os.devnull)).rc == 3

@@ -28,6 +28,9 @@ _STATES = {
 _LINE = re.compile(rf"(?P<serial>\S.*?)\s+(?P<state>device|host|rescue|{'|'.join(_STATES)})\b(?P<rest>.*)")
 
 
+MOST_OF_A_LIST, LONGEST_LINE = 1 << 18, 1000
+
+
 @dataclass(frozen=True)
 class AndroidDevice:
     """A line of `adb devices -l`.
@@ -61,8 +64,9 @@ def devices() -> list[AndroidDevice]:
     if reply.rc != 0:
         raise DeviceError(f"adb devices failed: {_last(reply)}")
     found = []
-    for line in reply.stdout.decode("utf-8", "replace").splitlines():
-        match = _LINE.fullmatch(line.strip())
+    # A device chooses its own serial and model; what is no line of a list must not take for ever.
+    for line in reply.stdout[:MOST_OF_A_LIST].decode("utf-8", "replace").splitlines():
+        match = _LINE.fullmatch(line.strip()[:LONGEST_LINE])
         if match:
             model = re.search(r"\bmodel:(\S+)", match["rest"])
             found.append(AndroidDevice(match["serial"], match["state"], model[1].replace("_", " ") if model else ""))

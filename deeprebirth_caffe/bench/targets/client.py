@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
+
+from deeprebirth_caffe.engines.base import EngineError
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,14 @@ class Reply:
         return (self.stderr.strip() or self.stdout.strip()).decode("utf-8", "replace")
 
 
-def call(words: Sequence[str], *, timeout: float | None, stdin: Path | None = None) -> Reply:
+MOST_BYTES = 64 << 20
+"""How much a client may print: a device that prints without end must not fill our memory."""
+
+MOST_OF_A_FILE = 2 << 30
+"""How much a client may print that prints a file."""
+
+
+def call(words: Sequence[str], *, timeout: float | None, stdin: Path | None = None, most: int = MOST_BYTES) -> Reply:
     """Runs a client to its end.
 
     Args:
@@ -38,7 +50,12 @@ def call(words: Sequence[str], *, timeout: float | None, stdin: Path | None = No
         timeout: seconds; then it is ended.
         stdin: a file to send; None keeps the standard input open and silent until the client ends. What runs on the
             device sees it close when the client, the link or this process is gone, and can give up.
+        most: bytes that it may print.
+
+    Raises:
+        EngineError: it prints more.
     """
+    begin = time.monotonic()
     with contextlib.ExitStack() as stack:
         if stdin is None:
             source, hold = os.pipe()
@@ -55,28 +72,71 @@ def call(words: Sequence[str], *, timeout: float | None, stdin: Path | None = No
             )
         finally:
             os.close(source)
+        said = _Said(words[0], process, most)
         try:
-            stdout, stderr = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            stack.close()
-            return Reply(None, *_rest(process))
+            if not said.read(None if timeout is None else begin + timeout):
+                process.kill()
+                stack.close()
+                # Not waited for longer, should somebody else hold its pipes.
+                said.read(time.monotonic() + 5)
+                process.wait()
+                return Reply(None, *said.texts)
+            process.wait()
         except BaseException:
             process.kill()
             process.wait()
             raise
-    return Reply(process.returncode, stdout, stderr)
+        finally:
+            said.close()
+    return Reply(process.returncode, *said.texts)
 
 
-def _rest(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-    """What a client that was ended had printed; not waited for, should somebody else hold its pipes."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return process.communicate(timeout=5)
-    process.wait()
-    for stream in (process.stdout, process.stderr):
-        if stream is not None:
+class _Said:
+    """What a client prints, as far as it goes."""
+
+    def __init__(self, program: str, process: subprocess.Popen[bytes], most: int) -> None:
+        assert process.stdout is not None and process.stderr is not None
+        self._streams = {process.stdout: bytearray(), process.stderr: bytearray()}
+        self._most = most
+        self._program = program
+        self._selector = selectors.DefaultSelector()
+        for stream in self._streams:
+            self._selector.register(stream, selectors.EVENT_READ)
+
+    @property
+    def texts(self) -> tuple[bytes, bytes]:
+        """Of stdout and of stderr."""
+        stdout, stderr = self._streams.values()
+        return bytes(stdout), bytes(stderr)
+
+    def read(self, deadline: float | None) -> bool:
+        """Reads until the client closes both; False where that takes too long.
+
+        Raises:
+            EngineError: it prints without end.
+        """
+        while self._selector.get_map():
+            left = None if deadline is None else deadline - time.monotonic()
+            ready = self._selector.select(left) if left is None or left > 0 else []
+            if not ready:
+                return False
+            for key, _ in ready:
+                data = os.read(key.fd, 1 << 16)
+                if data:
+                    self._streams[cast("IO[bytes]", key.fileobj)] += data
+                else:
+                    self._selector.unregister(key.fileobj)
+            if sum(map(len, self._streams.values())) > self._most:
+                raise EngineError(
+                    f"{self._program} printed more than {self._most >> 20} MiB, so it was ended; look at the device"
+                )
+        return True
+
+    def close(self) -> None:
+        """Lets go of the pipes."""
+        self._selector.close()
+        for stream in self._streams:
             stream.close()
-    return b"", b""
 
 
 def _close(descriptor: int) -> None:

@@ -82,7 +82,7 @@ def about(shell: Shell) -> dict[str, Any]:
     machines = list(dict.fromkeys(_ABIS[abi] for abi in abis if abi in _ABIS))
     model = " ".join(filter(None, [said.get("ro.product.manufacturer"), said.get("ro.product.model")]))
     # The last line of df: device, blocks, used, available, share, place. Long device names get a line of their own.
-    free = re.search(r"(\d+)\s+(\d+)\s+(\d+)\s+\d+%\s+\S.*\s*$", text)
+    free = re.search(r"\b(\d{1,20})\s+(\d{1,20})\s+(\d{1,20})\s+\d{1,3}%\s+\S.*\s*$", text[-4096:])
     return {
         "abis": abis,
         "machines": machines,

@@ -20,6 +20,7 @@ from deeprebirth_caffe.bench.caffe_time import CaffeTimeSubject
 from deeprebirth_caffe.bench.energy import EnergyMeter, rapl
 from deeprebirth_caffe.bench.protocol import Subject
 from deeprebirth_caffe.bench.targets.base import Completed, Job
+from deeprebirth_caffe.bench.targets.client import MOST_BYTES
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.caffe.locate import find_caffe
 from deeprebirth_caffe.engines.hosted import HostedRunner
@@ -137,12 +138,15 @@ class LocalTarget:
                     )
             except OSError as error:
                 raise EngineError(f"cannot start {binary}: {error.strerror or error}") from error
-            peak = _wait(process, timeout if timeout is not None else self._timeout)
+            peak = _wait(process, timeout if timeout is not None else self._timeout, (out, log))
             return Completed(process.returncode, _content(out), _content(log), peak)
 
 
-def _wait(process: subprocess.Popen[bytes], timeout: float | None) -> int | None:
-    """Waits for a process and gives the most memory it had; ends it where it takes too long, or we are interrupted."""
+def _wait(process: subprocess.Popen[bytes], timeout: float | None, printed: Sequence[IO[bytes]]) -> int | None:
+    """Waits for a process and gives the most memory it had.
+
+    It is ended where it takes too long, prints without end, or we are interrupted.
+    """
     deadline = None if timeout is None else time.monotonic() + timeout
     try:
         while True:
@@ -152,6 +156,8 @@ def _wait(process: subprocess.Popen[bytes], timeout: float | None) -> int | None
                 return usage.ru_maxrss * 1024  # kibibytes on Linux
             if deadline is not None and time.monotonic() > deadline:
                 raise EngineError(f"caffe took longer than {timeout:g} s, so it was ended")
+            if any(os.fstat(file.fileno()).st_size > MOST_BYTES for file in printed):
+                raise EngineError(f"caffe printed more than {MOST_BYTES >> 20} MiB, so it was ended")
             time.sleep(POLL_SECONDS)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
@@ -162,7 +168,7 @@ def _wait(process: subprocess.Popen[bytes], timeout: float | None) -> int | None
 
 def _content(file: IO[bytes]) -> bytes:
     file.seek(0)
-    return file.read()
+    return file.read(MOST_BYTES)
 
 
 @contextlib.contextmanager

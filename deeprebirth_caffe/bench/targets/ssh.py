@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeprebirth_caffe.bench.targets.client import Reply, call, transfer_seconds
+from deeprebirth_caffe.bench.targets.client import MOST_OF_A_FILE, Reply, call, transfer_seconds
 from deeprebirth_caffe.bench.targets.shell import DeviceError, DeviceLostError
 from deeprebirth_caffe.errors import UsageError
 
@@ -123,7 +123,7 @@ class SshTransport:
 
     def pull(self, remote: str, local: Path) -> Reply:
         self._check()
-        reply = call([*self._words, shlex.join(["cat", "--", remote])], timeout=None)
+        reply = call([*self._words, shlex.join(["cat", "--", remote])], timeout=None, most=MOST_OF_A_FILE)
         if reply.rc == 0:
             local.write_bytes(reply.stdout)
         return reply
