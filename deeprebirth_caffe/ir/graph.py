@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -234,10 +235,11 @@ class View:
             except ShapeError as error:
                 raise NetError(f"{layer.where}: {error}") from error
         if kind is not None and not reason:
+            bottoms = [value.shape for value in ins if value.shape is not None]
             try:
-                shapes = kind.shapes(
-                    layer.param, [value.shape for value in ins if value.shape is not None], datum=self._data.get(layer)
-                )
+                shapes = kind.shapes(layer.param, bottoms, datum=self._data.get(layer))
+                with contextlib.suppress(UnknownShape):
+                    kind.params(layer.param, bottoms)  # its rules hold whether or not there are weights
             except UnknownShape as error:
                 reason = str(error)
             except ShapeError as error:

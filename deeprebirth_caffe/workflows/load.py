@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.formats.caffemodel import matches_shape
 from deeprebirth_caffe.formats.records import datum_shape
-from deeprebirth_caffe.ir import Layer, Net, Weights, WeightsError, param_shapes
+from deeprebirth_caffe.ir import Layer, Net, NetState, View, Weights, WeightsError, param_shapes
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
+from deeprebirth_caffe.workflows.publish import counted
 
 ALL_OF_A_TEACHER = "a teacher needs all its weights"
 """Why `need_weights` refuses those of a teacher."""
@@ -136,46 +139,58 @@ def _channels(net: Net, layer: Layer) -> int:
     return 0
 
 
-def check_weights(net: Net, weights: Weights) -> None:
-    """Refuses weights that Caffe would not load into the net, and those of another net.
+def check_weights(net: Net, weights: Weights, views: Iterable[View] | None = None) -> None:
+    """Refuses weights that Caffe would not load into the net in one of its states, and those of another net.
+
+    Args:
+        net: what they are for.
+        weights: as they were read.
+        views: of the net, those that count; None for all.
 
     Raises:
-        WeightsError: a blob has another shape than the net wants, no layer is found by its name, or a number is not
-            finite.
+        WeightsError: a blob has another shape than the net wants in a state, no layer is found by its name, two layers
+            of one name want weights, or a number is not finite.
     """
-    wrong: list[str] = []
-    found = wanted = 0
-    for layer in {layer.name: layer for layer in net.layers}.values():
-        shapes = _param_shapes(net, layer)
-        if layer.name in weights:
-            found += 1
-            have = [tuple(blob.shape) for blob in weights[layer.name]]
-            if shapes is not None and not _loads(have, shapes, weights.legacy(layer.name)):
-                wrong.append(f"{layer.name} wants {_spell(shapes)} and the file has {_spell(have)}")
-        wanted += bool(shapes) or (shapes is None and layer.op is not None and layer.op.tensor)
+    path = weights.path or "the weights"
+    wrong: dict[str, str] = {}
+    found = wanted = False
+    wants = list(_wants(net.views if views is None else views))
+    states = Counter(want.layer.name for want in wants)
+    for want in wants:
+        name = want.layer.name
+        wanted |= want.something
+        if name not in weights:
+            continue
+        found = True
+        have = [tuple(blob.shape) for blob in weights[name]]
+        if want.again and want.something:
+            raise WeightsError(
+                f'{want.layer.where}: two layers that learn are called "{name}"; Caffe finds weights by name, and '
+                f"would load those of {path} into the first alone; rename one of them"
+            )
+        if not want.again and want.shapes is not None and not _loads(have, want.shapes, weights.legacy(name)):
+            where = f" in {want.state}" if states[name] > 1 else ""
+            wrong.setdefault(name, f"{name} wants {_spell(want.shapes)}{where} and the file has {_spell(have)}")
     if wanted and not found:
-        raise WeightsError(
-            f"{weights.path}: none of its {len(weights)} layers has a name of this net; another net's weights?"
-        )
+        raise WeightsError(f"{path}: none of its {len(weights)} layers has a name of this net; another net's weights?")
     if wrong:
         more = f" (and {len(wrong) - MAX_NAMED} more)" if len(wrong) > MAX_NAMED else ""
         raise WeightsError(
-            f"{weights.path}: the shapes of {len(wrong)} layers differ: {'; '.join(wrong[:MAX_NAMED])}{more}; "
-            "are these the weights of another net?"
+            f"{path}: the shapes of {counted(len(wrong), 'layer')} differ: "
+            f"{'; '.join(list(wrong.values())[:MAX_NAMED])}{more}; are these the weights of another net?"
         )
     for name in weights:
         if not weights.finite(name):
-            raise WeightsError(
-                f"{weights.path}: layer {name} holds NaN or infinite numbers; these weights have diverged"
-            )
+            raise WeightsError(f"{path}: layer {name} holds NaN or infinite numbers; these weights have diverged")
 
 
 def layers_without_weights(net: Net) -> list[str]:
     """The layers that want weights and find none by their name: Caffe would leave them at random without a word."""
-    if net.weights is None:
+    weights = net.weights
+    if weights is None:
         return []
-    names = {layer.name: layer for layer in net.layers if layer.name not in net.weights}
-    return [name for name, layer in names.items() if _param_shapes(net, layer) or (layer.op and layer.op.tensor)]
+    missing = (want.layer.name for want in _wants(net.views) if want.something and want.layer.name not in weights)
+    return list(dict.fromkeys(missing))
 
 
 def need_weights(net: Net, path: Path, weights: Path, names: Collection[str], why: str) -> None:
@@ -197,10 +212,39 @@ def need_weights(net: Net, path: Path, weights: Path, names: Collection[str], wh
         raise WeightsError(f"{weights}: has nothing for layer {missing[0]} of {path}{more}; {why}")
 
 
-def _param_shapes(net: Net, layer: Layer) -> tuple[Shape, ...] | None:
-    """What Caffe would allocate for a layer, or None where shapes are not known."""
-    view = next((view for view in net.views if layer in view.ins), None)
-    return param_shapes(view, layer) if view is not None and not layer.unknown else None
+@dataclass(frozen=True)
+class _Want:
+    """What Caffe would allocate for a layer.
+
+    Attributes:
+        layer: the layer.
+        shapes: of its learned blobs; None where they are not known.
+        state: in which this is so.
+        again: whether a layer of the same name stands before it.
+    """
+
+    layer: Layer
+    shapes: tuple[Shape, ...] | None
+    state: NetState
+    again: bool
+
+    @property
+    def something(self) -> bool:
+        """Whether the layer wants weights, as far as that is known."""
+        return bool(self.shapes) or (self.shapes is None and self.layer.op is not None and self.layer.op.tensor)
+
+
+def _wants(views: Iterable[View]) -> Iterator[_Want]:
+    """What the layers of each state want; where two states want the same of a layer, the first stands for both."""
+    said: set[tuple[Layer, tuple[Shape, ...] | None]] = set()
+    for view in views:
+        names: set[str] = set()
+        for layer in view.layers:
+            shapes = param_shapes(view, layer) if not layer.unknown else None
+            if (layer, shapes) not in said:
+                said.add((layer, shapes))
+                yield _Want(layer, shapes, view.state, layer.name in names)
+            names.add(layer.name)
 
 
 def _loads(have: Sequence[Shape], want: Sequence[Shape], legacy: Sequence[bool]) -> bool:

@@ -143,7 +143,7 @@ def _check(options: TestOptions, net: Net, view: View, root: Path) -> None:
             "(train_val.prototxt), or run pictures through this one with rebirth forward"
         )
     check_sources(source_layers(view), root)
-    check_weights(net, Weights.read(options.weights, [layer.param for layer in net.layers]))
+    check_weights(net, Weights.read(options.weights, [layer.param for layer in net.layers]), (view,))
     check_labels(view, root)
 
 

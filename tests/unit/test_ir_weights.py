@@ -6,14 +6,17 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from nets import conv, data, fc, parse, pool, relu, rewrite
+import pytest
+from nets import conv, data, fc, layer, parse, pool, relu, rewrite
 
 from deeprebirth_caffe.engines.probe import save_weights
+from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import LayerBlobs, read_caffemodel, write_caffemodel
-from deeprebirth_caffe.ir import Weights
+from deeprebirth_caffe.ir import Weights, WeightsError
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.workflows.timing import TimeOptions, time_nets
 
 NET = data(1, 2, 8, 8) + conv("conv", "data", 3) + relu("r", "conv") + pool("p", "conv") + fc("fc", "p", 4)
 
@@ -86,3 +89,51 @@ def test_old_helper_is_old(tmp_path: Path) -> None:
     old_file(tmp_path / "old.caffemodel")
     assert struct.pack("<BB", 0x08, 3) in (tmp_path / "old.caffemodel").read_bytes()
     assert all(all(one.legacy) for one in read_caffemodel(tmp_path / "old.caffemodel").layers)
+
+
+PHASES = (
+    layer(
+        "DummyData",
+        "data",
+        (),
+        "data",
+        "include { phase: TRAIN } dummy_data_param { shape { dim: 2 dim: 8 dim: 9 dim: 9 } }",
+    )
+    + layer(
+        "DummyData",
+        "data",
+        (),
+        "data",
+        "include { phase: TEST } dummy_data_param { shape { dim: 2 dim: 3 dim: 9 dim: 9 } }",
+    )
+    + conv("conv", "data", 16, 5)
+)
+TWINS = data(1, 2, 8, 8) + conv("a", "data", 2, 1) + layer("Scale", "a", "a", "b")
+
+
+def refused(tmp_path: Path, text: str, blobs: list[np.ndarray], name: str) -> str:
+    """What reading a net says about weights of one layer."""
+    write_caffemodel(tmp_path / "w.caffemodel", "n", [(name, "Convolution", blobs)])
+    (tmp_path / "net.prototxt").write_text(text)
+    with pytest.raises(WeightsError) as error:
+        load_net(tmp_path / "net.prototxt", tmp_path / "w.caffemodel")
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("channels", "state"), [(8, "TEST"), (3, "TRAIN")])
+def test_weights_must_fit_every_state(tmp_path: Path, channels: int, state: str) -> None:
+    """Caffe shares them between the nets of a training and its tests."""
+    said = refused(tmp_path, PHASES, [np.ones((16, channels, 5, 5)), np.ones(16)], "conv")
+    assert f"conv wants 16x{11 - channels}x5x5 + 16 in {state} and the file has 16x{channels}x5x5 + 16" in said
+
+
+def test_two_layers_of_one_name_cannot_both_learn(tmp_path: Path) -> None:
+    said = refused(tmp_path, TWINS, [np.ones((2, 2, 1, 1)), np.ones(2)], "a")
+    assert 'net.prototxt:3:1: two layers that learn are called "a"' in said
+    load_net(tmp_path / "net.prototxt")  # nobody looks for weights
+
+
+def test_random_weights_for_a_timing_must_fit_too(tmp_path: Path) -> None:
+    (tmp_path / "net.prototxt").write_text(PHASES + layer("EuclideanLoss", "loss", ["conv", "conv"]))
+    with pytest.raises(RebirthError, match=r"random weights: the shapes of 1 layer differ: conv wants .* in TEST"):
+        time_nets(TimeOptions([(tmp_path / "net.prototxt", None)], engine="torch"))
