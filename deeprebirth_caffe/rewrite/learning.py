@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ops.forks import DEPTHWISE
+
+MAX_LR_MULT = 1e38
+"""About as much as single precision holds."""
 
 LrMults = dict[str, list[float]]
 """The original lr_mult of each blob of a rebirth layer, by the layer's name."""
@@ -40,6 +44,9 @@ def learn_faster(layers: Iterable[Layer], factor: float) -> LrMults:
 
     Returns:
         The multipliers as they were.
+
+    Raises:
+        RebirthError: a multiplier would become larger than Caffe can hold.
     """
     originals: LrMults = {}
     for layer in layers:
@@ -51,6 +58,11 @@ def learn_faster(layers: Iterable[Layer], factor: float) -> LrMults:
         specs = layer.param.param[:count]
         originals[layer.name] = [spec.lr_mult for spec in specs]
         for spec in specs:
+            if not abs(spec.lr_mult * factor) < MAX_LR_MULT:
+                raise RebirthError(
+                    f'{layer.where}: {spec.lr_mult:g}, the lr_mult of layer "{layer.name}", times {factor:g} is more '
+                    "than Caffe can hold; correct it"
+                )
             spec.lr_mult *= factor
     return originals
 

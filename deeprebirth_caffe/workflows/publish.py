@@ -17,16 +17,16 @@ def json_bytes(data: Any) -> bytes:
     """JSON as people and tools like it: indented, in the order given, a newline at the end.
 
     Letters that a terminal would obey, and bytes of a path or a name that are no text (PEP 383), become JSON's own
-    escapes: what reads the JSON gets them as they are.
+    escapes: what reads the JSON gets them as they are. NaN and infinity, which JSON has no word for, become null.
     """
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     # Only strings hold such letters; the control characters of ASCII are escaped in there already, but for DEL.
     hidden = {ord(letter): json.dumps(letter)[1:-1] for letter in set(text) if letter > "\x7f" and is_hidden(letter)}
     return text.translate({0x7F: "\\u007f", **hidden}).encode(errors="backslashreplace")
 
 
 def finite(data: Any) -> Any:
-    """The same data, None where a number is NaN or infinite: JSON has no word for those."""
+    """The same data, None where a number is NaN or infinite."""
     if isinstance(data, float):
         return data if math.isfinite(data) else None
     if isinstance(data, Mapping):

@@ -44,7 +44,7 @@ def scalar(rng: random.Random, field: Any) -> Any:
     if field.cpp_type == Kind.CPPTYPE_BOOL:
         return rng.random() < 0.5
     if field.cpp_type in (Kind.CPPTYPE_FLOAT, Kind.CPPTYPE_DOUBLE):
-        special = [0.0, -0.0, float("inf"), float("-inf"), float("nan"), 1e-45, 3.4028234663852886e38, 0.1]
+        special = [0.0, -0.0, 1e-45, 3.4028234663852886e38, 0.1]
         return rng.choice([*special, rng.gauss(0, 1), float(rng.randrange(100)), 10 ** rng.uniform(-40, 38)])
     low, high = {
         Kind.CPPTYPE_INT32: (-(2**31), 2**31 - 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from deeprebirth_caffe.formats.collector import uncollected
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ir.weights import Weights
 from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
+from deeprebirth_caffe.workflows.publish import json_bytes
 
 CYCLE = """
 layer { name: "a" type: "Convolution" bottom: "y" top: "x" convolution_param { num_output: 2 kernel_size: 1 } }
@@ -74,3 +76,17 @@ def test_the_collector_is_left_as_it_was(on: bool) -> None:
         assert gc.isenabled() is on
     finally:
         (gc.enable if was else gc.disable)()
+
+
+def test_a_net_whose_numbers_would_overflow_is_not_written(tmp_path: Path) -> None:
+    text = NORM.replace('}\nlayer { name: "bn"', 'param { lr_mult: 3e37 } }\nlayer { name: "bn"') + (
+        'layer { name: "pool" type: "Pooling" bottom: "conv" top: "pool" pooling_param { kernel_size: 2 stride: 2 } }'
+        'layer { name: "loss" type: "EuclideanLoss" bottom: "pool" bottom: "pool" }'
+    )
+    (tmp_path / "net.prototxt").write_text(text)
+    with pytest.raises(RebirthError, match=r"the lr_mult of layer .* times 10 is more than Caffe can hold"):
+        convert(ConvertOptions(tmp_path / "net.prototxt", dry_run=True))
+
+
+def test_json_has_no_word_for_some_numbers() -> None:
+    assert json.loads(json_bytes({"a": [float("nan"), (float("-inf"), 1.5)]})) == {"a": [None, [None, 1.5]]}

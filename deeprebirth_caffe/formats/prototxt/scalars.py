@@ -6,6 +6,7 @@ floats, ``t``/``1`` for booleans, a number for an enum value that exists.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import struct
@@ -24,6 +25,9 @@ _LOW_SURROGATE = re.compile(r"\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 _SIMPLE = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92, "?": 63, "'": 39, '"': 34}
 _TRUE = {"true", "True", "t"}
 _FALSE = {"false", "False", "f"}
+
+_LIMITS = {"ClipParameter.min", "ClipParameter.max", "ThresholdParameter.threshold", "SolverParameter.clip_gradients"}
+"""Fields in which infinity makes sense."""
 
 Convert = Callable[[str, int], Any]
 """(spelling, kind of node) -> value; raises ValueError with the reason."""
@@ -68,6 +72,24 @@ def _float(text: str, kind: int) -> float:
     else:
         value = float(digits.rstrip("fF"))
     return -value if negative else value
+
+
+def _bounded(text: str, kind: int) -> float:
+    """A number that single precision holds: in nearly every field of a net infinity and NaN only spoil the results."""
+    value = _float(text, kind)
+    if math.isfinite(value):
+        with contextlib.suppress(OverflowError):
+            struct.pack("<f", value)
+            return value
+    raise ValueError(f"{_shown(text)} is not a number that Caffe can use")
+
+
+def _unbounded(text: str, kind: int) -> float:
+    """A limit: infinity means that there is none."""
+    value = _float(text, kind)
+    if math.isnan(value):
+        raise ValueError(f"{_shown(text)} is not a number that Caffe can use")
+    return value
 
 
 def _bool(text: str, kind: int) -> bool:
@@ -172,8 +194,8 @@ _CONVERT: dict[int, Convert] = {
     FieldDescriptor.CPPTYPE_INT64: _integer(-(1 << 63), (1 << 63) - 1),
     FieldDescriptor.CPPTYPE_UINT32: _integer(0, (1 << 32) - 1),
     FieldDescriptor.CPPTYPE_UINT64: _integer(0, (1 << 64) - 1),
-    FieldDescriptor.CPPTYPE_FLOAT: _float,
-    FieldDescriptor.CPPTYPE_DOUBLE: _float,
+    FieldDescriptor.CPPTYPE_FLOAT: _bounded,
+    FieldDescriptor.CPPTYPE_DOUBLE: _bounded,
     FieldDescriptor.CPPTYPE_BOOL: _bool,
 }
 
@@ -184,6 +206,9 @@ def converter(field: FieldDescriptor) -> Convert:
         return _bytes if field.type == FieldDescriptor.TYPE_BYTES else _string
     if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
         return _enum(field.enum_type)
+    owner: Any = field.containing_type
+    if f"{owner.name}.{field.name}" in _LIMITS:
+        return _unbounded
     return _CONVERT[field.cpp_type]
 
 

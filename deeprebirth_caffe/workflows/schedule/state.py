@@ -63,7 +63,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Writes a file whole or not at all; numbers that are none become null."""
-    atomic_write(path, json_bytes(finite(data)))
+    atomic_write(path, json_bytes(data))
 
 
 class Parts:
