@@ -17,7 +17,7 @@ from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 def is_fed(layer: Layer) -> bool:
     """Whether a layer gives what a probe is given from outside: any data layer, whatever it would read or make up."""
-    return layer.op is not None and layer.op.data and layer.type != "Parameter"
+    return layer.fed
 
 
 def probe_message(

@@ -88,6 +88,8 @@ def _check(view: View) -> None:
     for value in view.values:
         if value.shape is None:
             raise RebirthError(unknown_shape(value))
+    if not view.results:
+        raise RefusedError("this net computes nothing: a model of it would have no outputs")
 
 
 class _Arrays:
@@ -124,11 +126,7 @@ def _inputs(view: View) -> list[Value]:
 
 def batch_of(net: Net) -> int | None:
     """The first dimension of the first input that is read; None where there is none."""
-    return next((value.shape[0] for value in _inputs(net.view("TEST")) if value.shape and _is_read(value)), None)
-
-
-def _is_read(value: Value) -> bool:
-    return any(layer.type != "Silence" for layer, _ in value.uses)
+    return next((value.shape[0] for value in _inputs(net.view("TEST")) if value.shape and value.read), None)
 
 
 def at_batch(net: Net, new: int) -> Net:
@@ -159,8 +157,8 @@ def _build(
 ) -> Exported:
     tensors: dict[Value, Tensor] = {}
     other = dict(zip(view.values, twin.values, strict=True))
-    fed = [value for value in _inputs(view) if _is_read(value)]
-    outputs = [value for value in view.outputs if value.producer is not None and value.producer.type != "Input"]
+    fed = [value for value in _inputs(view) if value.read]
+    outputs = view.results
     # Inputs first, then last contents, then what is overwritten: in this order blobs get their own names.
     names = {value: graph.fresh(value.name) for value in fed}
     for value in view.blobs.values():

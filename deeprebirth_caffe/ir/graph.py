@@ -13,6 +13,9 @@ from deeprebirth_caffe.ops import Op, Shape, ShapeError, UnknownShape, op
 from deeprebirth_caffe.ops.forks import Understood, understand
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
+SILENCE = "Silence"
+"""The type that reads a blob only so that Caffe does not report it as an output."""
+
 
 class Layer:
     """One layer of a file. Compared by identity: two layers may have one name (the data layers of a train_val).
@@ -64,6 +67,18 @@ class Layer:
         """The facts of its type, with what a fork's fields say; None for a type that nobody here knows."""
         return self.understood.op if self.understood.fork else op(self.type)
 
+    @property
+    def fed(self) -> bool:
+        """Whether it brings data into the net."""
+        return self.op is not None and self.op.data and self.type != "Parameter"
+
+    @property
+    def loss(self) -> bool:
+        """Whether training makes something of it less: a loss_weight says so, or its type."""
+        if any(self.param.loss_weight):
+            return True
+        return self.op.loss if self.op is not None else "Loss" in self.type
+
     def in_place(self, index: int) -> bool:
         """Whether the index-th top overwrites the index-th bottom."""
         return index < len(self.bottoms) and index < len(self.tops) and self.tops[index] == self.bottoms[index]
@@ -91,6 +106,11 @@ class Value:
     uses: list[tuple[Layer, int]] = field(default_factory=list)
     shape: Shape | None = None
     unknown: str = ""
+
+    @property
+    def read(self) -> bool:
+        """Whether any layer does something with it: a Silence does not."""
+        return any(layer.type != SILENCE for layer, _ in self.uses)
 
     @property
     def copies(self) -> int:
@@ -137,6 +157,20 @@ class View:
     def outputs(self) -> list[Value]:
         """The blobs that nobody reads: what Caffe reports as the net's outputs."""
         return [value for value in self.values if not value.uses]
+
+    @property
+    def silenced(self) -> list[Value]:
+        """What layers make and only Silence layers read."""
+        return [value for value in self._made if value.uses and not value.read]
+
+    @property
+    def results(self) -> list[Value]:
+        """What the net is run for: its outputs that layers make; where it has none, what only Silence layers read."""
+        return [value for value in self._made if not value.uses] or self.silenced
+
+    @property
+    def _made(self) -> list[Value]:
+        return [value for layer in self.layers if not layer.fed for value in self.outs[layer]]
 
     def blob(self, name: str) -> Value | None:
         """The last value of a blob: what it holds after a forward pass."""

@@ -91,13 +91,7 @@ class Net:
     @property
     def trains(self) -> bool:
         """Whether this is a net that learns: it has a loss, or a layer for one phase alone."""
-        return any(
-            layer.param.include
-            or layer.param.exclude
-            or any(layer.param.loss_weight)
-            or (layer.op is not None and layer.op.loss)
-            for layer in self.layers
-        )
+        return any(layer.param.include or layer.param.exclude or layer.loss for layer in self.layers)
 
     @property
     def views(self) -> tuple[View, ...]:

@@ -140,6 +140,8 @@ class Op:
         data: Brings data into the net; has no inputs.
         loss: Its first output is a loss that Caffe trains on without being told to.
         metric: Measures, and is not needed to infer (Accuracy).
+        judged: How many of its first inputs a loss or metric judges; the others are labels, weights and the like.
+            None: any of them may be judged.
         in_place: Computes the right answer when its output is its input blob.
         custom: Its code is not Caffe's, so its learnable blobs are not known.
         may_be_empty: Its outputs may have no elements (other layers then end in an abort when they run).
@@ -161,6 +163,7 @@ class Op:
     data: bool = False
     loss: bool = False
     metric: bool = False
+    judged: int | None = None
     in_place: bool = False
     channels_fn: LayerTest | None = None
     may_be_empty: bool = False

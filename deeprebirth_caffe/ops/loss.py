@@ -107,6 +107,7 @@ OPS = [
         min_bottoms=2,
         max_bottoms=2,
         loss=True,
+        judged=1,
     ),
     Op(
         "InfogainLoss",
@@ -116,17 +117,26 @@ OPS = [
         max_bottoms=3,
         max_tops=2,
         loss=True,
+        judged=1,
     ),
     *(
-        Op(name, shapes, cost_fn=per_input(weight), min_bottoms=2, max_bottoms=2, loss=True)
-        for name, shapes, weight in (
-            ("EuclideanLoss", _euclidean, ELEMENT),
-            ("HingeLoss", _hinge, ELEMENT),
-            ("MultinomialLogisticLoss", _multinomial, ELEMENT),
-            ("SigmoidCrossEntropyLoss", _euclidean, SIGMOID),
+        Op(name, shapes, cost_fn=per_input(weight), min_bottoms=2, max_bottoms=2, loss=True, judged=judged)
+        for name, shapes, weight, judged in (
+            ("EuclideanLoss", _euclidean, ELEMENT, 2),
+            ("HingeLoss", _hinge, ELEMENT, 1),
+            ("MultinomialLogisticLoss", _multinomial, ELEMENT, 1),
+            ("SigmoidCrossEntropyLoss", _euclidean, SIGMOID, 1),
         )
     ),
-    Op("ContrastiveLoss", _contrastive, cost_fn=per_input(ELEMENT), min_bottoms=3, max_bottoms=3, loss=True),
+    Op(
+        "ContrastiveLoss",
+        _contrastive,
+        cost_fn=per_input(ELEMENT),
+        min_bottoms=3,
+        max_bottoms=3,
+        loss=True,
+        judged=2,
+    ),
     Op(
         "Accuracy",
         _accuracy,
@@ -135,5 +145,6 @@ OPS = [
         max_bottoms=2,
         max_tops=2,
         metric=True,
+        judged=1,
     ),
 ]

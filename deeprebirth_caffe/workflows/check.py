@@ -14,6 +14,7 @@ from deeprebirth_caffe.engines.probe import is_fed, write_probe
 from deeprebirth_caffe.errors import RefusedError
 from deeprebirth_caffe.ir import Net, Value, View
 from deeprebirth_caffe.passes.exact.portable import Portable
+from deeprebirth_caffe.passes.heads import find_heads, find_results
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import ExactRun, run
 
@@ -56,8 +57,10 @@ def compare_nets(
 ) -> CheckResult:
     """Runs two nets on the same random input and compares every blob that both have, in the order of the first.
 
-    What they say in a fork's way is said in plain Caffe first, which is what runs them.
+    The second must have all results of the first. What they say in a fork's way is said in plain Caffe first, which is
+    what runs them.
     """
+    wanted = [value.name for value in find_results(before, find_heads(before))]
     before, after = _in_plain_caffe(before), _in_plain_caffe(after)
     views = before.view("TEST"), after.view("TEST")
     with tempfile.TemporaryDirectory(prefix="rebirth-check-") as folder:
@@ -65,7 +68,7 @@ def compare_nets(
         for name, net, view in zip(("before", "after"), (before, after), views, strict=True):
             path, weights = write_probe(Path(folder), name, net, view, batch)
             results.append(engine.forward(path, weights, _inputs(view, batch, seed)))
-    return _compare(results[0], results[1], passes, set(_input_names(views[0])))
+    return _compare(results[0], results[1], passes, set(_input_names(views[0])), wanted)
 
 
 def _in_plain_caffe(net: Net) -> Net:
@@ -115,6 +118,7 @@ def _compare(
     after: dict[str, np.ndarray],
     passes: tuple[str, ...],
     inputs: set[str],
+    wanted: Sequence[str],
 ) -> CheckResult:
     worst, worst_blob, failure, count = 0.0, "", "", 0
     for name, old in before.items():
@@ -140,4 +144,7 @@ def _compare(
             failure = f'blob "{name}" {problem}'
     if not count and not failure:
         failure = "the two nets have no blob in common"
+    lost = next((name for name in wanted if name not in after), "")
+    if lost and not failure:
+        failure = f'blob "{lost}", a result of the net, is gone'
     return CheckResult(passes, count, worst, worst_blob, failure)

@@ -176,9 +176,9 @@ def _scores(path: Path, view: View) -> Scores:
     if judged is not None:
         losses = [layer for layer in view.layers if layer.type == "SoftmaxWithLoss"]
         return Scores(judged.scores, any(view.ins[layer][0].name == judged.scores for layer in losses))
-    if not view.outputs:
+    if not view.results:
         raise RebirthError(f"{path}: it puts nothing out")
-    return Scores(view.outputs[-1].name, False, False)
+    return Scores(view.results[-1].name, False, False)
 
 
 def _probabilities(scores: FloatArray, where: Scores, path: Path) -> FloatArray:

@@ -425,7 +425,7 @@ def _parts(batch: Mapping[str, FloatArray], most: int) -> Iterator[dict[str, Flo
 def _outputs(teacher: View, student: View) -> list[_Output]:
     """What both nets put out: of a loss or an accuracy, what it reads."""
     found: dict[str, _Output] = {}
-    for value in teacher.outputs:
+    for value in teacher.results:
         maker = value.producer
         if maker is None or maker.op is None or maker.op.data:
             continue

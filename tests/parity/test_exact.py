@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -136,6 +137,37 @@ def test_a_check_that_proves_nothing_fails(engine: Shared, weight: float, failur
 def test_nets_without_a_common_blob_fail(engine: Shared) -> None:
     first, second = (parse(data(1, 3, 9, 9) + conv(name, "data"), weights=True) for name in "ab")
     assert compare_nets(first, second, engine).failure == "the two nets have no blob in common"
+
+
+def test_a_result_that_is_gone_fails(engine: Shared) -> None:
+    both = data(1, 3, 9, 9) + conv("a", "data") + conv("b", "data")
+    for end in ("", layer("EuclideanLoss", "loss", ("a", "b"), "loss")):
+        first, second = parse(both + end, weights=True), parse(data(1, 3, 9, 9) + conv("a", "data"), weights=True)
+        assert compare_nets(first, second, engine).failure == 'blob "b", a result of the net, is gone'
+
+
+def test_deploy_nets_of_losses_of_several_blobs_and_of_silenced_results(
+    engine: Shared, caffe: CaffeWorker, tmp_path: Path
+) -> None:
+    """Real Caffe's outputs of a deploy net are its results, and nothing else."""
+    source = layer("DummyData", "data", (), ("data", "label"), "dummy_data_param { shape { dim: 2 dim: 8 } }")
+    sides = fc("a", "data") + fc("b", "data") + fc("wide", "data", 6)
+    cut = layer("Slice", "cut", "wide", ("one", "two"), "slice_param { slice_point: 2 }")
+    silence = layer("Silence", "s", ("two", "a"), ())
+    for text, ends in [
+        (source + sides + layer("EuclideanLoss", "loss", ("a", "b"), "loss"), {"a", "b"}),
+        (source + sides + cut + layer("EuclideanLoss", "loss", ("one", "one"), "loss") + silence, {"one"}),
+        (data(2, 8) + sides + cut + silence + fc("y", "one"), {"y", "b"}),
+        (data(2, 8) + fc("a", "data") + layer("Silence", "s", "a", ()), {"a"}),
+    ]:
+        net = parse(text, weights=True)
+        before, after = run(net, StripTraining(batch=2))
+        assert compare_nets(before, after, engine).failure == ""
+        path = tmp_path / "deploy.prototxt"
+        path.write_text(after.text())
+        loaded = caffe.load(path)
+        assert set(loaded.outputs) == ends
+        caffe.close(loaded)
 
 
 def test_a_blob_of_another_shape_fails(engine: Shared) -> None:

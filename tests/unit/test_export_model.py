@@ -295,3 +295,15 @@ def test_without_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflow, "need", lambda module, extra: need("no_such_library", extra))
     with pytest.raises(RebirthError, match=r"pip install 'deeprebirth-caffe\[onnx\]'"):
         export(ExportOptions(path, weights, tmp_path / "net.onnx"))
+
+
+def test_a_result_that_only_a_silence_reads_is_an_output() -> None:
+    text = IMAGE + conv("x", "data") + conv("ab", "x") + layer("Silence", "s", "ab", ())
+    assert exported(text).outputs == {"ab": "ab"}
+    assert to_onnx(parse(text, weights=True)).outputs == {"ab": "ab"}
+    assert exported(text.replace('"ab" }\n', '"x" }\n', 1) + conv("y", "ab")).outputs == {"y": "y"}
+
+
+def test_a_model_without_outputs_is_refused() -> None:
+    with pytest.raises(RefusedError, match="no outputs"):
+        to_onnx(parse(IMAGE + layer("Silence", "s", "data", ()), weights=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from nets import by_name, data, fc, layer, names, parse, relu, rewrite
+from nets import by_name, conv, data, fc, layer, names, parse, relu, rewrite
 
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
@@ -109,6 +109,147 @@ def test_heads_of_other_labels_are_not_auxiliary() -> None:
     text = SOURCE + layer("DummyData", "other", (), "other", "dummy_data_param { shape { dim: 16 } }") + SCORE + LOSS
     text += AUX.replace('"label" top: "aux/loss"', '"other" top: "aux/loss" loss_weight: 0.1')
     assert names(strip(text)) == ["data", "score", "prob", "aux", "prob2"]
+
+
+def test_an_unnamed_loss_of_a_fork_is_a_loss() -> None:
+    text = SOURCE + SCORE + layer("CenterLoss", "center", ("score", "label"), "center")
+    assert names(strip(text)) == ["data", "score"]
+
+
+BOX = fc("box", "data")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        layer("Python", "loss", ("score", "box", "label"), "loss", "loss_weight: 1"),
+        layer("Python", "loss", ("label", "box", "score"), "loss", "loss_weight: 1"),
+        layer("EuclideanLoss", "loss", ("score", "box"), "loss"),
+        layer("SmoothL1Loss", "loss", ("score", "box"), "loss"),
+        layer("ContrastiveLoss", "loss", ("score", "box", "label"), "loss"),
+        layer("MyLoss", "loss", ("box", "score", "label"), "loss"),
+    ],
+)
+def test_every_blob_that_a_loss_judges_stays(loss: str) -> None:
+    net = strip(SOURCE + SCORE + BOX + loss)
+    assert names(net) == ["data", "score", "box"]
+    assert {"score", "box"} <= set(outputs(net)) and "label" not in net.names()
+
+
+def test_all_that_boxes_are_decoded_from_stays() -> None:
+    heads = conv("loc", "data", 8, 1) + conv("conf", "data", 4, 1)
+    prior = layer("PriorBox", "prior", ("loc", "data"), "prior", "prior_box_param { min_size: 4 }")
+    loss = layer("MultiBoxLoss", "loss", ("loc", "conf", "prior", "label"), "loss", "multibox_loss_param { }")
+    assert names(strip(SOURCE + heads + prior + loss)) == ["data", "loc", "conf", "prior"]
+
+
+DUMMY = "dummy_data_param { shape { dim: 2 dim: 3 } shape { dim: 2 dim: 3 } shape { dim: 2 } }"
+
+
+def test_both_sides_of_a_siamese_net_stay() -> None:
+    both = layer("DummyData", "data", (), ("data", "data_p", "label"), DUMMY)
+    shared = 'param { name: "w" } param { name: "b" }'
+    sides = fc("feat", "data", rest=shared) + fc("feat_p", "data_p", rest=shared)
+    net = strip(both + sides + layer("ContrastiveLoss", "loss", ("feat", "feat_p", "label"), "loss"))
+    assert names(net) == ["data", "feat", "feat_p"] and list(by_name(net, "data").tops) == ["data", "data_p"]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        layer("InfogainLoss", "loss", ("score", "label", "H"), "loss"),
+        layer("SigmoidCrossEntropyLoss", "loss", ("score", "box"), "loss"),
+        layer("SoftmaxWithLoss", "loss", ("score", "box"), "loss", "propagate_down: true propagate_down: false"),
+    ],
+)
+def test_targets_and_matrices_are_not_judged(loss: str) -> None:
+    matrix = layer("DummyData", "H", (), "H", "dummy_data_param { shape { dim: 5 dim: 5 } }")
+    targets = layer("ArgMax", "box", "score") if "Softmax" in loss else BOX
+    net = strip(SOURCE + matrix + SCORE + targets + loss)
+    assert names(net) == ["data", "score", "prob"]
+
+
+def test_the_label_may_come_first() -> None:
+    assert names(
+        strip(SOURCE + fc("score", "data", 1) + layer("EuclideanLoss", "loss", ("label", "score"), "loss"))
+    ) == [
+        "data",
+        "score",
+    ]
+
+
+def test_targets_made_from_labels_with_the_help_of_scores_are_none_of_the_results() -> None:
+    target = layer("Python", "target", ("score", "label"), ("target", "inside"))
+    net = strip(
+        SOURCE + SCORE + target + layer("SmoothL1Loss", "loss", ("score", "target", "inside", "inside"), "loss")
+    )
+    assert names(net) == ["data", "score"]
+
+
+def test_two_losses_without_labels_are_not_auxiliary_to_each_other() -> None:
+    text = SOURCE + "".join(fc(name, "data") for name in "abcd")
+    for pair, weight in (("ab", 1), ("cd", 0.5)):
+        text += layer("EuclideanLoss", f"loss_{pair}", tuple(pair), f"loss_{pair}", f"loss_weight: {weight}")
+    assert names(strip(text)) == ["data", "a", "b", "c", "d"]
+
+
+def test_losses_of_different_code_are_not_auxiliary_to_each_other() -> None:
+    text = SOURCE + SCORE + BOX
+    for name, weight in (("score", 1), ("box", 0.5)):
+        fields = f'loss_weight: {weight} python_param {{ module: "m" layer: "{name}" }}'
+        text += layer("Python", f"loss_{name}", (name, "label"), f"loss_{name}", fields)
+    assert names(strip(text)) == ["data", "score", "box"]
+
+
+def test_a_branch_that_only_an_accuracy_reads_goes() -> None:
+    text = SOURCE + SCORE + LOSS + BOX + layer("Accuracy", "acc_box", ("box", "label"), "acc_box", TEST)
+    assert names(strip(text)) == ["data", "score", "prob"]
+
+
+def test_a_judged_blob_keeps_its_name_beside_a_dropout() -> None:
+    """Without care the Dropout's readers would take the name of what they read, or give it theirs."""
+    text = SOURCE + fc("x", "data") + layer("Dropout", "d", "x") + fc("y", "d")
+    text += layer("Python", "loss", ("x", "y", "label"), "loss", "loss_weight: 1")
+    assert {"x", "y"} <= strip(text).names()
+    text = text.replace('bottom: "x" bottom: "y"', 'bottom: "x" bottom: "d" bottom: "y"')
+    assert {"x", "d", "y"} <= strip(text).names()
+
+
+def test_a_net_whose_only_result_is_silenced_has_it_as_output() -> None:
+    text = data(1, 3, 8, 8) + fc("x", "data") + fc("ab", "x") + layer("Silence", "s", "ab", ())
+    net = strip(text)
+    assert names(net) == ["data", "x", "ab"] and outputs(net) == ["ab"]
+
+
+SLICE = layer("Slice", "cut", "x", ("a", "b", "c"), "slice_param { slice_point: 1 slice_point: 2 }")
+
+
+def test_a_silence_stays_where_its_blob_would_be_an_output() -> None:
+    text = data(1, 3, 8, 8) + fc("x", "data", 6) + SLICE + fc("y", "a") + fc("z", "data")
+    text += layer("Silence", "s", ("b", "z", "c"), ())
+    net = strip(text)
+    assert names(net) == ["data", "x", "cut", "y", "s"] and outputs(net) == ["y"]
+    assert list(by_name(net, "s").bottoms) == ["b", "c"]
+
+
+def test_what_only_an_auxiliary_head_read_is_silenced() -> None:
+    text = SOURCE + fc("x", "data", 6) + SLICE + fc("score", "a") + LOSS
+    text += fc("aux", "b") + layer("SoftmaxWithLoss", "aux/loss", ("aux", "label"), "aux/loss", "loss_weight: 0.3")
+    net = strip(text + layer("Silence", "s", "c", (), TEST))
+    assert outputs(net) == ["prob"] and not net.trains
+
+
+def test_an_input_that_only_the_loss_reads_goes() -> None:
+    source = layer("Input", "in", (), ("data", "label"), "input_param { shape { dim: 4 dim: 3 } shape { dim: 4 } }")
+    net = strip(source + SCORE + LOSS)
+    assert list(by_name(net, "in").tops) == ["data"]
+    assert by_name(net, "in").param.input_param.shape[0].dim == [4, 3]
+
+
+def test_a_net_that_computes_nothing_is_refused() -> None:
+    net = parse(data(1, 3, 8, 8) + layer("Silence", "s", "data", ()))
+    (refused,) = rewrite(net, StripTraining()).refusals
+    assert "no output" in refused.reason
 
 
 def test_dropout_goes_however_it_stands() -> None:

@@ -40,7 +40,7 @@ def convert(ready: Ready, folder: Path) -> dict[str, Any]:
     if not done or not model.exists():
         raise EngineError("mnn cannot convert the net; its converter says why on stderr")
     # A blob whose last contents an in-place layer wrote is called like the blob or like that layer.
-    makers = {value.name: value.producer.name for value in ready.view.outputs if value.producer is not None}
+    makers = {value.name: value.producer.name for value in ready.view.results if value.producer is not None}
     return {"names": {blob: [blob, makers[blob]] for blob in ready.outputs}}
 
 

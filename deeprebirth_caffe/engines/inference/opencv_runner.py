@@ -26,7 +26,7 @@ def convert(ready: Ready, folder: Path) -> dict[str, Any]:
     if hasattr(need("cv2", EXTRA).dnn, "readNetFromCaffe"):
         ready.write(folder)
         tops: dict[str, tuple[str, int]] = {}
-        for value in ready.view.outputs:
+        for value in ready.view.results:
             if value.name in ready.outputs and value.producer is not None:
                 tops[value.name] = value.producer.name, value.index
         return {"reads": "caffe", "tops": tops}

@@ -69,7 +69,7 @@ def detection_output(values: Values) -> Op:
 
 def multibox_loss(values: Values) -> Op:
     """MultiBoxLoss: one number."""
-    return Op("MultiBoxLoss", _scalar, cost_fn=per_input(EXP), min_bottoms=4, max_bottoms=4, loss=True)
+    return Op("MultiBoxLoss", _scalar, cost_fn=per_input(EXP), min_bottoms=4, max_bottoms=4, loss=True, judged=3)
 
 
 def detection_evaluate(values: Values) -> Op:
@@ -78,7 +78,7 @@ def detection_evaluate(values: Values) -> Op:
     def shapes(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
         unknown(layer, "how many boxes it judges depends on the data")
 
-    return Op("DetectionEvaluate", shapes, min_bottoms=2, max_bottoms=2, metric=True)
+    return Op("DetectionEvaluate", shapes, min_bottoms=2, max_bottoms=2, metric=True, judged=1)
 
 
 def annotated_data(values: Values) -> Op:
@@ -149,7 +149,7 @@ def smooth_l1_loss(values: Values) -> Op:
                 fail(layer, f"its inputs differ in size: {by(bottoms[0])} and {by(other)}")
         return [()] * len(layer.top)
 
-    return Op("SmoothL1Loss", shapes, cost_fn=per_input(ELEMENT), min_bottoms=2, max_bottoms=4, loss=True)
+    return Op("SmoothL1Loss", shapes, cost_fn=per_input(ELEMENT), min_bottoms=2, max_bottoms=4, loss=True, judged=2)
 
 
 def softmax_loss_ohem(values: Values) -> Op:
@@ -159,7 +159,14 @@ def softmax_loss_ohem(values: Values) -> Op:
         return [(), bottoms[0], bottoms[1]][: len(layer.top)]
 
     return Op(
-        "SoftmaxWithLossOHEM", shapes, cost_fn=per_input(EXP), min_bottoms=2, max_bottoms=3, max_tops=3, loss=True
+        "SoftmaxWithLossOHEM",
+        shapes,
+        cost_fn=per_input(EXP),
+        min_bottoms=2,
+        max_bottoms=3,
+        max_tops=3,
+        loss=True,
+        judged=1,
     )
 
 
@@ -171,7 +178,14 @@ def smooth_l1_loss_ohem(values: Values) -> Op:
         return [(), (batch, 1, height, width)][: len(layer.top)]
 
     return Op(
-        "SmoothL1LossOHEM", shapes, cost_fn=per_input(ELEMENT), min_bottoms=2, max_bottoms=3, max_tops=2, loss=True
+        "SmoothL1LossOHEM",
+        shapes,
+        cost_fn=per_input(ELEMENT),
+        min_bottoms=2,
+        max_bottoms=3,
+        max_tops=2,
+        loss=True,
+        judged=2,
     )
 
 

@@ -2,21 +2,25 @@
 
     data layers -> Input           SoftmaxWithLoss, InfogainLoss -> Softmax "prob"
                                    SigmoidCrossEntropyLoss -> Sigmoid "prob"
-    other losses, metrics, Silence, and all that only they read -> nothing
-    what TEST makes of a loss's input itself (Softmax, ArgMax, …) stays
+    other losses, metrics, and all that only they read -> nothing
+    every blob that a loss judges and that does not come from data alone stays (all that a MultiBoxLoss decodes)
+    what TEST makes of such a blob itself (Softmax, ArgMax, …) stays
     Dropout -> nothing (in TEST it is the identity)
 
 A head is auxiliary when another head has the same kind of loss on the same labels with a larger loss_weight
-(GoogLeNet's loss1 and loss2, 0.3 beside 1). What is left are the layers alive in TEST, without their include rules.
+(GoogLeNet's loss1 and loss2, 0.3 beside 1); `passes.heads` has the rules. What is left are the layers alive in TEST,
+without their include rules. A Silence stays where its blob would be a new output without it. A net whose only results
+are read by Silence layers loses those, so that the results are its outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from deeprebirth_caffe.ir import Layer, Net, Value, View
+from deeprebirth_caffe.ir import SILENCE, Layer, Net, Value, View
+from deeprebirth_caffe.passes.heads import Head, ancestors, find_heads, find_results
 from deeprebirth_caffe.passes.patterns import unknown_shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
@@ -29,27 +33,13 @@ _PROBABILITIES = {
 
 
 @dataclass(frozen=True)
-class _Head:
-    """A loss or a metric, and the blob that it judges."""
-
-    layer: Layer
-    blob: str
-    weight: float
-
-    def overshadows(self, other: _Head) -> bool:
-        return (
-            self.weight > other.weight
-            and self.layer.type == other.layer.type
-            and list(self.layer.bottoms[1:]) == list(other.layer.bottoms[1:])
-        )
-
-
-@dataclass(frozen=True)
 class _Plan:
     keep: frozenset[Layer]
     inputs: dict[Layer, list[Value]]
     ends: dict[Layer, str]
     dropouts: dict[Layer, bool]
+    silences: dict[Layer, list[str]]
+    loose: list[str]
 
 
 @dataclass(frozen=True)
@@ -67,34 +57,32 @@ class StripTraining(Pass):
 
     def match(self, net: Net) -> Iterator[Match | Refusal]:
         view = net.view("TEST")
-        heads = _heads(net)
-        results = [v for v in view.outputs if v.producer is not None and not _only_trains(v.producer)]
-        kept = [
-            head for head in heads if not any(other.overshadows(head) for other in heads) and head.blob in view.blobs
-        ]
-        if kept:
-            judged = [view.blobs[head.blob] for head in kept]
-            makers = {value.producer for value in judged}
-            # A file may make its probabilities in TEST itself, beside the loss.
-            wanted = judged + [v for v in results if makers & _ancestors(view, [v])]
-        else:
-            wanted = results
-        keep = _ancestors(view, wanted)
+        heads = find_heads(net)
+        wanted = find_results(net, heads)
+        if not wanted:
+            yield Refusal(net.layers[0], "it computes no blob that a loss judges, and has no output")
+            return
+        keep = ancestors(view, wanted)
         inputs: dict[Layer, list[Value]] = {}
         for layer in view.layers:
-            if layer in keep and layer.op is not None and layer.op.data and layer.type not in ("Input", "Parameter"):
-                read = [v for v in view.outs[layer] if v in wanted or any(use in keep for use, _ in v.uses)]
+            if layer in keep and layer.fed:
+                read = [value for value in view.outs[layer] if value in wanted or _stays(layer, value, keep)]
+                if layer.type == "Input" and read == view.outs[layer]:
+                    continue
                 inputs[layer] = read
                 lost = next((value for value in read if value.shape is None), None)
                 if lost is not None:
                     yield Refusal(layer, unknown_shape(lost))
                     return
-        ends = {head.layer: _PROBABILITIES.get(head.layer.type, "") for head in kept if _ends_openly(view, head)}
-        dropouts = _dropouts(view, keep)
+        silences, loose = _silences(view, keep, inputs, wanted)
+        keep |= silences.keys()
+        ends = {head.layer: _PROBABILITIES.get(head.layer.type, "") for head in heads if _ends_openly(view, head, keep)}
+        dropouts = _dropouts(view, keep, wanted)
         ruled = any(layer.param.include or layer.param.exclude for layer in keep)
         if len(keep) == len(net.layers) and not inputs and not dropouts and not ruled:
             return
-        yield Match(net.layers[0], frozenset(net.layers), _Plan(frozenset(keep), inputs, ends, dropouts))
+        plan = _Plan(frozenset(keep), inputs, ends, dropouts, silences, loose)
+        yield Match(net.layers[0], frozenset(net.layers), plan)
 
     def apply(self, match: Match, rewriter: Rewriter) -> Applied:
         plan: _Plan = match.data
@@ -112,71 +100,77 @@ class StripTraining(Pass):
                 rewriter.remove(layer)
             else:
                 rewriter.clear_rules(layer)
+        for layer, blobs in plan.silences.items():
+            rewriter.set_bottoms(layer, blobs)
+        if plan.loose:
+            silence = pb.LayerParameter(name=rewriter.free("silence"), type=SILENCE, bottom=plan.loose)
+            rewriter.insert_after(rewriter.net.layers[-1], Layer(silence))
         for layer, sole in plan.dropouts.items():
             done.removed.append(layer.name)
             rewriter.erase(layer, sole=sole)
         return done
 
 
-def _dropouts(view: View, keep: set[Layer]) -> dict[Layer, bool]:
+def _dropouts(view: View, keep: set[Layer], wanted: list[Value]) -> dict[Layer, bool]:
     """The Dropouts that can go, and whether each alone (of what is kept) reads its blob."""
     found = {}
     for layer in view.layers:
         if layer.type == "Dropout" and layer in keep and len(layer.bottoms) == len(layer.tops) == 1:
             read, written = view.ins[layer][0], view.outs[layer][0]
             data = read.producer is None or (read.producer.op is not None and read.producer.op.data)
-            sole = not data and [use for use, _ in read.uses if use in keep] == [layer]
+            named = data or read in wanted
+            sole = not named and [use for use, _ in read.uses if use in keep] == [layer]
             uses = [(use, index) for use, index in written.uses if use in keep]
-            # An output of the net keeps its name, so a Dropout that makes one from what others read too must stay; so
+            free = uses and written not in wanted and not any(use.in_place(index) for use, index in uses)
+            # A result of the net keeps its name, so a Dropout that makes one from what others read too must stay; so
             # must one that gives an in-place layer a blob of its own.
-            if layer.in_place(0) or sole or (uses and not any(use.in_place(index) for use, index in uses)):
+            if layer.in_place(0) or sole or free:
                 found[layer] = sole
     return found
 
 
-def _heads(net: Net) -> list[_Head]:
-    """Every loss of the file, whatever its phase; the accuracies where there is no loss."""
-    losses, metrics = [], []
-    for layer in net.layers:
-        kind = layer.op
-        if kind is None or not layer.bottoms:
+def _stays(data: Layer, value: Value, keep: set[Layer]) -> bool:
+    """Whether a blob of a data layer stays an input: the net reads it, or an Input gives it for no loss or metric."""
+    readers = [use for use, _ in value.uses]
+    return any(use in keep for use in readers) or (
+        data.type == "Input" and (not readers or any(use.type == SILENCE for use in readers))
+    )
+
+
+def _silences(
+    view: View, keep: set[Layer], inputs: dict[Layer, list[Value]], wanted: list[Value]
+) -> tuple[dict[Layer, list[str]], list[str]]:
+    """What would become an output once its readers are gone, by the Silence that reads it, and what none reads."""
+    values = list(view.inputs)
+    for layer in view.layers:
+        if layer in keep:
+            values += inputs.get(layer, view.outs[layer])
+    silences: dict[Layer, list[str]] = {}
+    loose = []
+    for value in values:
+        readers = [use for use, _ in value.uses]
+        if not readers or value in wanted or any(use in keep for use in readers):
             continue
-        if kind.loss or any(layer.param.loss_weight):
-            weight = layer.param.loss_weight[0] if layer.param.loss_weight else 1.0
-            losses.append(_Head(layer, layer.bottoms[0], weight))
-        elif kind.metric:
-            metrics.append(_Head(layer, layer.bottoms[0], 1.0))
-    return losses or metrics
+        silence = next((use for use in readers if use.type == SILENCE), None)
+        if silence is not None:
+            silences.setdefault(silence, []).append(value.name)
+        else:
+            loose.append(value.name)
+    return silences, loose
 
 
-def _only_trains(layer: Layer) -> bool:
-    kind = layer.op
-    return kind is not None and (kind.loss or kind.metric or kind.data)
-
-
-def _ends_openly(view: View, head: _Head) -> bool:
-    """Whether nothing but losses and metrics reads a head's blob, so that its probabilities are still to be made."""
-    readers = [layer for layer, _ in view.blobs[head.blob].uses]
-    return not any(layer.op is None or not (layer.op.loss or layer.op.metric) for layer in readers)
-
-
-def _ancestors(view: View, values: Iterable[Value]) -> set[Layer]:
-    """The layers that the values depend on."""
-    found: set[Layer] = set()
-    waiting = list(values)
-    while waiting:
-        producer = waiting.pop().producer
-        if producer is not None and producer not in found:
-            found.add(producer)
-            waiting += view.ins[producer]
-    return found
+def _ends_openly(view: View, head: Head, keep: set[Layer]) -> bool:
+    """Whether nothing that stays reads a head's blob, so that its probabilities are still to be made."""
+    value = view.blob(head.blobs[0])
+    return value is not None and not any(layer in keep for layer, _ in value.uses)
 
 
 def _input_layer(data: Layer, tops: list[Value], batch: int) -> Layer:
     param = pb.LayerParameter(name=data.name, type="Input", top=[value.name for value in tops])
     for value in tops:
         assert value.shape is not None
-        param.input_param.shape.add().dim.extend((batch, *value.shape[1:]))
+        shape = value.shape if data.type == "Input" else (batch, *value.shape[1:])
+        param.input_param.shape.add().dim.extend(shape)
     return Layer(param, None, data.stage)
 
 

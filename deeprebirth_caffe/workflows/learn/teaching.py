@@ -167,7 +167,7 @@ def _heads(view: View) -> list[_Scores]:
                 found.append(_Scores(layer.name, layer.param, value, _axis(layer, value.shape), weight))
         if found:
             return found
-    outputs = [value for value in view.outputs if value.producer is not None and not _given(value)]
+    outputs = view.results
     if len(outputs) == 1 and not any(_weights_of(layer) for layer in view.layers if layer.op and layer.op.loss):
         value = outputs[0]
         return [_Scores(value.name, pb.LayerParameter(), value, 1, 1.0)]

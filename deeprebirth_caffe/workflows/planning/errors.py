@@ -100,6 +100,6 @@ def main_scores(view: View) -> str:
     classifier = find_classifier(view)
     if classifier is not None:
         return classifier.scores
-    value = view.outputs[-1]
+    value = view.results[-1]
     maker = value.producer
     return view.ins[maker][0].name if maker is not None and maker.op is not None and maker.op.loss else value.name
