@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,18 @@ def matched(student: str, its: str = MODULE) -> list[str]:
     found = matching_blobs(Net.parse(student).view("TEST"), Net.parse(its).view("TEST"))
     assert all(mine.name == other.name for mine, other in found)
     return [mine.name for mine, _ in found]
+
+
+def test_a_deep_net_is_matched_in_one_walk() -> None:
+    """Each sum reads the one before it twice: there are 2^80 ways to the end."""
+    tops = ["start", *(f"sum{index}" for index in range(80))]
+    net = conv("start", "data") + "".join(
+        f'layer {{ name: "{top}" type: "Eltwise" bottom: "{below}" bottom: "{below}" top: "{top}" }}\n'
+        for below, top in pairwise(tops)
+    )
+    assert matched(DATA + net + inner("ip", tops[-1]), DATA + net + inner("ip", tops[-1])) == []
+    reborn = net.replace('name: "start"', 'name: "start_merge"')
+    assert matched(DATA + reborn + inner("ip", tops[-1]), DATA + net + inner("ip", tops[-1])) == [tops[-1]]
 
 
 def reborn(*order: str, widths: tuple[int, ...]) -> str:

@@ -38,10 +38,11 @@ def matching_blobs(student: View, teacher: View) -> list[tuple[Value, Value]]:
         for layer in student.layers
         if layer.op is not None and layer.op.tensor and layer.name not in known and not _folded(layer.name)
     }
+    candidates = _put_out(student, reborn)
     found: dict[Value, Value] = {}
     for name, value in student.blobs.items():
         other = teacher.blob(name)
-        if other is not None and _comes_from(student, value, reborn) and _same_order(student, value, teacher, other):
+        if other is not None and value in candidates and _same_order(student, value, teacher, other):
             found[value] = other
     return [(mine, its) for mine, its in found.items() if not _joined(student, mine, found)]
 
@@ -52,14 +53,13 @@ def _folded(name: str) -> bool:
     return found is not None and found[1] == "fold"
 
 
-def _comes_from(view: View, value: Value, reborn: set[Layer]) -> bool:
-    """Whether a value is what a rebirth layer puts out, a join or per-position layers later."""
-    maker = value.producer
-    if maker is None:
-        return False
-    if maker in reborn:
-        return True
-    return maker.type in (*PASSED, *JOINS) and any(_comes_from(view, one, reborn) for one in view.ins[maker])
+def _put_out(view: View, reborn: set[Layer]) -> set[Value]:
+    """What rebirth layers put out, joins or per-position layers later too."""
+    found: set[Value] = set()
+    for layer in view.layers:
+        if layer in reborn or (layer.type in (*PASSED, *JOINS) and not found.isdisjoint(view.ins[layer])):
+            found.update(view.outs[layer])
+    return found
 
 
 def _joined(view: View, value: Value, found: dict[Value, Value]) -> bool:
