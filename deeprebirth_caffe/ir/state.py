@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations
 
+from deeprebirth_caffe.ir.errors import NetError
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 PHASES = ("TRAIN", "TEST")
@@ -33,11 +34,15 @@ class NetState:
 
 def meets(state: NetState, rule: pb.NetStateRule) -> bool:
     """Caffe's Net::StateMeetsRule."""
-    if rule.HasField("phase") and pb.Phase.Name(rule.phase) != state.phase:
-        return False
     if rule.HasField("min_level") and state.level < rule.min_level:
         return False
     if rule.HasField("max_level") and state.level > rule.max_level:
+        return False
+    return _meets_but_for_level(state, rule)
+
+
+def _meets_but_for_level(state: NetState, rule: pb.NetStateRule) -> bool:
+    if rule.HasField("phase") and pb.Phase.Name(rule.phase) != state.phase:
         return False
     return state.stages.issuperset(rule.stage) and not state.stages.intersection(rule.not_stage)
 
@@ -54,6 +59,9 @@ MAX_STAGES = 4
 
 MAX_LEVEL = 2**31 - 1
 
+MAX_STATES = 1000
+"""A file that tells more nets apart is refused: each is looked at, again after each rewrite."""
+
 
 def states_of(
     layers: Sequence[pb.LayerParameter], phases: Iterable[str] = PHASES, own: pb.NetState | None = None
@@ -67,6 +75,9 @@ def states_of(
         layers: of the file.
         phases: of these alone.
         own: the net's own `state`, whose stages Caffe adds to those it is started with.
+
+    Raises:
+        NetError: there are more than MAX_STATES.
     """
     base = frozenset(own.stage) if own is not None else frozenset()
     rules = [rule for layer in layers for rule in (*layer.include, *layer.exclude)]
@@ -82,21 +93,38 @@ def states_of(
         names.update(dict.fromkeys((*rule.stage, *rule.not_stage)))
         for stage in (*rule.stage, *rule.not_stage):
             stage_sets.setdefault(base | {stage})
-        # On both sides of each limit the file may be another net.
+    if len(names) <= MAX_STAGES:
+        for size in range(2, len(names) + 1):
+            stage_sets.update((base | frozenset(some), None) for some in combinations(names, size))
+    found: dict[tuple[str, int], NetState] = {}
+    # Only layers with rules can differ between states.
+    ruled = [(tuple(layer.include or layer.exclude), bool(layer.include)) for layer in layers]
+    ruled = [one for one in ruled if one[0]]
+    for phase in phases:
+        for stages in stage_sets:
+            state = NetState(phase, stages=stages)
+            # The other rules do not hold at any level.
+            live = [[rule for rule in own_rules if _meets_but_for_level(state, rule)] for own_rules, _ in ruled]
+            for level in _levels(levels, chain.from_iterable(live)):
+                state = NetState(phase, level, stages)
+                alive = 0
+                for (_, includes), own_rules in zip(ruled, live, strict=True):
+                    alive = alive << 1 | (any(meets(state, rule) for rule in own_rules) == includes)
+                found.setdefault((phase, alive), state)
+                if len(found) > MAX_STATES:
+                    raise NetError(
+                        f"this net's include and exclude rules tell more than {MAX_STATES:,} nets apart; "
+                        "leave out the layers of stages and levels that you do not need"
+                    )
+    return list(found.values())
+
+
+def _levels(always: Iterable[int], rules: Iterable[pb.NetStateRule]) -> list[int]:
+    """Levels worth telling apart: on both sides of each limit the file may be another net."""
+    levels = dict.fromkeys(always)
+    for rule in rules:
         if rule.HasField("min_level"):
             levels.update(dict.fromkeys((rule.min_level, max(0, rule.min_level - 1))))
         if rule.HasField("max_level"):
             levels.update(dict.fromkeys((rule.max_level, min(MAX_LEVEL, max(0, rule.max_level + 1)))))
-    if len(names) <= MAX_STAGES:
-        for size in range(2, len(names) + 1):
-            stage_sets.update((base | frozenset(some), None) for some in combinations(names, size))
-    found: dict[tuple[object, ...], NetState] = {}
-    # Only layers with rules can differ between states.
-    ruled = [layer for layer in layers if layer.include or layer.exclude]
-    for phase in phases:
-        for stages in stage_sets:
-            for level in levels:
-                state = NetState(phase, level, stages)
-                key = (phase, *(included(state, layer) for layer in ruled))
-                found.setdefault(key, state)
-    return list(found.values())
+    return list(levels)

@@ -92,6 +92,21 @@ def test_stages_and_levels_are_told_apart() -> None:
     assert [one.name for one in net.view("TEST", level=2).layers] == ["data", "fc", "deep"]
 
 
+def test_many_stages_at_levels_of_their_own() -> None:
+    """Only the limits of rules whose stages fit are tried with a stage, and each gives a net of its own."""
+    rules = [f'include {{ stage: "s{index}" min_level: {index} max_level: {index + 1} }}' for index in range(1, 200)]
+    net = Net.parse(data(1, 3) + "".join(relu(f"r{i}", "data", f"x{i}", rule) for i, rule in enumerate(rules)))
+    assert len(net.views) == 2 * 200  # nothing but the input, and each layer
+    assert sum(len(view.layers) for view in net.views) == 2 * (1 + 2 * 199)
+
+
+def test_more_nets_in_a_file_than_anybody_needs_are_refused() -> None:
+    rules = [f'include {{ stage: "s{i}" }}' if i % 2 else f"include {{ min_level: {i} }}" for i in range(200)]
+    net = Net.parse(data(1, 3) + "".join(relu(f"r{i}", "data", f"x{i}", rule) for i, rule in enumerate(rules)))
+    with pytest.raises(NetError, match="more than 1,000 nets"):
+        _ = net.views
+
+
 def test_a_file_of_stages_may_be_unsound_without_them() -> None:
     """An all-in-one file: no stage at all is nothing it was written for."""
     text = (
