@@ -22,11 +22,17 @@ PER_POSITION = frozenset({"BatchNorm", "Scale", "Bias", "LRN"})
 
 
 class Facts:
-    """Answers about one net between two rewrites, each worked out once."""
+    """Answers about one net between two rewrites, each worked out once.
+
+    Attributes:
+        predicted: the predicted time of layers as they are, or why a shape is not known (`passes.costs`).
+    """
 
     def __init__(self, net: Net) -> None:
         self.net = net
         self.trains = net.trains
+        self.predicted: dict[Layer, float | str] = {}
+        self._macs: dict[Layer, int | None] = {}
         self._alive: dict[Layer, frozenset[NetState]] = {}
         for view in net.views:
             for layer in view.layers:
@@ -61,12 +67,18 @@ class Facts:
 
     def macs(self, layer: Layer, param: pb.LayerParameter | None = None, bottom: Shape | None = None) -> int | None:
         """Multiply-adds of a layer in the TEST view, or of another version of it; None where shapes are not known."""
+        if param is None and bottom is None:
+            if layer not in self._macs:
+                self._macs[layer] = self._count(layer, layer.param, None)
+            return self._macs[layer]
+        return self._count(layer, layer.param if param is None else param, bottom)
+
+    def _count(self, layer: Layer, param: pb.LayerParameter, bottom: Shape | None) -> int | None:
         kind = layer.op
         bottoms: list[Shape] | str = [bottom] if bottom is not None else self.shapes_in(layer)
         if kind is None or isinstance(bottoms, str):
             return None
-        message = param if param is not None else layer.param
-        return kind.macs(message, bottoms, kind.shapes(message, bottoms))
+        return kind.macs(param, bottoms, kind.shapes(param, bottoms))
 
     def fixed(self, layer: Layer) -> str:
         """Why a layer with weights must not be rewritten, whatever its neighbours; empty when it may."""
@@ -226,6 +238,11 @@ def _in_the_way(layer: Layer, *, through_joins: bool, through_pools: bool) -> st
     if len(layer.bottoms) == 1 and (is_pointwise(layer) or layer.type in PER_POSITION):
         return other_axes(layer)
     return f"no convolution in front: {layer.name} ({layer.type}) stands between"
+
+
+def merges(layer: Layer) -> bool:
+    """Whether passes go on next to a layer as far as its type is concerned, which may be a fork's."""
+    return layer.op is not None and (layer.op.pointwise or layer.type in LINEAR or layer.type in PER_POSITION)
 
 
 def is_pointwise(layer: Layer) -> bool:

@@ -11,6 +11,7 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.ir import Layer, Net, NetError
 from deeprebirth_caffe.ops.forks import FORKS, field_entry, forks_with_field, forks_with_type, own_entry, type_entry
 from deeprebirth_caffe.passes.exact.portable import Portable
+from deeprebirth_caffe.passes.patterns import merges
 from deeprebirth_caffe.rewrite import Refusal
 from deeprebirth_caffe.workflows.load import load_net
 
@@ -92,10 +93,8 @@ def _of_layer(layer: Layer) -> list[Evidence]:
     if kind is not None or layer.op is None:
         forks = tuple(fork.name for fork in forks_with_type(layer.type))
         means = kind.means if kind is not None else ""
-        merges = kind is not None and bool(kind.like)
-        found.append(
-            Evidence(layer.name, "type", layer.type, source.where_type(), forks, means, kind is not None, merges)
-        )
+        where = source.where_type()
+        found.append(Evidence(layer.name, "type", layer.type, where, forks, means, kind is not None, merges(layer)))
     extra = source.extra
     for field in source.unknown:
         parts = [part for part in extra if part == field or part.startswith(f"{field}.")]
@@ -104,9 +103,9 @@ def _of_layer(layer: Layer) -> list[Evidence]:
         entries = [entry for part in parts if (entry := field_entry(part, layer.type)) is not None]
         forks = tuple(fork.name for fork in forks_with_field(field, layer.type))
         understood = field not in layer.understood.unknown
-        merges = understood and field not in layer.understood.fixed
+        free = understood and field not in layer.understood.fixed
         means = entries[0].means if entries else ""
-        found.append(Evidence(layer.name, "field", field, source.where_of(field), forks, means, understood, merges))
+        found.append(Evidence(layer.name, "field", field, source.where_of(field), forks, means, understood, free))
     return found
 
 

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from nets import conv, layer, pool, rewrite
 
 from deeprebirth_caffe.cli import rebirth
+from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ops import Op
+from deeprebirth_caffe.ops.base import same_shape
+from deeprebirth_caffe.ops.forks import table
+from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.workflows.dialects import dialects
 
 DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 8 dim: 10 dim: 10 } } }\n'
@@ -70,6 +76,17 @@ def test_a_net_that_is_not_sound_is_still_named(tmp_path: Path) -> None:
     found = dialects(path)
     assert found["dialects"][0]["names"] == ["ssd"]
     assert "nowhere" in found["not_portable"][0]["reason"]
+
+
+def test_a_type_is_said_to_merge_where_passes_go_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = table.ForkType("Gate", "a gate", lambda values: Op("Gate", same_shape, pointwise=True))
+    monkeypatch.setitem(table._TYPES, "Gate", gate)
+    for kind, through in (("Gate", True), ("ReLU6", True), ("ShuffleChannel", False), ("Hologram", False)):
+        path = tmp_path / f"{kind}.prototxt"
+        path.write_text(DATA + conv("conv", "data") + layer(kind, "x", "conv") + pool("pool", "x"))
+        (evidence,) = dialects(path)["evidence"]
+        made = rewrite(Net.read(path), PoolToStride())
+        assert (evidence["merges"], bool(made.rewrites)) == (through, through)
 
 
 def test_the_command(tmp_path: Path) -> None:
