@@ -31,8 +31,10 @@ def predicted_now(facts: Facts, layers: Iterable[Layer]) -> float | str:
     """The predicted time of layers as they are, or why a shape is not known."""
     total = 0.0
     for layer in layers:
-        shapes = facts.shapes_in(layer)
-        cost = shapes if isinstance(shapes, str) else predicted(layer.param, shapes)
+        cost = facts.predicted.get(layer)
+        if cost is None:
+            shapes = facts.shapes_in(layer)
+            cost = facts.predicted[layer] = shapes if isinstance(shapes, str) else predicted(layer.param, shapes)
         if isinstance(cost, str):
             return cost
         total += cost

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from nets import conv, data, fc, layer, names, parse, pool, reasons, relu, rewrite
 
+from deeprebirth_caffe.ops import conv_geometry
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
+from deeprebirth_caffe.passes.relearn import inception
 from deeprebirth_caffe.passes.relearn.merge_branches import MergeBranches
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
@@ -626,3 +628,16 @@ def test_a_deploy_net_needs_the_shape_of_its_data() -> None:
     text = SOURCE + conv("a", "data") + fc("fc", "a") + layer("SoftmaxWithLoss", "loss", ("fc", "label"), "loss")
     reason = only(text, StripTraining(), "data")
     assert reason.startswith("shape unknown: ") and reason.count("--input-shape") == 1
+
+
+@pytest.mark.parametrize("kernels", [(1,), (1, 3, 5)])
+def test_a_wide_module_is_judged_branch_by_branch(monkeypatch: pytest.MonkeyPatch, kernels: tuple[int, ...]) -> None:
+    """Nothing about a branch is worked out again for each of the others."""
+    asked: list[str] = []
+    count = 120
+    monkeypatch.setattr(inception, "conv_geometry", lambda param: asked.append(param.name) or conv_geometry(param))
+    branches = [f"c{index}" for index in range(count)]
+    sizes = [kernels[index % len(kernels)] for index in range(count)]
+    text = "".join(conv(name, "data", 4, size, f"pad: {size // 2}") for name, size in zip(branches, sizes, strict=True))
+    list(MergeBranches().match(parse(D + text + layer("Concat", "out", branches))))
+    assert set(asked) == set(branches) and len(asked) <= 2 * count

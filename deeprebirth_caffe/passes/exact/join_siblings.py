@@ -49,9 +49,11 @@ def _best(facts: Facts, members: list[Member]) -> Match | Refusal:
     narrow = sorted(members, key=lambda member: member.window.num_output)
     best: Family | None = None
     why = ""
-    for count in range(2, len(narrow) + 1):
+    chosen = {narrow[0].layer}
+    for member in narrow[1:]:
+        chosen.add(member.layer)
         # In the order of the file, which is how people expect to find them in the Slice.
-        parts = [(member.layer, (0, 0)) for member in members if member in narrow[:count]]
+        parts = [(one.layer, (0, 0)) for one in members if one.layer in chosen]
         plan = plan_family(facts, parts, parts[0][0])
         reason = plan if isinstance(plan, str) else no_gain(plan.before, plan.after)
         if reason or isinstance(plan, str):

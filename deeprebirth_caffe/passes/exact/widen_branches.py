@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ops import ConvGeometry
 from deeprebirth_caffe.passes.costs import no_gain
 from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.siblings import Family, Member, apply_family, find_families, plan_family
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+
+MOST = 32
+"""Larger families are left alone: each member would be tried with each other, again after every one that fits."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,19 @@ class WidenBranches(Pass):
             if isinstance(found, Refusal):
                 yield found
                 continue
+            if len(found) > MOST:
+                yield Refusal(
+                    found[0].layer, f"more than {MOST} convolutions of its kind read {found[0].layer.bottoms[0]}"
+                )
+                continue
+            taken: set[Layer] = set()
             for guest in found:
-                yield from _judge(facts, guest, found)
+                if guest.layer in taken:  # it waits for the next sweep
+                    continue
+                for one in _judge(facts, guest, found):
+                    if isinstance(one, Match):
+                        taken |= one.touches
+                    yield one
 
     def apply(self, match: Match, rewriter: Rewriter) -> Applied:
         return apply_family(rewriter, match.data)
@@ -53,7 +67,7 @@ def _judge(facts: Facts, guest: Member, family: list[Member]) -> Iterator[Match 
         if isinstance(shift, str):
             why = why or shift
             continue
-        parts = [(one.layer, shift if one is guest else (0, 0)) for one in family if one in (guest, host)]
+        parts = [(one.layer, shift if one is guest else (0, 0)) for one in family if one is guest or one is host]
         plan = plan_family(facts, parts, host.layer)
         reason = plan if isinstance(plan, str) else no_gain(plan.before, plan.after)
         if isinstance(plan, Family) and not reason:

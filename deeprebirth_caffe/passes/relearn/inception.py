@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from deeprebirth_caffe.ir import Layer
 from deeprebirth_caffe.ops import ConvGeometry, concat_axis, conv_geometry
@@ -31,7 +32,7 @@ class Branch:
     layers: tuple[Layer, ...]
     channels: int
 
-    @property
+    @cached_property
     def convs(self) -> tuple[Layer, ...]:
         return tuple(layer for layer in self.layers if layer.type == "Convolution")
 
@@ -40,7 +41,7 @@ class Branch:
         """The last convolution; only asked of branches that have one."""
         return self.convs[-1]
 
-    @property
+    @cached_property
     def geometry(self) -> ConvGeometry:
         return conv_geometry(self.tail.param)
 
@@ -48,6 +49,11 @@ class Branch:
     def suffix(self) -> tuple[Layer, ...]:
         """What stands behind the last convolution."""
         return self.layers[self.layers.index(self.tail) + 1 :]
+
+    @cached_property
+    def ending(self) -> tuple[bytes, ...]:
+        """What stands behind the last convolution, names and weights aside."""
+        return tuple(_anonymous(layer) for layer in self.suffix)
 
     @property
     def pool(self) -> Layer | None:
@@ -181,11 +187,6 @@ def _tail_reason(facts: Facts, branch: Branch) -> str:
         if layer.type in ("BatchNorm", "Scale", "Bias", "PReLU") and (reason := facts.fixed(layer)):
             return reason
     return ""
-
-
-def same_suffix(left: Branch, right: Branch) -> bool:
-    """Whether two branches end with the same layers, names and weights aside."""
-    return [_anonymous(layer) for layer in left.suffix] == [_anonymous(layer) for layer in right.suffix]
 
 
 def _anonymous(layer: Layer) -> bytes:

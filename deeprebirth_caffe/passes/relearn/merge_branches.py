@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import prod
 from typing import ClassVar
 
 import numpy as np
@@ -39,7 +40,6 @@ from deeprebirth_caffe.passes.relearn.inception import (
     find_modules,
     guest_reason,
     host_reason,
-    same_suffix,
 )
 from deeprebirth_caffe.passes.relearn.start import Start
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
@@ -78,7 +78,7 @@ class MergeBranches(Pass):
 
     def _judge(self, facts: Facts, module: Module) -> Iterator[Match | Refusal]:
         """The best affordable graft of one module, and why the other branches stay."""
-        hosts = [branch for branch in module.branches if not host_reason(facts, branch)]
+        hosts = _Hosts(facts, [branch for branch in module.branches if not host_reason(facts, branch)])
         pairs: list[tuple[Branch, Branch]] = []
         for branch in module.branches:
             host = self._host_for(facts, branch, hosts)
@@ -107,7 +107,7 @@ class MergeBranches(Pass):
             if guest.position not in taken:
                 yield Refusal(guest.layers[0], why)
 
-    def _host_for(self, facts: Facts, guest: Branch, hosts: Sequence[Branch]) -> Branch | str:
+    def _host_for(self, facts: Facts, guest: Branch, hosts: _Hosts) -> Branch | str:
         """The branch that takes a guest in; a reason; or "" for a branch that is no guest by kind (a host itself)."""
         if not guest.layers:
             return ""
@@ -118,32 +118,22 @@ class MergeBranches(Pass):
             if reason:
                 return reason
             window = _window(facts, guest.pool)
-            able = [host for host in hosts if _at_least(host.geometry.kernel, window)]
+            able = hosts.at_least(window)
             need = f"a kernel of at least {window[0]}x{window[1]}"
         else:
             if reason:
                 return "" if len(guest.convs) > 1 else reason
-            able = [
-                host for host in hosts if host is not guest and _larger(host.geometry.kernel, guest.geometry.kernel)
-            ]
+            able = hosts.next_larger(guest.geometry.kernel)
             if not able:
-                return "" if len(hosts) > 1 else f"no branch has a larger kernel than {guest.tail.name}"
+                return "" if hosts.count > 1 else f"no branch has a larger kernel than {guest.tail.name}"
             need = "a larger kernel"
-            smallest = min(np.prod(host.geometry.kernel) for host in able)
-            able = [host for host in able if np.prod(host.geometry.kernel) == smallest]
-        fitting = [host for host in able if same_suffix(guest, host)]
-        if not fitting:
-            if able:
-                return f"what stands behind {guest.tail.name} is not what stands behind {able[0].tail.name}"
-            return f"no convolution branch with {need} reads the same blob"
-        return min(fitting, key=lambda host: _macs_per_channel(facts, host))
+        return hosts.cheapest(able, guest, need)
 
     def _plan(self, facts: Facts, module: Module, pairs: Sequence[tuple[Branch, Branch]]) -> Graft | str:
-        hosts = list(dict.fromkeys(host for _, host in pairs))
-        grown = []
-        for host in hosts:
-            parts = sorted([host, *(guest for guest, into in pairs if into is host)], key=lambda part: part.position)
-            grown.append(Grown(host, tuple(parts)))
+        parts: dict[Branch, list[Branch]] = {}
+        for guest, host in pairs:
+            parts.setdefault(host, [host]).append(guest)
+        grown = [Grown(host, tuple(sorted(members, key=lambda part: part.position))) for host, members in parts.items()]
         order = _order(module, grown)
         readers: list[Layer] = []
         if not np.array_equal(order, np.arange(len(order))):
@@ -181,6 +171,45 @@ class MergeBranches(Pass):
     def apply(self, match: Match, rewriter: Rewriter) -> Applied:
         graft: Graft = match.data
         return apply_graft(graft, rewriter, self.start)
+
+
+class _Hosts:
+    """The branches of a module that can take others in, by kernel and by what stands behind the convolution."""
+
+    def __init__(self, facts: Facts, branches: Sequence[Branch]) -> None:
+        self.count = len(branches)
+        self._best: dict[tuple[tuple[int, ...], tuple[bytes, ...]], tuple[int, int, Branch]] = {}
+        self._first: dict[tuple[int, ...], tuple[int, Branch]] = {}
+        self._larger: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+        for index, branch in enumerate(branches):
+            kernel = tuple(branch.geometry.kernel)
+            mine = (_macs_per_channel(facts, branch), index, branch)
+            key = kernel, branch.ending
+            self._best[key] = min(self._best.get(key, mine), mine, key=lambda one: one[:2])
+            self._first.setdefault(kernel, (index, branch))
+
+    def at_least(self, window: Sequence[int]) -> list[tuple[int, ...]]:
+        """The kernels that are as large as a window."""
+        return [kernel for kernel in self._first if _at_least(kernel, window)]
+
+    def next_larger(self, kernel: Sequence[int]) -> list[tuple[int, ...]]:
+        """The smallest kernels that are larger than another."""
+        own = tuple(kernel)
+        if own not in self._larger:
+            able = [other for other in self._first if _larger(other, own)]
+            smallest = min((prod(other) for other in able), default=0)
+            self._larger[own] = [other for other in able if prod(other) == smallest]
+        return self._larger[own]
+
+    def cheapest(self, kernels: Sequence[tuple[int, ...]], guest: Branch, need: str) -> Branch | str:
+        """The cheapest host of some kernels that ends as a guest does, or why there is none."""
+        fitting = [self._best[key] for kernel in kernels if (key := (kernel, guest.ending)) in self._best]
+        if fitting:
+            return min(fitting, key=lambda one: one[:2])[2]
+        if kernels:
+            _, first = min((self._first[kernel] for kernel in kernels), key=lambda one: one[0])
+            return f"what stands behind {guest.tail.name} is not what stands behind {first.tail.name}"
+        return f"no convolution branch with {need} reads the same blob"
 
 
 def _last(going: dict[Branch, Branch], host: Branch) -> Branch:
@@ -238,10 +267,10 @@ def _order(module: Module, grown: Sequence[Grown]) -> np.ndarray[tuple[int], np.
 def _squeeze(facts: Facts, module: Module, branch: Branch, gone: set[int]) -> tuple[Layer, tuple[Layer, ...]] | None:
     """The 1x1 convolution in front of the fork, where the branch's only convolution will be the fork's only reader."""
     maker, top = module.fork
-    rest = {b.position for b in module.branches} - gone
-    inside = {b.layers[0] for b in module.branches if b.layers}
-    if len(branch.convs) != 1 or branch.layers[0] is not branch.tail or rest != {branch.position} or maker is None:
+    alone = len(module.branches) == len(gone) + 1 and branch.position not in gone
+    if len(branch.convs) != 1 or branch.layers[0] is not branch.tail or not alone or maker is None:
         return None
+    inside = {b.layers[0] for b in module.branches if b.layers}
     if {reader for reader, _ in facts.net.readers(maker, top)} != inside:
         return None
     between: list[Layer] = []
