@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import subprocess
 import zlib
 from collections.abc import Mapping
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from closeness import Comparison, apart, between
 
 pytest.importorskip("torch")
 
 import torch
+from exact_net import ExactNet, array
 from torch_grid import CASES, Case, fill
 
 from deeprebirth_caffe.engines.base import EngineError
@@ -33,31 +36,10 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[np.float32]]
 
-FORWARD, BACKWARD = 1e-5, 1e-4
 ELSEWHERE = {"Data", "HDF5Data", "ImageData", "WindowData"}
 """Read by `deeprebirth_caffe.data`, whose tests compare their batches."""
 ALONE = {"HDF5Output", "MemoryData"}
 """Tried below, but not in the grid: they write files, or take arrays by a way of their own."""
-HUGE = 1e30
-
-
-def apart(real: NDArray[Any], ours: NDArray[Any]) -> float:
-    """max|a-b| / max|a| over ordinary numbers; infinite where shapes, NaNs, infinities or Caffe's -FLT_MAX differ."""
-    if real.shape != ours.shape:
-        return float("inf")
-    special = ~np.isfinite(real) | (np.abs(real) > HUGE)
-    if not np.array_equal(real[special], ours[special], equal_nan=True):
-        return float("inf")
-    a, b = real[~special].astype(np.float64), ours[~special].astype(np.float64)
-    if not np.isfinite(b).all():
-        return float("inf")
-    worst = float(np.abs(a - b).max(initial=0))
-    largest = float(np.abs(a).max(initial=0))
-    return worst / largest if largest else float("inf") if worst else 0.0
-
-
-def array(tensor: torch.Tensor) -> NDArray[np.float32]:
-    return tensor.detach().cpu().numpy()
 
 
 def chance(case: Case) -> np.random.Generator:
@@ -83,8 +65,9 @@ class Pair:
         path = folder / "net.prototxt"
         path.write_text(case.net())
         self.real: LoadedNet = caffe.load(path, case.phase, seed=1)
-        self.ours = TorchNet(Net.read(path), NetState(case.phase), seed=1, sources=False)
-        self.wrong: list[str] = []
+        net, state = Net.read(path), NetState(case.phase)
+        self.ours = TorchNet(net, state, seed=1, sources=False)
+        self.comparison = Comparison()
         params = {name: [self._weight(name, shape) for shape in shapes] for name, shapes in self.real.params.items()}
         caffe.set_params(self.real, params)
         assert set(self.ours.blobs_of) == set(params)
@@ -92,6 +75,7 @@ class Pair:
             for name, arrays in params.items():
                 for tensor, values in zip(self.ours.blobs_of[name], arrays, strict=True):
                     tensor.copy_(torch.from_numpy(values))
+        self.exact = ExactNet(net, state, self.ours)
 
     def _weight(self, layer: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         if layer in self.case.inputs:
@@ -106,10 +90,14 @@ class Pair:
         blobs = self.caffe.reshape(self.real, dict(zip(self.case.inputs, shapes, strict=True)))
         self.real = replace(self.real, blobs=blobs)
 
-    def compare(self, what: str, real: NDArray[Any], ours: NDArray[Any], limit: float) -> None:
-        distance = apart(real, ours)
-        if not distance <= limit:
-            self.wrong.append(f"{what}: off by {distance:.3g}\nCaffe {real.ravel()[:8]}\nours  {ours.ravel()[:8]}")
+    @property
+    def terms(self) -> int:
+        """No value is a sum of more numbers than the largest array in the net has."""
+        sizes = [math.prod(shape) for shape in self.real.blobs.values()]
+        return max(*sizes, *(math.prod(shape) for shapes in self.real.params.values() for shape in shapes), 1)
+
+    def compare(self, what: str, real: NDArray[Any], ours: torch.Tensor, true: torch.Tensor) -> None:
+        self.comparison.near(what, real, array(ours), self.terms, array(true))
 
     def forward(self) -> None:
         inputs = given(self.case, self.rng)
@@ -117,22 +105,28 @@ class Pair:
             inputs = {name: fill("normal", self.real.blobs[name], self.rng) for name in self.case.outputs}
         real = self.caffe.forward(self.real, inputs)
         ours = self.ours.forward(inputs, keep=self.ours.blobs, retain=True)
+        true = self.exact.forward(inputs, keep=self.exact.blobs, retain=True)
         assert set(real) == set(ours)
         for name, values in real.items():
-            self.compare(name, values, array(ours[name]), FORWARD)
+            self.compare(name, values, ours[name], true[name])
         for name, arrays in self.caffe.get_params(self.real).items():
             for index, values in enumerate(arrays):
-                self.compare(f"{name}[{index}]", values, array(self.ours.blobs_of[name][index]), FORWARD)
+                tensors = (net.blobs_of[name][index] for net in (self.ours, self.exact))
+                self.compare(f"{name}[{index}]", values, *tensors)
 
-    def backward(self, blobs: Arrays, params: Mapping[str, list[NDArray[np.float32]]]) -> None:
-        """Compares what flowed back with what Caffe has."""
-        for name, values in blobs.items():
-            self.compare(f"diff of {name}", values, array(self.ours.blob_diff(name)), BACKWARD)
-        for name, arrays in params.items():
+    def backward(self, diffs: Arrays, ignored: Arrays) -> None:
+        """Compares what flows back."""
+        for net in (self.ours, self.exact):
+            net.zero_grad()
+            net.backward(diffs)
+        real = self.caffe.backward(self.real, {**ignored, **diffs}, self.case.inputs)
+        for name, values in real.blobs.items():
+            self.compare(f"diff of {name}", values, self.ours.blob_diff(name), self.exact.blob_diff(name))
+        for name, arrays in real.params.items():
             for index, values in enumerate(arrays):
-                tensor = self.ours.blobs_of[name][index]
-                grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-                self.compare(f"diff of {name}[{index}]", values, array(grad), BACKWARD)
+                tensors = [net.blobs_of[name][index] for net in (self.ours, self.exact)]
+                grads = [torch.zeros_like(one) if one.grad is None else one.grad for one in tensors]
+                self.compare(f"diff of {name}[{index}]", values, *grads)
 
     def diffs(self) -> dict[str, NDArray[np.float32]]:
         return {name: fill("normal", self.real.blobs[name], self.rng) for name in self.case.takes}
@@ -140,6 +134,7 @@ class Pair:
     def close(self) -> None:
         self.caffe.close(self.real)
         self.ours.close()
+        self.exact.close()
 
 
 def check(case: Case, caffe: CaffeWorker, folder: Path, shapes: tuple[tuple[int, ...], ...] | None = None) -> None:
@@ -151,14 +146,11 @@ def check(case: Case, caffe: CaffeWorker, folder: Path, shapes: tuple[tuple[int,
         pair.forward()
         if case.way == "none":
             continue
-        diffs = pair.diffs()
-        ignored = {name: np.ones(pair.real.blobs[name], np.float32) for name in case.outputs if case.takes}
-        pair.ours.zero_grad()
-        pair.ours.backward(diffs)
-        real = caffe.backward(pair.real, {**ignored, **diffs}, case.inputs)
-        pair.backward(real.blobs, real.params)
+        pair.backward(
+            pair.diffs(), {name: np.ones(pair.real.blobs[name], np.float32) for name in case.outputs if case.takes}
+        )
     pair.close()
-    assert not pair.wrong, f"{case}\n" + "\n".join(pair.wrong)
+    pair.comparison.verify(case)
 
 
 @cache
@@ -174,6 +166,25 @@ def names() -> list[str]:
 @pytest.mark.parametrize("case", CASES, ids=names())
 def test_layer(caffe: CaffeWorker, tmp_path: Path, case: Case) -> None:
     check(case, caffe, tmp_path)
+
+
+@pytest.mark.parametrize("factor", [1.0001, 0.9999])
+@pytest.mark.parametrize(
+    "kind", ["Convolution", "Eltwise", "InnerProduct", "LRN", "LSTM", "Pooling", "Scale", "Softmax"]
+)
+def test_a_small_fault_is_seen(caffe: CaffeWorker, tmp_path: Path, kind: str, factor: float) -> None:
+    """In ours alone, and in ours and in the truth that is computed by the same code."""
+    case = next(case for case in CASES if case.type == kind and case.way == "force")
+    for nets in (["ours"], ["ours", "exact"]):
+        pair = Pair(case, caffe, tmp_path)
+        for name in nets:
+            net = getattr(pair, name)
+            step = next(step for step in net._steps if step.layer.name == "case")
+            right = step.lowered.forward
+            step.lowered.forward = lambda *given, right=right: [factor * top for top in right(*given)]
+        pair.forward()
+        pair.close()
+        assert any(text.startswith("y0") for text in pair.comparison.wrong), nets
 
 
 GROWS = {"AbsVal", "Clip", "ELU", "LRN", "MVN", "Pooling", "Power", "ReLU", "SPP", "Sigmoid"}
@@ -311,7 +322,7 @@ def lone(case: Case, relu: bool = False, precision: str = "fp32") -> TorchNet:
 KINDS = sorted({case.type for case in CASES})
 
 
-def agree(case: Case, first: list[torch.Tensor], second: list[torch.Tensor], limit: float = FORWARD) -> None:
+def agree(case: Case, first: list[torch.Tensor], second: list[torch.Tensor], limit: float = between(1000)) -> None:
     assert len(first) == len(second)
     for a, b in zip(first, second, strict=True):
         assert apart(array(a), array(b.float())) <= limit, case
