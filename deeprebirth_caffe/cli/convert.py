@@ -15,6 +15,7 @@ from deeprebirth_caffe.cli.options import (
     calibration,
     chosen_engine,
     engine_options,
+    fixed_size_option,
     force_option,
     json_option,
     print_json,
@@ -88,6 +89,7 @@ class Parts(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option("--no-streamline", is_flag=True, help="Leave pooling and LRN (and BatchNorm to prune) alone.")
 @click.option("--no-branch", is_flag=True, help="Leave branches alone.")
 @click.option("--no-pass", "skip_passes", multiple=True, metavar="PASS", help="Leave one pass out; may be repeated.")
+@fixed_size_option
 @click.option("--bn", type=click.Choice(["fold", "prune"]), help="BatchNorm and Scale. [default: fold; --paper: prune]")
 @click.option(
     "--kernel", type=Kernel(), default="keep", show_default=True, help="Kernel of a layer that takes a pool in."

@@ -12,6 +12,7 @@ from deeprebirth_caffe.cli.options import (
     MAX_INT,
     caffe_engine,
     caffe_option,
+    fixed_size_option,
     force_option,
     json_option,
     print_json,
@@ -25,6 +26,7 @@ from deeprebirth_caffe.cli.options import (
 @click.option("-o", "--out", type=FOLDER, required=True, help="Output directory.")
 @click.option("--batch", type=click.IntRange(1, MAX_INT), default=1, show_default=True, help="Of the Input layer.")
 @click.option("--no-pass", "skip_passes", multiple=True, metavar="PASS", help="Leave one pass out; may be repeated.")
+@fixed_size_option
 @shapes_option
 @click.option("--check", is_flag=True, help="Compare the net before and after in real Caffe.")
 @caffe_option
@@ -36,6 +38,7 @@ def command(
     out: Path,
     batch: int,
     skip_passes: tuple[str, ...],
+    fixed_size: bool,
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
     check: bool,
     caffe: str | None,
@@ -52,7 +55,7 @@ def command(
     for name in skip_passes:
         if name not in EXACT_NAMES:
             raise click.UsageError(f"--no-pass: there is no pass {name!r}; there are {', '.join(EXACT_NAMES)}")
-    options = DeployOptions(net, weights, out, dict(input_shapes), batch, skip_passes, force)
+    options = DeployOptions(net, weights, out, dict(input_shapes), batch, skip_passes, fixed_size, force)
     manifest = deploy(options, caffe_engine(caffe) if check else None)
     if as_json:
         print_json(manifest)

@@ -64,6 +64,11 @@ def caffe_option(function: Command) -> Command:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead (docs/json.md).")
+fixed_size_option = click.option(
+    "--fixed-size",
+    is_flag=True,
+    help="Images always have the size in the file: make exact rewrites that hold at that size alone (docs/exact.md).",
+)
 force_option = click.option("--force", is_flag=True, help="Write into an output directory that is not empty.")
 
 replace_option = click.option("--force", is_flag=True, help="Replace the file if it is there.")

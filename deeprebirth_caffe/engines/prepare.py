@@ -171,6 +171,7 @@ def _shared(layers: list[Layer], weights: Weights) -> Weights:
 def _run(net: Net, one: Pass) -> tuple[Net, str]:
     """What a pass makes of a copy of the net, and the first place that it refused, in words."""
     rewriter = Rewriter(net.copy())
+    rewriter.net.fixed_size = True  # it runs at the size that it has
     refused = run(rewriter, [one]).refusals
     return rewriter.net, refused[0].reason if refused else ""
 

@@ -13,6 +13,7 @@ from deeprebirth_caffe.formats.collector import uncollected
 from deeprebirth_caffe.formats.prototxt import NetSource, format_message, parse_net, read_net
 from deeprebirth_caffe.ir.errors import NetError
 from deeprebirth_caffe.ir.graph import Layer, Value, View
+from deeprebirth_caffe.ir.sizes import OtherSizes
 from deeprebirth_caffe.ir.stages import assign_stages
 from deeprebirth_caffe.ir.state import NetState, states_of
 from deeprebirth_caffe.ir.weights import Weights
@@ -29,6 +30,7 @@ class Net:
         weights: the learned arrays, or None where only the structure is at hand.
         data: (C, H, W) of one record of each data layer, where it is known.
         cut: the header's fields that a rewrite took out although the schema does not have them.
+        fixed_size: whether the user says that images always have the size of the file.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class Net:
         self.weights = weights
         self.data: dict[Layer, Shape] = {}
         self.cut: frozenset[str] = frozenset()
+        self.fixed_size = False
         self._views: tuple[View, ...] | None = None
+        self._other_sizes: OtherSizes | None = None
 
     @classmethod
     @uncollected
@@ -85,6 +89,7 @@ class Net:
         twins = {layer: _twin(layer) for layer in self.layers}
         net = Net(header, twins.values(), self.source, self.weights.copy() if self.weights else None)
         net.cut = self.cut
+        net.fixed_size = self.fixed_size
         net.data = {twins[layer]: shape for layer, shape in self.data.items() if layer in twins}
         return net
 
@@ -104,6 +109,14 @@ class Net:
             self._views = tuple(self._build_views())
         return self._views
 
+    @property
+    def other_sizes(self) -> OtherSizes:
+        """The net at other sizes of its images, in TEST where that is sound."""
+        if self._other_sizes is None:
+            view = next((view for view in self.views if view.state.phase == "TEST"), self.views[0])
+            self._other_sizes = OtherSizes(view, fixed=self.fixed_size)
+        return self._other_sizes
+
     def view(self, phase: str = "TEST", stages: Iterable[str] = (), level: int = 0) -> View:
         """The view of one phase; without stages, the first sound one of that phase.
 
@@ -120,7 +133,7 @@ class Net:
 
     def changed(self) -> None:
         """Forgets the views; the Rewriter calls it after it changed layers."""
-        self._views = None
+        self._views = self._other_sizes = None
 
     @uncollected
     def _build_views(self) -> Iterable[View]:

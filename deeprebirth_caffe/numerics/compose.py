@@ -42,6 +42,10 @@ class Axis:
         before = (self.kernel - 1) * self.dilation - self.stride - self.pad < 0
         return before and out * self.stride - self.pad >= size
 
+    def always_beyond(self) -> bool:
+        """Whether the same holds for an image of every size."""
+        return self.pad >= (self.kernel - 1) * self.dilation
+
     def then(self, after: Axis) -> Axis:
         """This window and then another, as one."""
         steps = [after.dilation * self.stride] * (after.kernel > 1) + [self.dilation] * (self.kernel > 1)

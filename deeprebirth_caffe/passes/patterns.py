@@ -156,6 +156,15 @@ def strange(layer: Layer) -> str:
     return ""
 
 
+def any_size(facts: Facts, layer: Layer) -> bool:
+    """Whether a rewrite of a layer must hold for images of every size: nothing fixes the size that it reads."""
+    return facts.net.other_sizes.reach(layer)
+
+
+THIS_SIZE = "and nothing fixes the size of the images (--fixed-size, where they always have the one in the file)"
+"""How refusals end of what would hold at the given size alone."""
+
+
 def unknown_shape(value: Value) -> str:
     """The reason of a pass that needs geometry and has none; where a flag helps, the layer's own words name it."""
     return f"shape unknown: {value.unknown}"

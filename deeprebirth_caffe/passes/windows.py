@@ -19,7 +19,7 @@ from deeprebirth_caffe.ops import Shape, conv_geometry, pool_geometry
 from deeprebirth_caffe.passes.batchnorm import add_bias, missing_weights
 from deeprebirth_caffe.passes.convs import set_geometry
 from deeprebirth_caffe.passes.costs import no_gain, predicted, predicted_now
-from deeprebirth_caffe.passes.patterns import Facts, strange, unknown_shape
+from deeprebirth_caffe.passes.patterns import THIS_SIZE, Facts, any_size, strange, unknown_shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.rewrite import Applied, Kind, Rewriter
 
@@ -80,7 +80,10 @@ def join_windows(facts: Facts, first: Layer, second: Layer) -> Joint | str:
         if reason := _inexact(weights, pair, windows, shapes):
             return reason
     assert windows is not None, "a layer that is alive has an input"
-    return _join(facts, pair, host, windows)
+    joint = _join(facts, pair, host, windows)
+    if isinstance(joint, Joint) and any_size(facts, first):
+        return _inexact_elsewhere(pair, windows) or joint
+    return joint
 
 
 def _look(layer: Layer, bottom: Shape) -> _Window | str:
@@ -121,6 +124,20 @@ def _inexact(
                 f"{second.name} pads with zeros what {first.name} puts out, which would have {why} there: "
                 "only without that pad are they one convolution"
             )
+    return ""
+
+
+def _inexact_elsewhere(pair: tuple[Layer, Layer], windows: tuple[_Window, _Window]) -> str:
+    """Why the joint window would not compute the same for images of another size; empty when it does."""
+    for layer in pair:
+        own = layer.param.pooling_param
+        if layer.type == "Pooling" and own.global_pooling:
+            return f"the window of {layer.name} is the whole image, {THIS_SIZE}"
+        if layer.type == "Pooling" and own.round_mode != own.FLOOR and max(pool_geometry(layer.param).stride) > 1:
+            return f"{layer.name} rounds its size up and a convolution down, {THIS_SIZE}"
+    if any(two.pad and not one.always_beyond() for one, two in zip(windows[0].axes, windows[1].axes, strict=True)):
+        first, second = pair
+        return f"at other sizes {second.name} would pad what {first.name} puts out over part of the image, {THIS_SIZE}"
     return ""
 
 

@@ -60,7 +60,8 @@ def compare_nets(
     The second must have all results of the first. What they say in a fork's way is said in plain Caffe first, which is
     what runs them.
     """
-    wanted = [value.name for value in find_results(before, find_heads(before))]
+    kept = after.view("TEST").blobs
+    lost = [value.name for value in find_results(before, find_heads(before)) if value.name not in kept]
     before, after = _in_plain_caffe(before), _in_plain_caffe(after)
     views = before.view("TEST"), after.view("TEST")
     with tempfile.TemporaryDirectory(prefix="rebirth-check-") as folder:
@@ -68,7 +69,7 @@ def compare_nets(
         for name, net, view in zip(("before", "after"), (before, after), views, strict=True):
             path, weights = write_probe(Path(folder), name, net, view, batch)
             results.append(engine.forward(path, weights, _inputs(view, batch, seed)))
-    return _compare(results[0], results[1], passes, set(_input_names(views[0])), wanted)
+    return _compare(results[0], results[1], passes, set(_input_names(views[0])), lost)
 
 
 def _in_plain_caffe(net: Net) -> Net:
@@ -118,7 +119,7 @@ def _compare(
     after: dict[str, np.ndarray],
     passes: tuple[str, ...],
     inputs: set[str],
-    wanted: Sequence[str],
+    lost: Sequence[str],
 ) -> CheckResult:
     worst, worst_blob, failure, count = 0.0, "", "", 0
     for name, old in before.items():
@@ -144,7 +145,6 @@ def _compare(
             failure = f'blob "{name}" {problem}'
     if not count and not failure:
         failure = "the two nets have no blob in common"
-    lost = next((name for name in wanted if name not in after), "")
     if lost and not failure:
-        failure = f'blob "{lost}", a result of the net, is gone'
+        failure = f'blob "{lost[0]}", a result of the net, is gone'
     return CheckResult(passes, count, worst, worst_blob, failure)

@@ -33,8 +33,8 @@ class ConvertOptions(RewriteOptions):
 
     `paper` sets what the paper does: no pool behind a Concat or Eltwise is folded, BatchNorm is pruned, and rebirth
     layers start from Xavier noise, unless `bn` or `init` say otherwise; gradients are cut only where somebody says so
-    (`usual_clip`). `portable` first says in plain Caffe what a fork says, wherever that can be done, whatever `only`
-    and `skip` name.
+    (`usual_clip`). `fixed_size` says that images always have the size of the file. `portable` first says in plain
+    Caffe what a fork says, wherever that can be done, whatever `only` and `skip` name.
     """
 
     suffix: ClassVar[str] = "-rebirth"
@@ -42,6 +42,7 @@ class ConvertOptions(RewriteOptions):
     paper: bool = False
     exact: bool = False
     portable: bool = False
+    fixed_size: bool = False
     streamline: bool = True
     branch: bool = True
     skip_passes: tuple[str, ...] = ()
@@ -92,6 +93,7 @@ class ConvertOptions(RewriteOptions):
             "only": list(self.only),
             "skip": list(self.skip),
             "paper": self.paper,
+            **({"fixed_size": True} if self.fixed_size else {}),
             "kernel": self.kernel,
             "reduce": self.reduce,
             "reduce_patterns": [{"pattern": pattern, "ratio": ratio} for pattern, ratio in self.reduce_patterns],
@@ -134,6 +136,7 @@ def convert(options: ConvertOptions, engine: Engine | None = None, say: Say = la
     options = replace(options, solver_options=solver)
     work = Rewriting(options)
     net, rewriter = work.net, work.rewriter
+    net.fixed_size = options.fixed_size
     _check_patterns(options, net)
     random = engine is not None and net.weights is None
     if random:

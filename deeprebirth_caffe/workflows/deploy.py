@@ -72,6 +72,7 @@ class DeployOptions:
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     batch: int = 1
     skip_passes: tuple[str, ...] = ()
+    fixed_size: bool = False
     force: bool = False
 
 
@@ -90,6 +91,7 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, An
     """
     check_directory(options.out, options.force)
     net = load_net(options.net, options.weights, options.input_shapes)
+    net.fixed_size = options.fixed_size
     original = net.copy()
     made = strip(net, batch=options.batch, skip_passes=options.skip_passes, keep_exact=engine is not None)
     if missing := layers_without_weights(made.net):
@@ -110,6 +112,7 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, An
         options={
             "passes": [StripTraining.name, *(one.name for one in all_exact(options.skip_passes))],
             "batch": options.batch,
+            **({"fixed_size": True} if options.fixed_size else {}),
             "input_shapes": {blob: list(shape) for blob, shape in options.input_shapes.items()},
         },
         outcome=made.outcome,

@@ -12,6 +12,8 @@ import pytest
 from cli_tools import Cli, Echo, Everything, SmallNet, complaint, files_under, listing, lr_mults
 
 from deeprebirth_caffe.cli.convert import command
+from deeprebirth_caffe.engines.probe import save_weights
+from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.caffemodel import read_caffemodel
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.proto import caffe_pb2 as pb
@@ -32,6 +34,11 @@ def convert(cli: Cli, net28: SmallNet) -> Convert:
         return found
 
     return run
+
+
+def _random_weights(net: str, weights: str) -> None:
+    found = Net.read(net)
+    save_weights(Path(weights), found, random_weights(found))
 
 
 def stages(manifest: dict[str, Any]) -> set[str]:
@@ -137,6 +144,18 @@ def option_portable(convert: Convert, net: SmallNet) -> None:
     found = convert("--portable", "--exact")
     assert found["options"]["passes"] == ["portable", *EXACT_NAMES]
     assert Path("out/train_val.prototxt").read_bytes() == Path(net.train_val).read_bytes()  # it is plain Caffe's
+
+
+def option_fixed_size(convert: Convert, net: SmallNet) -> None:
+    pool, reads = 'type: "Pooling" bottom: "data" top: "p" pooling_param { pool: AVE', 'bottom: "p" top: "c"'
+    text = f'layer {{ name: "p" {pool} kernel_size: 2 stride: 2 }} }}\n'
+    text += f'layer {{ name: "c" type: "Convolution" {reads} convolution_param {{ num_output: 1 kernel_size: 1 }} }}\n'
+    Path("any.prototxt").write_text(f'input: "data" input_shape {{ dim: 1 dim: 64 dim: 16 dim: 16 }}\n{text}')
+    _random_weights("any.prototxt", "any.caffemodel")
+    given = {"net": "any.prototxt", "shape": ""}
+    found = convert("--exact", "-w", "any.caffemodel", **given)
+    assert not found["rewrites"] and "--fixed-size" in found["refusals"][0]["reason"]
+    assert passes(convert("--exact", "-w", "any.caffemodel", "--fixed-size", **given, out="fixed")) == {"fold-average"}
 
 
 def option_no_streamline(convert: Convert, net: SmallNet) -> None:

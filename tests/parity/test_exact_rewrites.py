@@ -36,8 +36,9 @@ def engine(caffe_install: CaffeInstall, caffe: CaffeWorker) -> Shared:
 
 
 def changed(text: str, one: Pass) -> tuple[Net, Net]:
-    """A net with random weights before and after a pass, which must find something."""
+    """A net with random weights, for images of its own size, before and after a pass, which must find something."""
     net = parse(text, weights=True)
+    net.fixed_size = True
     before = net.copy()
     assert rewrite(net, one).rewrites, text
     return before, net

@@ -150,10 +150,13 @@ def test_portable_keeps_names_and_weights() -> None:
 )
 def test_portable_drops_ceil_mode_where_it_makes_no_difference(kernel: int, flag: str, text: str) -> None:
     pool = POOL.replace("kernel_size: 3", f"kernel_size: {kernel}").replace("stride: 2", f"stride: 2 {flag}")
-    net, outcome, _ = convert(DATA + CONV + pool, [Portable()])
+    net, outcome, _ = convert(DATA + CONV + pool + END, [Portable()])
     assert not outcome.refusals
     assert ("round_mode: FLOOR" in net.text()) == bool(text)
     assert "ceil_mode" not in net.text()
+    # Without InnerProduct images of other sizes may come.
+    net, _, _ = convert(DATA + CONV + pool, [Portable()])
+    assert ("round_mode: FLOOR" in net.text()) == ("false" in flag)
 
 
 def test_portable_without_a_shape_says_what_holds_for_all() -> None:

@@ -150,6 +150,9 @@ def ceil_mode(plain: Plain, values: Values, bottoms: Sequence[Shape]) -> str:
     own = plain.param.pooling_param
     if values.flag("pooling_param.ceil_mode", True) or own.global_pooling:
         return ""
+    if max(pool_geometry(plain.param).stride) == 1:
+        own.ClearField("round_mode")
+        return ""
     own.ClearField("round_mode")
     if bottoms:
         up = pool_geometry(plain.param, bottoms[0])

@@ -18,10 +18,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from deeprebirth_caffe.ir import Layer, Net
+from deeprebirth_caffe.ir import Layer, Net, Value
 from deeprebirth_caffe.ops import pool_geometry
 from deeprebirth_caffe.passes.batchnorm import NORMS, batch_statistics, chain_affine, missing_weights, odd
-from deeprebirth_caffe.passes.patterns import Facts, strange
+from deeprebirth_caffe.passes.patterns import THIS_SIZE, Facts, strange
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
 
 _SAME_SHAPE = frozenset({"Flatten", "Reshape", "Tile", "Split", "Slice", "Concat"})
@@ -41,7 +41,7 @@ class DropIdentities(Pass):
             if not _is_identity(facts, layer):
                 continue
             sole = not facts.read_by_others(layer)
-            if reason := _tied(facts, layer, sole):
+            if reason := _tied(facts, layer, sole) or _for_now(facts, layer):
                 yield Refusal(layer, reason)
             else:
                 # The neighbours' blobs get other names, so what reads or makes them waits for the next sweep.
@@ -65,13 +65,30 @@ def _is_identity(facts: Facts, layer: Layer) -> bool:
     if layer.type == "Pooling":
         if param.pooling_param.pool == param.pooling_param.STOCHASTIC:
             return False
-        windows = [pool_geometry(param, value.shape) for value in facts.net.values_in(layer) if value.shape]
-        whole = len(windows) == len(facts.alive(layer))
-        return whole and all((w.kernel, w.stride, w.pad) == ((1, 1), (1, 1), (0, 0)) for w in windows)
+        return all(_one_by_one(layer, value) for value in facts.net.values_in(layer))
     if layer.type in _SAME_SHAPE:
         pairs = zip(facts.net.values_in(layer), facts.net.values_out(layer), strict=True)
         return all(into.shape is not None and into.shape == out.shape for into, out in pairs)
     return (layer.type in NORMS or layer.type == "Bias") and _changes_nothing(facts, layer)
+
+
+def _one_by_one(pool: Layer, bottom: Value) -> bool:
+    """Whether a Pooling looks at each position alone."""
+    if bottom.shape is None:
+        return False
+    window = pool_geometry(pool.param, bottom.shape)
+    return (window.kernel, window.stride, window.pad) == ((1, 1), (1, 1), (0, 0))
+
+
+def _for_now(facts: Facts, layer: Layer) -> str:
+    """Why a layer does nothing at the given size or batch alone; empty where it never does anything."""
+    sizes = facts.net.other_sizes
+    for views, what in ((sizes.views, THIS_SIZE), (sizes.batches, "and the net takes other batches")):
+        for view in views:
+            into, out = view.ins[layer][0], view.outs[layer][0]
+            if into.shape != out.shape or (layer.type == "Pooling" and not _one_by_one(layer, into)):
+                return f"it does nothing to {'x'.join(map(str, facts.value_in(layer).shape or ()))} alone, {what}"
+    return ""
 
 
 def _changes_nothing(facts: Facts, layer: Layer) -> bool:

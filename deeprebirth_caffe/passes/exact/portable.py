@@ -81,7 +81,9 @@ def _plain(net: Net, layer: Layer) -> Plain | str:
     for view in net.views:
         if layer in view.ins:
             shapes = [value.shape for value in view.ins[layer] if value.shape is not None]
-            plain = to_plain(layer.param, extra, shapes if len(shapes) == len(layer.bottoms) else [])
+            # What holds at one size of image is not to be relied on where others can come.
+            known = len(shapes) == len(layer.bottoms) and not (layer.type == "Pooling" and net.other_sizes.reach(layer))
+            plain = to_plain(layer.param, extra, shapes if known else [])
             if isinstance(plain, str):
                 return plain
             # Where the states differ, one of them needs round_mode, which says what holds in all.

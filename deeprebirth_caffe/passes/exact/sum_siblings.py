@@ -20,11 +20,11 @@ import numpy.typing as npt
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.numerics.compose import Axis
 from deeprebirth_caffe.numerics.parallel import Around, add_up, around
-from deeprebirth_caffe.ops import conv_geometry
+from deeprebirth_caffe.ops import conv_geometry, conv_output_size
 from deeprebirth_caffe.passes.batchnorm import add_bias
 from deeprebirth_caffe.passes.convs import set_geometry
 from deeprebirth_caffe.passes.costs import no_gain, predicted, predicted_now
-from deeprebirth_caffe.passes.patterns import Facts, strange
+from deeprebirth_caffe.passes.patterns import THIS_SIZE, Facts, any_size, strange
 from deeprebirth_caffe.passes.siblings import unfit
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
@@ -199,8 +199,23 @@ def _window(facts: Facts, members: Sequence[Layer]) -> tuple[Around, Around] | s
         own = [_axes(layer)[axis] for layer in members]
         if not all(one.fits(size) for one in own for size, _ in sizes):
             return f"the kernel of {names} reaches beyond its image"
-        found.append(around(own, sizes))
+        if any_size(facts, members[0]):
+            sizes += _more_sizes(own, sizes[0][0])
+        try:
+            found.append(around(own, sizes))
+        except ValueError:
+            return f"no window has the size of {names} at other sizes of the image, {THIS_SIZE}"
     return found[0], found[1]
+
+
+def _more_sizes(own: Sequence[Axis], size: int) -> list[tuple[int, int]]:
+    """What windows read and put out at other sizes, one for each way to divide by the stride, where they all agree."""
+    found = []
+    for more in range(size + 1, size + own[0].stride):
+        outs = {conv_output_size(more, one.kernel, one.stride, one.pad, one.dilation) for one in own}
+        if len(outs) == 1:
+            found.append((more, outs.pop()))
+    return found
 
 
 def _rates(layer: Layer) -> tuple[tuple[float, float], ...]:

@@ -17,7 +17,7 @@ from typing import ClassVar
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ops import ConvGeometry
 from deeprebirth_caffe.passes.costs import no_gain
-from deeprebirth_caffe.passes.patterns import Facts
+from deeprebirth_caffe.passes.patterns import THIS_SIZE, Facts, any_size
 from deeprebirth_caffe.passes.siblings import Family, Member, apply_family, find_families, plan_family
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
 
@@ -94,6 +94,8 @@ def _shift(facts: Facts, guest: Member, host: Member) -> tuple[int, ...] | str:
         return f"{names} have different strides"
     if any(a.shape is None or b.shape is None or a.shape[2:] != b.shape[2:] for a, b in sizes):
         return f"{names} put out images of different sizes"
+    if any_size(facts, guest.layer) and _loss(small) != _loss(large):
+        return f"{names} put out images of different sizes for other sizes of theirs, {THIS_SIZE}"
     shift = []
     for axis in range(2):
         alike = small.kernel[axis] == 1 or small.dilation[axis] == large.dilation[axis]
@@ -102,3 +104,8 @@ def _shift(facts: Facts, guest: Member, host: Member) -> tuple[int, ...] | str:
             return f"the taps of {guest.layer.name} do not lie on those of {host.layer.name}"
         shift.append(start)
     return tuple(shift)
+
+
+def _loss(window: ConvGeometry) -> list[int]:
+    """How much smaller than the image the places are that a window can lie at, which tells the sizes it puts out."""
+    return [extent - 2 * pad for extent, pad in zip(window.extent, window.pad, strict=True)]

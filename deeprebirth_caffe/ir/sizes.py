@@ -1,0 +1,100 @@
+"""A net at other sizes of its images: whether anything fixes their size, and which layers see other sizes then.
+
+The size that a file gives its input is often nominal: a net without InnerProduct is reshaped to whatever image comes.
+What holds at the given size alone is no fact of such a net.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from deeprebirth_caffe.ir.errors import NetError
+from deeprebirth_caffe.ir.graph import Layer, Value, View
+from deeprebirth_caffe.ir.summary import param_shapes
+from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+
+SCALES = ((2, 2), (3, 2), (8, 8))
+"""What height and width are multiplied by; multiples keep branches of different strides in step."""
+
+
+class OtherSizes:
+    """A net at other sizes than its file's, in one state.
+
+    Attributes:
+        views: at other heights and widths, as far as the net takes them with the same weights; none where its size is
+            fixed, as an InnerProduct does.
+        batches: at another batch, if it takes one.
+    """
+
+    def __init__(self, view: View, *, fixed: bool = False) -> None:
+        """Looks at a net.
+
+        Args:
+            view: of the net.
+            fixed: whether the images always have the size of the file.
+        """
+        self._view = view
+        found = [] if fixed else [_scaled(view, scale) for scale in SCALES]
+        self.views = [one for one in found if one is not None]
+        twice = _resized(view, {value: (2 * value.shape[0], *value.shape[1:]) for value in _fed(view) if value.shape})
+        self.batches = [] if twice is None else [twice]
+
+    def reach(self, layer: Layer) -> bool:
+        """Whether a layer reads images of another size than the file's, at any of the other sizes."""
+        return any(
+            layer in view.ins and _sizes(view.ins[layer]) != _sizes(self._view.ins[layer]) for view in self.views
+        )
+
+
+def _scaled(view: View, scale: tuple[int, int]) -> View | None:
+    """The net with all its images scaled, or else with those of one size; None where it takes neither."""
+    images = [value for value in _fed(view) if value.shape is not None and len(value.shape) == 4]
+    sizes = dict.fromkeys(_sizes(images))
+    for wanted in [list(sizes), *([size] for size in sizes if len(sizes) > 1)]:
+        shapes = {
+            value: (*value.shape[:2], value.shape[2] * scale[0], value.shape[3] * scale[1])
+            for value in images
+            if value.shape is not None and value.shape[2:] in wanted
+        }
+        found = _resized(view, shapes) if shapes else None
+        if found is not None and all(
+            param_shapes(view, layer) == param_shapes(found, layer) for layer in found.layers if layer in view.ins
+        ):
+            return found
+    return None
+
+
+def _resized(view: View, shapes: Mapping[Value, Shape]) -> View | None:
+    """The view with other shapes of some inputs, without losses and metrics; None where it does not take them."""
+    header = pb.NetParameter()
+    layers: list[Layer] = []
+    gone: set[str] = set()
+    known = {value: shapes.get(value, value.shape) for value in _fed(view)}
+    if None in known.values():
+        return None
+    for value in view.inputs:
+        header.input.append(value.name)
+        header.input_shape.add().dim.extend(known[value] or ())
+    for layer in view.layers:
+        if layer.fed:
+            twin = pb.LayerParameter(name=layer.name, type="Input", top=layer.tops)
+            for value in view.outs[layer]:
+                twin.input_param.shape.add().dim.extend(known[value] or ())
+            layers.append(Layer(twin))
+        elif layer.loss or (layer.op is not None and layer.op.metric) or not gone.isdisjoint(layer.bottoms):
+            gone.update(layer.tops)
+        else:
+            layers.append(layer)
+    try:
+        return View(view.state, header, layers, {})
+    except NetError:
+        return None
+
+
+def _fed(view: View) -> list[Value]:
+    return [*view.inputs, *(value for layer in view.layers if layer.fed for value in view.outs[layer])]
+
+
+def _sizes(values: Sequence[Value]) -> list[Shape | None]:
+    return [value.shape[2:] if value.shape is not None and len(value.shape) == 4 else None for value in values]
