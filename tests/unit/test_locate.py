@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from deeprebirth_caffe.engines.caffe import asking
+from deeprebirth_caffe.engines.caffe.asking import Answer
 from deeprebirth_caffe.engines.caffe.locate import CaffeNotFoundError, default_prefix, find_caffe
 
 STAMP = "format=1\narch=amd64\nsuite=bullseye\ncaffe=1.0.0+git-8\npackages=222\n"
@@ -145,6 +147,111 @@ def test_a_build_tree(tmp_path: Path) -> None:
     python = program(tmp_path / "bin/python3")
     found = find_caffe(tree, environ=env)
     assert (found.binary, found.python, found.pythonpath) == (binary, python, (tree / "python",))
+
+
+CAFFE = '#!/bin/sh\n[ "$1" = --version ] && echo caffe version 1.0.0\n'
+
+
+def pycaffe(folder: Path, path: Path) -> Path:
+    """A Python under any name that has pycaffe."""
+    package = folder / "site" / "caffe"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "_caffe.so").write_text("")
+    return program(path, f'#!/bin/sh\nPYTHONPATH="{folder}/site" exec "{sys.executable}" "$@"\n')
+
+
+@pytest.mark.parametrize("name", ["python", "python3", "python3.9"])
+def test_an_environment_with_its_own_python(tmp_path: Path, name: str) -> None:
+    """Whatever of it is named, the other half is found beside it, before what PATH has."""
+    binary = program(tmp_path / "env/bin/caffe", CAFFE)
+    python = pycaffe(tmp_path, tmp_path / "env/bin/python")
+    (tmp_path / "env/bin/python3").symlink_to(python)
+    (tmp_path / "env/bin/python3.9").symlink_to(python)
+    env = machine(tmp_path)
+    pycaffe(tmp_path, tmp_path / "bin/python3")
+    for path in (tmp_path / "env", tmp_path / "env/bin", binary, tmp_path / "env/bin" / name):
+        found = find_caffe(path, environ=env)
+        assert found.binary == binary
+        assert found.python is not None and found.python.resolve() == python
+
+
+def test_a_program_is_what_it_says_not_what_it_is_called(tmp_path: Path) -> None:
+    env = machine(tmp_path)
+    wrapper = pycaffe(tmp_path, tmp_path / "tools/run-pycaffe")
+    assert find_caffe(wrapper, environ=env).python == wrapper
+    renamed = program(tmp_path / "tools/caffe-cpu", CAFFE)
+    found = find_caffe(renamed, environ=env)
+    assert (found.binary, found.python) == (renamed, None)
+    other = program(tmp_path / "tools/list", "#!/bin/sh\necho list 1.0\n")
+    with pytest.raises(CaffeNotFoundError, match=r"list has no pycaffe .* and is no caffe program"):
+        find_caffe(other, environ=env)
+
+
+def test_a_python_without_pycaffe_beside_a_build(tmp_path: Path) -> None:
+    """The Python of an environment, and the modules of the source tree that it lies in."""
+    python = program(tmp_path / "tree/bin/python3", f'#!/bin/sh\nexec "{sys.executable}" -I "$@"\n')
+    with pytest.raises(CaffeNotFoundError, match="has no pycaffe"):
+        find_caffe(python, environ=machine(tmp_path))
+    (tmp_path / "tree/python/caffe").mkdir(parents=True)
+    (tmp_path / "tree/python/caffe/_caffe.so").write_text("")
+    found = find_caffe(python, environ=machine(tmp_path))
+    assert (found.python, found.pythonpath) == (python, (tmp_path / "tree/python",))
+
+
+@pytest.mark.parametrize(
+    "binary", ["distribute/bin/caffe.bin", "build/install/bin/caffe", ".build_release/tools/caffe"]
+)
+def test_other_builds(tmp_path: Path, binary: str) -> None:
+    built = program(tmp_path / "tree" / binary, CAFFE)
+    modules = built.parents[1] / "python"
+    if "build_release" in binary:
+        modules = tmp_path / "tree/python"
+    (modules / "caffe").mkdir(parents=True)
+    (modules / "caffe/_caffe.cpython-39-x86_64-linux-gnu.so").write_text("")
+    env = machine(tmp_path)
+    python = program(tmp_path / "bin/python3")
+    for path in (tmp_path / "tree", built):
+        found = find_caffe(path, environ=env)
+        assert (found.binary, found.python, found.pythonpath) == (built, python, (modules,))
+
+
+def test_the_system_s_python_beside_the_system_s_caffe(tmp_path: Path) -> None:
+    """PATH names another Python first, as a virtual environment does."""
+    binary = program(tmp_path / "usr/bin/caffe", CAFFE)
+    python = pycaffe(tmp_path, tmp_path / "usr/bin/python3")
+    program(tmp_path / "bin/python3", f'#!/bin/sh\nexec "{sys.executable}" -I "$@"\n')
+    env = machine(tmp_path)
+    env["PATH"] = f"{tmp_path}/bin:{tmp_path}/usr/bin"
+    found = find_caffe(environ=env)
+    assert (found.binary, found.python) == (binary, python)
+
+
+def test_errors_name_what_was_tried(tmp_path: Path) -> None:
+    binary = program(tmp_path / "some/bin/caffe", CAFFE)
+    python = program(tmp_path / "some/bin/python", f'#!/bin/sh\nexec "{sys.executable}" -I "$@"\n')
+    with pytest.raises(CaffeNotFoundError) as caught:
+        find_caffe(binary, environ=machine(tmp_path)).need_python()
+    assert str(python) in str(caught.value) and "PATH" in str(caught.value)
+    alone = pycaffe(tmp_path, tmp_path / "alone/bin/python")
+    with pytest.raises(CaffeNotFoundError, match=str(tmp_path / "alone/bin/caffe")):
+        find_caffe(alone, environ=machine(tmp_path)).need_binary()
+
+
+def test_programs_that_do_not_end_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "TIMEOUT_S", 0.2)
+    env = {"PATH": "/usr/bin:/bin"}
+    assert asking.ask(program(tmp_path / "talks", "#!/bin/sh\nwhile :; do echo caffe; done\n"), env) is Answer.SILENT
+    assert asking.ask(program(tmp_path / "sleeps", "#!/bin/sh\nsleep 60\n"), env) is Answer.SILENT
+    assert asking.ask(program(tmp_path / "reads", "#!/bin/sh\ncat\n"), env) is Answer.OTHER
+    assert asking.ask(program(tmp_path / "broken", "\x7fELF"), env) is Answer.SILENT
+
+
+def test_a_caffe_that_was_found_is_not_asked_again(tmp_path: Path) -> None:
+    python = pycaffe(tmp_path, tmp_path / "counting")
+    python.write_text(python.read_text().replace("\n", f'\necho >> "{tmp_path}/asked"\n', 1))
+    for _ in range(3):
+        assert find_caffe(python, environ=machine(tmp_path)).python == python
+    assert (tmp_path / "asked").read_text() == "\n"
 
 
 def test_importing_it_is_cheap() -> None:

@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deeprebirth_caffe.engines.base import EngineError
+from deeprebirth_caffe.engines.caffe.asking import Answer, ask
 
 STAMP = ".rebirth-caffe"
 HOW_TO = "run `rebirth caffe install`, or name one with --caffe"
 
-# Tells where the `caffe` package lies without importing it, which takes half a second. A package of that name
-# without the compiled module is somebody else's.
-_PROBE = (
-    "import glob, importlib.util, os, sys\n"
-    "spec = importlib.util.find_spec('caffe')\n"
-    "places = list(spec.submodule_search_locations or []) if spec else []\n"
-    "sys.exit(not any(glob.glob(os.path.join(p, '_caffe*.so')) for p in places))\n"
+_PROGRAMS = (
+    *("bin/caffe", "build/tools/caffe", "tools/caffe", ".build_release/tools/caffe", "build/install/bin/caffe"),
+    *("install/bin/caffe", "distribute/bin/caffe", "distribute/bin/caffe.bin", "bin/caffe.bin", "caffe"),
 )
+"""Where a directory may have its `caffe`: an installation, a conda environment, a source tree that was built."""
+_MODULES = ("python", "distribute/python", "build/install/python", "install/python", "")
+"""And the `caffe` package of a build, which a Python has to be told of."""
+_PYTHONS = ("bin/python3", "bin/python", "python3", "python")
 
 
 class CaffeNotFoundError(EngineError):
@@ -47,6 +46,7 @@ class CaffeInstall:
         version: The package's version, where it is known without starting anything.
         arch: The architecture the packages are for ("amd64", "arm64"), where it is known.
         pythonpath: Directories that `python` needs to find pycaffe.
+        tried: What was looked at for what is missing.
     """
 
     binary: Path | None
@@ -56,18 +56,20 @@ class CaffeInstall:
     version: str | None = None
     arch: str | None = None
     pythonpath: tuple[Path, ...] = ()
+    tried: tuple[Path, ...] = ()
 
     def need_python(self) -> Path:
         """Gives `python`; raises where this Caffe has none."""
         if self.python is None:
-            raise CaffeNotFoundError(f"the Caffe of {self.where} ({self.binary}) has no pycaffe: {HOW_TO}")
+            what = f"the Caffe of {self.where} ({self.binary})"
+            raise CaffeNotFoundError(f"{what} has no pycaffe{_tried(self.tried)}: {HOW_TO}")
         return self.python
 
     def need_binary(self) -> Path:
         """Gives `binary`; raises where this Caffe has none."""
         if self.binary is None:
             what = f"the pycaffe of {self.where} ({self.python})"
-            raise CaffeNotFoundError(f"{what} has no caffe program: {HOW_TO}")
+            raise CaffeNotFoundError(f"{what} has no caffe program{_tried(self.tried)}: {HOW_TO}")
         return self.binary
 
 
@@ -91,7 +93,7 @@ def default_prefix(arch: str | None = None, environ: Mapping[str, str] | None = 
 
 
 def find_caffe(explicit: str | Path | None = None, environ: Mapping[str, str] | None = None) -> CaffeInstall:
-    """Finds Caffe; starts at most a bare Python, and that only when nothing but PATH is left.
+    """Finds Caffe; asks programs what they are only where the directory of `rebirth caffe install` does not settle it.
 
     Args:
         explicit: What the user named, if anything.
@@ -109,10 +111,9 @@ def find_caffe(explicit: str | Path | None = None, environ: Mapping[str, str] | 
     installed = _stamped(prefix, "the default directory")
     if installed is not None:
         return installed
-    binary = shutil.which("caffe", path=env.get("PATH", os.defpath))
-    python = _python_on_path(env)
-    if binary or python:
-        return CaffeInstall(binary=Path(binary) if binary else None, python=python, where="PATH")
+    found = _with_python(_which(("caffe",), env), "PATH", env)
+    if found.binary or found.python:
+        return found
     half = f"; the installation in {prefix} is unfinished" if (prefix / ".work").is_dir() else ""
     raise CaffeNotFoundError(f"no Caffe found (looked at $REBIRTH_CAFFE, {prefix} and PATH{half}): {HOW_TO}")
 
@@ -130,14 +131,20 @@ def _named(path: Path, where: str, env: Mapping[str, str]) -> CaffeInstall:
         installed = _stamped(candidate.parent.parent, where)
         if installed is not None and candidate in (installed.binary, installed.python):
             return installed
-    if re.fullmatch(r"python[\d.]*", path.name):
-        if not _has_pycaffe(path, env):
+    answer = ask(path, env)
+    if answer is Answer.PYCAFFE:
+        return _with_binary(path, where, env)
+    if answer is Answer.PYTHON:
+        modules = _modules_near(path)
+        if modules is None:
             raise CaffeNotFoundError(f"{where}: {path} has no pycaffe ('import caffe' fails); {HOW_TO}")
-        beside = path.parent / "caffe"
-        on_path = shutil.which("caffe", path=env.get("PATH", os.defpath))
-        binary = str(beside) if os.access(beside, os.X_OK) else on_path
-        return CaffeInstall(binary=Path(binary) if binary else None, python=path, where=where)
-    return CaffeInstall(binary=path, python=_python_on_path(env), where=where)
+        return _with_binary(path, where, env, (modules,))
+    # One for another processor cannot be asked, and one of a name of its own may be older than --version.
+    if answer in (Answer.CAFFE, Answer.SILENT) or path.name in ("caffe", "caffe.bin"):
+        return _with_python(path, where, env)
+    raise CaffeNotFoundError(
+        f"{where}: {path} has no pycaffe ('-c \"import caffe\"') and is no caffe program ('--version'); {HOW_TO}"
+    )
 
 
 def _directory(path: Path, where: str, env: Mapping[str, str]) -> CaffeInstall:
@@ -146,17 +153,79 @@ def _directory(path: Path, where: str, env: Mapping[str, str]) -> CaffeInstall:
         return installed
     if (path / ".work").is_dir():
         raise CaffeNotFoundError(f"{where}: {path} is unfinished: run `rebirth caffe install --prefix {path}` again")
-    # A Caffe somebody built: an installation or a build tree, with pycaffe in `python/`.
-    programs = (path / "bin" / "caffe", path / "build" / "tools" / "caffe", path / "tools" / "caffe")
-    binary = next((p for p in programs if p.is_file() and os.access(p, os.X_OK)), None)
-    modules = path / "python"
-    if any(modules.glob("caffe/_caffe*.so")):
-        interpreter = shutil.which("python3", path=env.get("PATH", os.defpath))
-        python = Path(interpreter) if interpreter else None
-        return CaffeInstall(binary=binary, python=python, where=where, pythonpath=(modules,))
-    if binary is None:
-        raise CaffeNotFoundError(f"{where}: {path} holds no Caffe (no bin/caffe, no python/caffe); {HOW_TO}")
-    return CaffeInstall(binary=binary, python=_python_on_path(env), where=where)
+    binary = next((one for one in (path / name for name in _PROGRAMS) if _runs(one)), None)
+    if binary is not None:
+        return _with_python(binary, where, env, path)
+    pythons = [path / name for name in _PYTHONS]
+    python = next((one for one in pythons if _runs(one) and ask(one, env) is Answer.PYCAFFE), None)
+    modules = _modules_in(path)
+    if python is None and modules is not None:
+        return _with_binary(_which(("python3", "python"), env), where, env, (modules,))
+    if python is None:
+        tried = ", ".join((*_PROGRAMS, *(f"{name or '.'}/caffe/_caffe*.so" for name in _MODULES), *_PYTHONS))
+        raise CaffeNotFoundError(f"{where}: {path} holds no Caffe (looked for {tried}); {HOW_TO}")
+    return _with_binary(python, where, env)
+
+
+def _with_python(binary: Path | None, where: str, env: Mapping[str, str], root: Path | None = None) -> CaffeInstall:
+    """A `caffe` program, and the Python that goes with it: beside it, of its build, or on PATH.
+
+    Args:
+        binary: the program; None looks on PATH alone.
+        where: in words.
+        env: the environment.
+        root: the directory that the user named.
+    """
+    beside: list[Path] = []
+    modules: Path | None = None
+    if binary is not None:
+        # What a link on PATH leads to is an installation, too.
+        folders = dict.fromkeys((binary.parent, Path(os.path.realpath(binary)).parent))
+        beside = [folder / name for folder in folders for name in ("python3", "python")]
+        modules = (None if root is None else _modules_in(root)) or _modules_near(binary)
+    if modules is not None:
+        own = next((one for one in beside if _runs(one) and ask(one, env) in (Answer.PYTHON, Answer.PYCAFFE)), None)
+        return CaffeInstall(binary, own or _which(("python3", "python"), env), where, pythonpath=(modules,))
+    on_path = [one for name in ("python3", "python") if (one := _which((name,), env)) is not None]
+    # What PATH names first is what the user works with, unless a program was named.
+    candidates = [*on_path, *beside] if where == "PATH" else [*beside, *on_path]
+    python = next((one for one in candidates if _runs(one) and ask(one, env) is Answer.PYCAFFE), None)
+    return CaffeInstall(binary, python, where, tried=tuple(dict.fromkeys(candidates)))
+
+
+def _with_binary(
+    python: Path | None, where: str, env: Mapping[str, str], modules: tuple[Path, ...] = ()
+) -> CaffeInstall:
+    """A Python with pycaffe, and the `caffe` program that goes with it: beside it, of its build, or on PATH."""
+    folders = [] if python is None else [python.parent, Path(os.path.realpath(python)).parent]
+    beside = [*(folder / "caffe" for folder in folders), *(one.parent / name for one in modules for name in _PROGRAMS)]
+    binary = next((one for one in beside if _runs(one)), None) or _which(("caffe",), env)
+    return CaffeInstall(binary, python, where, pythonpath=modules, tried=tuple(dict.fromkeys(beside)))
+
+
+def _modules_in(folder: Path) -> Path | None:
+    """The directory with the compiled `caffe` package of a build."""
+    return next((folder / name for name in _MODULES if any((folder / name).glob("caffe/_caffe*.so"))), None)
+
+
+def _modules_near(program: Path) -> Path | None:
+    """Likewise of the build that a program belongs to: it is up to two directories above the program's own."""
+    folders = [*program.parents[1:3], *Path(os.path.realpath(program)).parents[1:3]]
+    return next((found for folder in folders if (found := _modules_in(folder)) is not None), None)
+
+
+def _runs(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)
+
+
+def _which(names: Sequence[str], env: Mapping[str, str]) -> Path | None:
+    """The first of some programs that PATH has."""
+    found = (shutil.which(name, path=env.get("PATH", os.defpath)) for name in names)
+    return next((Path(one) for one in found if one), None)
+
+
+def _tried(paths: Sequence[Path]) -> str:
+    return f" (tried {', '.join(map(str, paths))} and PATH)" if paths else ""
 
 
 def _stamped(prefix: Path, where: str) -> CaffeInstall | None:
@@ -173,22 +242,3 @@ def _stamped(prefix: Path, where: str) -> CaffeInstall | None:
         version=facts.get("caffe"),
         arch=facts.get("arch"),
     )
-
-
-def _python_on_path(env: Mapping[str, str]) -> Path | None:
-    for name in ("python3", "python"):
-        found = shutil.which(name, path=env.get("PATH", os.defpath))
-        if found and _has_pycaffe(Path(found), env):
-            return Path(found)
-    return None
-
-
-def _has_pycaffe(python: Path, env: Mapping[str, str]) -> bool:
-    try:
-        # Not from the current directory, where a source tree of Caffe would be found that is not built.
-        done = subprocess.run(
-            [str(python), "-c", _PROBE], env=dict(env), cwd="/", timeout=20, check=False, capture_output=True
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
