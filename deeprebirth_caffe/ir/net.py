@@ -99,6 +99,11 @@ class Net:
         return any(layer.param.include or layer.param.exclude or layer.loss for layer in self.layers)
 
     @property
+    def learns(self) -> bool:
+        """Whether it has something to learn from, a loss; a deploy net may have a layer for one phase alone too."""
+        return any(layer.loss for layer in self.layers)
+
+    @property
     def views(self) -> tuple[View, ...]:
         """One view for each state that the file tells apart; a net that does not learn only has TEST.
 

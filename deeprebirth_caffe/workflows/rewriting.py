@@ -118,7 +118,7 @@ class Rewriting:
         self.selection.check(self.net)
         self._check_name()
         self._lent: Lent | None = None
-        if options.solver is not None and self.net.trains:
+        if options.solver is not None and self.net.learns:
             self._lent = lend_solver(options.solver, options.net)
         earlier = read_earlier(options.net)
         restore(self.net, earlier.lr_mult)
@@ -205,7 +205,7 @@ class Rewriting:
     def _check_name(self) -> None:
         """The net keeps its file name, so this must not be the name of another result."""
         path = self.options.net
-        taken = {SOLVER, INIT, MANIFEST} | ({DEPLOY} if self.net.trains else set())
+        taken = {SOLVER, INIT, MANIFEST} | ({DEPLOY} if self.net.learns else set())
         if path.name in taken:
             raise RebirthError(f"{path}: {path.name} is what another result will be called; rename the net")
 
@@ -223,7 +223,7 @@ class Rewriting:
                 )
 
     def _learn_faster(self) -> dict[str, list[float]]:
-        if not self.net.trains:
+        if not self.net.learns:
             return {}
         relearn = [layer for layer in self.net.layers if self.rewriter.made.get(layer) is Kind.RELEARN]
         lr_mult = learn_faster(relearn, self.options.solver_options.lr_factor)
@@ -255,7 +255,7 @@ class Rewriting:
         found = {"net": self.options.net.name}
         if deploy_net is not None:
             found["deploy"] = DEPLOY
-        if self.net.trains:
+        if self.net.learns:
             found["solver"] = SOLVER
         if self.net.weights is not None:
             found["weights"] = INIT

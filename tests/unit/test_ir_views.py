@@ -71,6 +71,12 @@ def test_nets_that_learn(more: str) -> None:
     assert [str(view.state) for view in net.views] == ["TRAIN", "TEST"]
 
 
+def test_a_deploy_net_with_a_layer_for_test_alone_learns_nothing() -> None:
+    net = parse(data(1, 3, 8, 8) + conv("conv", "data") + relu("end", "conv", "end", "include { phase: TEST }"))
+    assert not net.learns
+    assert parse(data(1, 3, 8, 8) + layer("EuclideanLoss", "end", ("data", "data"), "end")).learns
+
+
 STAGED = (
     layer("Input", "data", (), "data", 'include { stage: "deploy" } input_param { shape { dim: 1 dim: 3 } }')
     + layer("DummyData", "data", (), "data", 'exclude { stage: "deploy" } dummy_data_param { shape { dim: 4 dim: 3 } }')

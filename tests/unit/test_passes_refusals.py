@@ -630,6 +630,19 @@ def test_a_deploy_net_needs_the_shape_of_its_data() -> None:
     assert reason.startswith("shape unknown: ") and reason.count("--input-shape") == 1
 
 
+@pytest.mark.parametrize(
+    ("size", "end", "reason"),
+    [
+        (1, "", "nothing fixes it; give one with --input-shape"),
+        (1, fc("fc", "pool"), "global pooling: its window covers the whole image"),
+        (2, "", "global pooling: its window covers the whole image"),
+    ],
+)
+def test_a_nominal_image_is_no_whole_image(size: int, end: str, reason: str) -> None:
+    text = data(1, 3, size, size) + conv("conv", "data", 4, 1) + POOL + end
+    assert reason in reasons(text, PoolToStride())["pool"]
+
+
 @pytest.mark.parametrize("kernels", [(1,), (1, 3, 5)])
 def test_a_wide_module_is_judged_branch_by_branch(monkeypatch: pytest.MonkeyPatch, kernels: tuple[int, ...]) -> None:
     """Nothing about a branch is worked out again for each of the others."""

@@ -21,7 +21,7 @@ from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.numerics.inherit import embed
 from deeprebirth_caffe.ops import conv_geometry, pool_geometry
 from deeprebirth_caffe.passes.convs import set_geometry
-from deeprebirth_caffe.passes.patterns import Facts, Hosts, find_hosts, strange, unknown_shape
+from deeprebirth_caffe.passes.patterns import Facts, Hosts, any_size, find_hosts, strange, unknown_shape
 from deeprebirth_caffe.passes.relearn.geometry import Axis, AxisPlan
 from deeprebirth_caffe.passes.relearn.start import Start, set_filler
 from deeprebirth_caffe.proto import caffe_pb2 as pb
@@ -105,9 +105,15 @@ class PoolToStride(Pass):
                 if value.shape is None:
                     return unknown_shape(value)
             assert into.shape and pooled.shape and out.shape
-            if out.shape[2:] == (1, 1):
-                return "global pooling: its window covers the whole image, and the layers behind it need its averages"
             window = pool_geometry(pool.param, pooled.shape)
+            if out.shape[2:] == (1, 1):
+                beyond = any(size < kernel for size, kernel in zip(pooled.shape[2:], window.kernel, strict=True))
+                if beyond and any_size(facts, pool):
+                    return (
+                        f"its image of {pooled.shape[2]}x{pooled.shape[3]} is smaller than its window: the size in the "
+                        "file is not that of real images, and nothing fixes it; give one with --input-shape"
+                    )
+                return "global pooling: its window covers the whole image, and the layers behind it need its averages"
             solved: list[AxisPlan | int] = []
             for axis in range(2):
                 problem = Axis(
