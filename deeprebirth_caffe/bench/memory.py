@@ -99,7 +99,13 @@ def fit(one: View, two: View) -> Fit | None:
     """
     single, double = summarize(one), summarize(two)
     columns = [_column_bytes(one, layer) for layer in one.layers]
-    if single.params is None or single.blob_bytes is None or double.blob_bytes is None or None in columns:
+    if (
+        single.uncounted
+        or single.params is None
+        or single.blob_bytes is None
+        or double.blob_bytes is None
+        or None in columns
+    ):
         return None
     each = double.blob_bytes - single.blob_bytes
     if each <= 0:

@@ -40,7 +40,7 @@ def command(
 def _show(found: dict[str, Any]) -> None:
     from deeprebirth_caffe.cli.show import print_columns, show_refusals
     from deeprebirth_caffe.cli.text import printable
-    from deeprebirth_caffe.workflows.publish import mib
+    from deeprebirth_caffe.workflows.publish import mib, without
 
     found = printable(found)
     rows = [("stage", "layer", "type", "output", "parameters", "multiply-adds")]
@@ -64,6 +64,8 @@ def _show(found: dict[str, Any]) -> None:
         f"{_number(found['macs']) or '0'} multiply-adds, blobs {mib(found['blob_bytes'])}, "
         f"Caffe's memory for data {mib(found['memory_required_for_data'])}"
     )
+    if found["uncounted"]:
+        click.echo(f"at least: {without(found['uncounted'])}")
     for note in found["notes"]:
         click.echo(f"note: {note}")
     for reason in found["unknown"]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from deeprebirth_caffe.cli.text import printable
-from deeprebirth_caffe.workflows.publish import mib
+from deeprebirth_caffe.workflows.publish import mib, without
 
 STYLE = {"exact": "green", "relearn": "yellow"}
 
@@ -109,6 +109,10 @@ def show_totals(
             (label, form(old) if old is not None else "unknown", form(new) if new is not None else "unknown", ratio)
         )
     print_columns(rows)
+    left = [without(one["uncounted"]) for one in (before, after)]
+    for name, words in [("both", left[0])] if left[0] == left[1] else zip(names, left, strict=True):
+        if words:
+            click.echo(f"{name} {words}")
 
 
 def print_columns(rows: Sequence[Sequence[str]], left: int = 1) -> None:

@@ -30,9 +30,10 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class NetCost:
-    """A view's costs in all; None where some shape is not known.
+    """A view's costs in all: the sums of what is known; None where nothing is.
 
     Attributes:
+        uncounted: the layers that are missing from a sum, since a shape is not known.
         params: learned numbers, shared ones once.
         macs: multiply-adds of a forward pass of the whole batch.
         blob_bytes: of all blobs as pycaffe lists them: one that is overwritten in place counts once, and each top of
@@ -46,6 +47,7 @@ class NetCost:
     macs: int | None
     blob_bytes: int | None
     memory_required_for_data: int | None
+    uncounted: tuple[Layer, ...] = ()
 
 
 def summarize(view: View) -> NetCost:
@@ -54,9 +56,10 @@ def summarize(view: View) -> NetCost:
     return NetCost(
         rows,
         _params(rows),
-        _total([row.macs for row in rows]),
+        _total([row.macs for row in rows if not row.layer.fed]),
         _blob_bytes(view),
         _memory(view),
+        tuple(row.layer for row in rows if None in (*row.top_shapes, row.params, row.macs)),
     )
 
 
@@ -75,15 +78,18 @@ def _layer_cost(view: View, layer: Layer) -> LayerCost:
     tops = tuple(value.shape for value in view.outs[layer])
     kind = layer.op
     blobs = param_shapes(view, layer)
-    if kind is None or blobs is None or None in tops or layer.unknown:
+    if kind is None or blobs is None or layer.unknown:
         return LayerCost(layer, tops, None, None, None, None)
+    params = sum(map(count, blobs))
+    if None in tops:
+        return LayerCost(layer, tops, blobs, params, None, None)
     bottoms = [value.shape for value in view.ins[layer] if value.shape is not None]
     shapes = [shape for shape in tops if shape is not None]
     return LayerCost(
         layer,
         tops,
         blobs,
-        sum(map(count, blobs)),
+        params,
         kind.macs(layer.param, bottoms, shapes),
         kind.cost(layer.param, bottoms, shapes),
     )
@@ -91,16 +97,17 @@ def _layer_cost(view: View, layer: Layer) -> LayerCost:
 
 def _total(parts: list[int | None]) -> int | None:
     known = [part for part in parts if part is not None]
-    return sum(known) if len(known) == len(parts) else None
+    return sum(known) if known or not parts else None
 
 
 def _params(rows: tuple[LayerCost, ...]) -> int | None:
     shared: set[str] = set()
+    known = [row for row in rows if row.param_shapes is not None]
+    if all(row.layer.fed for row in known) and not all(row.layer.fed for row in rows):
+        return None
     total = 0
-    for row in rows:
-        if row.param_shapes is None:
-            return None
-        for index, shape in enumerate(row.param_shapes):
+    for row in known:
+        for index, shape in enumerate(row.param_shapes or ()):
             specs = row.layer.param.param
             name = specs[index].name if index < len(specs) else ""
             if name and name in shared:
@@ -111,22 +118,21 @@ def _params(rows: tuple[LayerCost, ...]) -> int | None:
 
 
 def _blob_bytes(view: View) -> int | None:
-    total = 0
-    for value in view.values:
-        if value.shape is None:
-            return None
-        own = view.blobs[value.name] is value
-        total += count(value.shape) * (own + value.copies)
-    return FLOAT_BYTES * total
+    return _bytes(
+        [
+            None if value.shape is None else count(value.shape) * ((view.blobs[value.name] is value) + value.copies)
+            for value in view.values
+        ]
+    )
 
 
 def _memory(view: View) -> int | None:
-    total = 0
-    for value in view.values:
-        if value.shape is None:
-            return None
-        total += count(value.shape) * (1 + value.copies)
-    for layer in view.layers:
-        if layer.op is not None:
-            total += layer.op.auto_tops(layer.param)
-    return FLOAT_BYTES * total
+    tops = [None if value.shape is None else count(value.shape) * (1 + value.copies) for value in view.values]
+    total = _bytes(tops)
+    losses = sum(layer.op.auto_tops(layer.param) for layer in view.layers if layer.op is not None)
+    return None if total is None else total + FLOAT_BYTES * losses
+
+
+def _bytes(parts: list[int | None]) -> int | None:
+    total = _total(parts)
+    return None if total is None else FLOAT_BYTES * total

@@ -13,7 +13,7 @@ from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.convert import ConvertOptions
 from deeprebirth_caffe.workflows.load import load_net, upgrade_notes
-from deeprebirth_caffe.workflows.manifest import refusal_rows
+from deeprebirth_caffe.workflows.manifest import refusal_rows, uncounted
 
 
 def inspect(
@@ -46,6 +46,7 @@ def inspect(
         "macs": cost.macs,
         "blob_bytes": cost.blob_bytes,
         "memory_required_for_data": cost.memory_required_for_data,
+        "uncounted": uncounted(cost),
         "unknown": sorted({value.unknown for value in view.values if value.shape is None}),
         "merges": merges(outcome),
         "refusals": refusal_rows(outcome),

@@ -11,7 +11,7 @@ from typing import Any
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import read_regular_text
-from deeprebirth_caffe.ir import Net, summarize
+from deeprebirth_caffe.ir import Net, NetCost, summarize
 from deeprebirth_caffe.rewrite.learning import LrMults
 from deeprebirth_caffe.rewrite.pipeline import Outcome
 from deeprebirth_caffe.workflows.check import CheckResult
@@ -22,7 +22,7 @@ SCHEMA = 1
 """The version of the JSON; it goes up when a field changes its meaning or goes away."""
 
 
-def totals(net: Net) -> dict[str, int | None]:
+def totals(net: Net) -> dict[str, Any]:
     """The figures of a net in TEST, for before and after."""
     view = next((view for view in net.views if view.state.phase == "TEST"), net.views[0])
     cost = summarize(view)
@@ -32,7 +32,13 @@ def totals(net: Net) -> dict[str, int | None]:
         "macs": cost.macs,
         "blob_bytes": cost.blob_bytes,
         "memory_required_for_data": cost.memory_required_for_data,
+        "uncounted": uncounted(cost),
     }
+
+
+def uncounted(cost: NetCost) -> list[dict[str, str]]:
+    """The layers that the totals do without, since a shape is not known."""
+    return [{"name": layer.name, "type": layer.type} for layer in cost.uncounted]
 
 
 def make_manifest(
@@ -47,8 +53,8 @@ def make_manifest(
     origins: Mapping[str, Sequence[str]],
     refit: Mapping[str, Any] | None,
     reparam: Mapping[str, Sequence[str]],
-    before: Mapping[str, int | None],
-    after: Mapping[str, int | None],
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
     checks: Sequence[CheckResult] | None,
     notes: Sequence[str],
 ) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+MAX_NAMED = 4
+"""How many layers a sentence names before it only counts them."""
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Control characters, those that turn the writing direction, bytes that are no text, line separators."""
 
@@ -34,6 +36,15 @@ def finite(data: Any) -> Any:
     if isinstance(data, (list, tuple)):
         return [finite(value) for value in data]
     return data
+
+
+def without(uncounted: Sequence[Mapping[str, str]]) -> str:
+    """Which layers a sum does without, for people; empty where all are counted."""
+    if not uncounted:
+        return ""
+    names = [f"{layer['name']} ({layer['type']})" for layer in uncounted[:MAX_NAMED]]
+    more = f" and {len(uncounted) - MAX_NAMED} more" if len(uncounted) > MAX_NAMED else ""
+    return f"without {counted(len(uncounted), 'layer')}: {', '.join(names)}{more}"
 
 
 def counted(number: int, what: str) -> str:

@@ -47,6 +47,31 @@ def test_shared_parameters_count_once() -> None:
     assert cost.layers[1].params == cost.layers[2].params == 4 * 36 + 4
 
 
+DETECTION = (
+    data(1, 3, 8, 8)
+    + conv("a", "data", 4, 1)
+    + layer("Flatten", "loc", "a")
+    + layer("Flatten", "conf", "a")
+    + layer("PriorBox", "prior", ("a", "data"), "prior", "prior_box_param { min_size: 4 }")
+    + layer("DetectionOutput", "det", ("loc", "conf", "prior"), "det", "detection_output_param { num_classes: 2 }")
+)
+
+
+def test_sums_do_without_what_is_not_known() -> None:
+    """How many boxes are found depends on the data; all else is as it was without."""
+    cost, rest = (summarize(parse(text).views[0]) for text in (DETECTION, DETECTION[: DETECTION.rindex("layer {")]))
+    assert (cost.params, cost.macs, cost.blob_bytes) == (rest.params, rest.macs, rest.blob_bytes)
+    assert cost.params == 16 and cost.macs == 3 * 4 * 64
+    assert [one.name for one in cost.uncounted] == ["det"] and not rest.uncounted
+    assert (cost.layers[-1].params, cost.layers[-1].macs, cost.layers[-1].cost) == (0, None, None)
+
+
+def test_a_layer_of_a_type_that_nobody_knows_is_not_counted() -> None:
+    text = DETECTION + layer("Hologram", "h", "a") + conv("end", "h")
+    cost = summarize(parse(text).views[0])
+    assert cost.params == 16 and [one.name for one in cost.uncounted] == ["det", "h", "end"]
+
+
 def test_what_is_not_known_is_none() -> None:
     text = layer("Data", "data", (), "data", "data_param { batch_size: 1 }") + conv("a", "data")
     cost = summarize(parse(text).views[0])

@@ -9,7 +9,7 @@ from typing import Any
 
 from deeprebirth_caffe.bench.breakdown import Group, grouped
 from deeprebirth_caffe.workflows.pages import bars, spelled
-from deeprebirth_caffe.workflows.publish import counted, mib, ms, printable
+from deeprebirth_caffe.workflows.publish import counted, mib, ms, printable, without
 from deeprebirth_caffe.workflows.report.curves import Line, plot
 from deeprebirth_caffe.workflows.report.figures import Drop, Pair, by_stage, drop, metrics, own_output, pairs, trade
 from deeprebirth_caffe.workflows.report.gather import LEARNING, Run, Step, number
@@ -133,6 +133,9 @@ def _summary(run: Run, timed: Sequence[Pair]) -> Iterator[Block]:
     rows += _totals(run)
     if len(rows) > 1:
         yield Table(rows)
+    for name, figures in (("before", _before(run)), ("after", _after(run))):
+        if words := without(figures.get("uncounted") or ()):
+            yield Text(f"The sums of the net {name} are {words}.")
     if base is not None and base.hits is not None and last is not None and last.hits is not None:
         images = counted(len(base.hits), "image")
         yield Text(f"Accuracies are of {images}; intervals are 95 %, from the same images in both nets.")
@@ -143,10 +146,7 @@ def _summary(run: Run, timed: Sequence[Pair]) -> Iterator[Block]:
 
 def _totals(run: Run) -> Iterator[Row]:
     """Layers, parameters and multiply-adds of the first conversion's input and the last one's output."""
-    done = [step.manifest.data for step in run.steps if step.counts and step.manifest is not None]
-    if not done:
-        return
-    before, after = _before(run), done[-1].get("after", {})
+    before, after = _before(run), _after(run)
     images = images_of_a_pass(run)
     for name, key in (("layers", "layers"), ("parameters", "params"), (_macs_name(images), "macs")):
         old, new = (_figure(one, key, images) for one in (before, after))
@@ -168,6 +168,13 @@ def _before(run: Run) -> Mapping[str, Any]:
     """The figures of the net that the run began with: of the first conversion's input."""
     found = next((step.manifest.data for step in run.steps if step.manifest is not None), {})
     figures = found.get("before")
+    return figures if isinstance(figures, Mapping) else {}
+
+
+def _after(run: Run) -> Mapping[str, Any]:
+    """The figures of the net that the run ended with: of the last conversion's output."""
+    done = [step.manifest.data for step in run.steps if step.counts and step.manifest is not None]
+    figures = done[-1].get("after") if done else None
     return figures if isinstance(figures, Mapping) else {}
 
 
