@@ -232,6 +232,12 @@ def test_a_silence_stays_where_its_blob_would_be_an_output() -> None:
     assert list(by_name(net, "s").bottoms) == ["b", "c"]
 
 
+def test_a_silenced_blob_that_was_overwritten_has_another_name() -> None:
+    """Without the ReLU, b is not what it was."""
+    net = strip(SOURCE + fc("x", "data", 6) + SLICE + relu("r", "b") + fc("score", "a") + LOSS)
+    assert outputs(net) == ["c", "prob"] and "b" not in net.names() and "b_fold" in net.names()
+
+
 def test_what_only_an_auxiliary_head_read_is_silenced() -> None:
     text = SOURCE + fc("x", "data", 6) + SLICE + fc("score", "a") + LOSS
     text += fc("aux", "b") + layer("SoftmaxWithLoss", "aux/loss", ("aux", "label"), "aux/loss", "loss_weight: 0.3")

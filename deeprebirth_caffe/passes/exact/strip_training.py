@@ -40,6 +40,7 @@ class _Plan:
     dropouts: dict[Layer, bool]
     silences: dict[Layer, list[str]]
     loose: list[str]
+    stale: list[str]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,10 @@ class StripTraining(Pass):
         ruled = any(layer.param.include or layer.param.exclude for layer in keep)
         if len(keep) == len(net.layers) and not inputs and not dropouts and not ruled:
             return
-        plan = _Plan(frozenset(keep), inputs, ends, dropouts, silences, loose)
+        # What layers that go overwrote in place is not what the blob's name meant.
+        unread = {*loose, *(name for names in silences.values() for name in names)}
+        stale = [name for name in unread if view.blobs[name].producer not in keep and view.blobs[name].producer]
+        plan = _Plan(frozenset(keep), inputs, ends, dropouts, silences, loose, sorted(stale))
         yield Match(net.layers[0], frozenset(net.layers), plan)
 
     def apply(self, match: Match, rewriter: Rewriter) -> Applied:
@@ -105,6 +109,8 @@ class StripTraining(Pass):
         if plan.loose:
             silence = pb.LayerParameter(name=rewriter.free("silence"), type=SILENCE, bottom=plan.loose)
             rewriter.insert_after(rewriter.net.layers[-1], Layer(silence))
+        for blob in plan.stale:
+            rewriter.rename_blob(blob, rewriter.fresh(blob, Kind.EXACT))
         for layer, sole in plan.dropouts.items():
             done.removed.append(layer.name)
             rewriter.erase(layer, sole=sole)
