@@ -19,7 +19,7 @@ import lmdb
 import numpy as np
 from google.protobuf import text_format
 
-from deeprebirth_caffe.cli.show import print_columns
+from deeprebirth_caffe.cli.layout import print_columns
 from deeprebirth_caffe.data import open_layer
 from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 from deeprebirth_caffe.engines.caffe.locate import CaffeNotFoundError, find_caffe

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprebirth_caffe.cli.show import print_columns
+from deeprebirth_caffe.cli.layout import print_columns
 from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.caffemodel import write_caffemodel

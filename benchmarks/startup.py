@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.cli.show import print_columns
+from deeprebirth_caffe.cli.layout import print_columns
 from deeprebirth_caffe.isolation import python_words
 
 RUNS = 7

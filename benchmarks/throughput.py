@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.cli.show import print_columns
+from deeprebirth_caffe.cli.layout import print_columns
 from deeprebirth_caffe.formats.prototxt import format_message, parse_message
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 

@@ -20,7 +20,7 @@ from deeprebirth_caffe.bench import machine
 from deeprebirth_caffe.bench.caffe_time import CaffeTimeSubject, thread_settings
 from deeprebirth_caffe.bench.targets import Job
 from deeprebirth_caffe.bench.targets.local import LocalTarget
-from deeprebirth_caffe.cli.show import print_columns
+from deeprebirth_caffe.cli.layout import print_columns
 from deeprebirth_caffe.engines.caffe.locate import find_caffe
 from deeprebirth_caffe.engines.prepare import prepare
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.cli.show import print_columns
+from deeprebirth_caffe.cli.layout import print_columns
 from deeprebirth_caffe.engines.base import Engine, Step
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.probe import probe_message, save_weights

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from deeprebirth_caffe import __version__
+from deeprebirth_caffe.cli.help import Group
 from deeprebirth_caffe.cli.text import error_line, guarded
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.isolation import leave_out_current_folder
@@ -42,7 +43,7 @@ COMMANDS = {
 """Each command and its one line of help, so that `rebirth --help` imports none of them."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group that imports a command's module when the command is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -100,7 +101,7 @@ def main(arguments: list[str] | None = None) -> Any:
 
 def _run(arguments: list[str] | None) -> None:
     try:
-        code = rebirth.main(args=arguments, prog_name="rebirth", standalone_mode=False)
+        code = rebirth.main(args=arguments, prog_name="rebirth", standalone_mode=False, color=_colour())
         if code:  # of ctx.exit(); commands return nothing
             sys.exit(code)
     except click.ClickException as error:
@@ -120,6 +121,11 @@ def _run(arguments: list[str] | None) -> None:
         _fail(f"there is not enough memory{what}; take smaller nets, batches or files, or a larger machine")
     except RecursionError:
         _fail("a file is nested too deeply to be read; take one level of brackets out after the other")
+
+
+def _colour() -> bool | None:
+    """Tells click whether to colour: no where the user does not want it, else as stdout is a terminal."""
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
 
 
 def _fail(text: str, code: int = 1) -> NoReturn:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Group
 from deeprebirth_caffe.cli.options import FILE, FOLDER, Command, caffe_option, json_option, print_json
 from deeprebirth_caffe.cli.text import printable
 
@@ -33,7 +34,7 @@ def place_options(function: Command) -> Command:
     return function
 
 
-@click.group("caffe")
+@click.group("caffe", cls=Group)
 def command() -> None:
     """Install real Caffe 1.0 for this user, say which one is used, remove it (docs/caffe.md)."""
 
@@ -75,7 +76,7 @@ def info(caffe: str | None, as_json: bool) -> None:
     if as_json:
         print_json(facts.to_json())
         return
-    from deeprebirth_caffe.cli.show import print_columns
+    from deeprebirth_caffe.cli.layout import print_columns
 
     print_columns([(name, str(value)) for name, value in printable(_rows(facts)).items() if value is not None], left=2)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import (
     FILE,
     FOLDER,
@@ -76,7 +77,7 @@ class Parts(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return tuple(word for word in words if word != "bn")
 
 
-@click.command("convert")
+@click.command("convert", cls=Command)
 @click.argument("net", type=FILE)
 @click.option("-w", "--weights", type=FILE, help="Learned weights; gives init.caffemodel.")
 @click.option("--solver", type=FILE, help="A solver that lends what the paper does not fix.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Group
 from deeprebirth_caffe.cli.options import FILE, FOLDER, MAX_INT, Command, Size, json_option, print_json
 
 OUT_FOLDER = click.Path(path_type=Path)
@@ -50,7 +51,7 @@ def common_options(function: Command) -> Command:
     return function
 
 
-@click.group("data")
+@click.group("data", cls=Group)
 def command() -> None:
     """Make LMDBs (or LevelDBs) that Caffe trains from, equal to those of convert_imageset.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import (
     FILE,
     FOLDER,
@@ -20,7 +21,7 @@ from deeprebirth_caffe.cli.options import (
 )
 
 
-@click.command("deploy")
+@click.command("deploy", cls=Command)
 @click.argument("net", type=FILE)
 @click.option("-w", "--weights", type=FILE, required=True, help="The learned weights.")
 @click.option("-o", "--out", type=FOLDER, required=True, help="Output directory.")

@@ -9,13 +9,14 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Group
 from deeprebirth_caffe.cli.options import FILE, json_option, print_json
 from deeprebirth_caffe.cli.text import printable
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.group("device")
+@click.group("device", cls=Group)
 def command() -> None:
     """Phones and boards on which `rebirth time --on` runs nets (docs/devices.md).
 
@@ -36,7 +37,7 @@ def list_(as_json: bool) -> None:
     if not found["devices"]:
         click.echo("no Android device: connect one, allow USB debugging, and look at `adb devices`", err=True)
         return
-    from deeprebirth_caffe.cli.show import print_columns
+    from deeprebirth_caffe.cli.layout import print_columns
 
     print_columns([(one["name"], one["state"], one["model"] or "") for one in printable(found["devices"])], left=3)
 
@@ -52,7 +53,7 @@ def info(where: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    from deeprebirth_caffe.cli.show import print_columns
+    from deeprebirth_caffe.cli.layout import print_columns
 
     print_columns(list(_rows(printable(found))), left=2)
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import FILE, json_option, print_json, shapes_option
 
 
-@click.command("diff")
+@click.command("diff", cls=Command)
 @click.argument("a", type=FILE)
 @click.argument("b", type=FILE)
-@click.option("--phase", type=click.Choice(["TRAIN", "TEST"]), default="TEST", show_default=True)
+@click.option("--phase", type=click.Choice(["TRAIN", "TEST"]), default="TEST", show_default=True, help="Which phase.")
 @shapes_option
 @json_option
 def command(a: Path, b: Path, phase: str, input_shapes: tuple[tuple[str, tuple[int, ...]], ...], as_json: bool) -> None:

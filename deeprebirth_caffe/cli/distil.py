@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import COUNT, FILE, FOLDER, POSITIVE, force_option, json_option, print_json
 from deeprebirth_caffe.workflows.defaults import DISTIL_BASE_LR, DISTIL_ITERATIONS
 
 
-@click.command("distil")
+@click.command("distil", cls=Command)
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-w", "--weights", type=FILE, help="The converted net's start. [default: DIR/init.caffemodel]")
 @click.option("--teacher", type=FILE, help="The original net. [default: as DIR/manifest.json says]")

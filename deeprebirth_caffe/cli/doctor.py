@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import FILE, caffe_place_option, json_option, print_json
 
 MOST = 5
 """How many places of one kind are shown."""
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Command)
 @click.argument("net", type=FILE, required=False)
 @caffe_place_option
 @json_option
@@ -32,7 +33,7 @@ def command(net: Path | None, caffe: str | None, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    from deeprebirth_caffe.cli.show import print_columns
+    from deeprebirth_caffe.cli.layout import print_columns
     from deeprebirth_caffe.cli.text import printable
 
     rows = []

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import (
     FILE,
     MAX_INT,
@@ -19,7 +20,7 @@ from deeprebirth_caffe.cli.options import (
 )
 
 
-@click.command("export")
+@click.command("export", cls=Command)
 @click.argument("net", type=FILE)
 @click.option("-w", "--weights", type=FILE, required=True, help="The learned weights.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The ONNX file to write.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import (
     FILE,
     MAX_INT,
@@ -23,7 +24,7 @@ from deeprebirth_caffe.cli.options import (
 from deeprebirth_caffe.errors import UsageError
 
 
-@click.command("finetune")
+@click.command("finetune", cls=Command)
 @click.argument("solver", type=FILE)
 @click.option(
     "-w",

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import (
     FILE,
     MAX_INT,
@@ -38,7 +39,7 @@ class Means(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return found
 
 
-@click.command("forward")
+@click.command("forward", cls=Command)
 @click.argument("net", type=FILE)
 @click.argument("more", nargs=-1, metavar="[IMAGES]...")
 @click.option("-w", "--weights", type=FILE, required=True, help="The learned weights.")

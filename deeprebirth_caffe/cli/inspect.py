@@ -7,15 +7,16 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import FILE, json_option, print_json, shapes_option
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Command)
 @click.argument("net", type=FILE)
 @click.option(
     "-w", "--weights", type=FILE, help="Learned weights: they tell channels, and are checked against the net."
 )
-@click.option("--phase", type=click.Choice(["TRAIN", "TEST"]), default="TEST", show_default=True)
+@click.option("--phase", type=click.Choice(["TRAIN", "TEST"]), default="TEST", show_default=True, help="Which phase.")
 @click.option("--stage", "stages", multiple=True, metavar="S", help="A NetState stage of an all-in-one net.")
 @shapes_option
 @json_option
@@ -38,7 +39,8 @@ def command(
 
 
 def _show(found: dict[str, Any]) -> None:
-    from deeprebirth_caffe.cli.show import print_columns, show_refusals
+    from deeprebirth_caffe.cli.layout import print_columns, say
+    from deeprebirth_caffe.cli.show import show_refusals, some
     from deeprebirth_caffe.cli.text import printable
     from deeprebirth_caffe.workflows.publish import mib, without
 
@@ -58,20 +60,21 @@ def _show(found: dict[str, Any]) -> None:
                 _number(layer["macs"]),
             )
         )
-    print_columns(rows, left=3)
-    click.echo(
-        f"\n{len(found['layers'])} layers in {found['state']['phase']}, {_number(found['params']) or '0'} parameters, "
+    print_columns(rows, left=3, spare=(0,))
+    click.echo()
+    say(
+        f"{len(found['layers'])} layers in {found['state']['phase']}, {_number(found['params']) or '0'} parameters, "
         f"{_number(found['macs']) or '0'} multiply-adds, blobs {mib(found['blob_bytes'])}, "
         f"Caffe's memory for data {mib(found['memory_required_for_data'])}"
     )
     if found["uncounted"]:
         click.echo(f"at least: {without(found['uncounted'])}")
     for note in found["notes"]:
-        click.echo(f"note: {note}")
+        say(f"note: {note}", indent=6)
     for reason in found["unknown"]:
-        click.echo(f"shape unknown: {reason}")
+        say(f"shape unknown: {reason}")
     for merge in found["merges"]:
-        click.echo(f"could merge {merge['stage']}: {merge['pass']} ({merge['kind']}): {', '.join(merge['removed'])}")
+        say(f"could merge {merge['stage']}: {merge['pass']} ({merge['kind']}): {some(merge['removed'])}")
     show_refusals(found["refusals"], "cannot merge")
 
 

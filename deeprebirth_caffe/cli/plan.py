@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import (
     COUNT,
     FILE,
@@ -24,7 +25,7 @@ from deeprebirth_caffe.cli.time import ENGINES
 from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
 
 
-@click.command("plan")
+@click.command("plan", cls=Command)
 @click.argument("net", type=FILE)
 @click.option("-w", "--weights", type=FILE, required=True, help="Learned weights.")
 @click.option(
@@ -146,7 +147,7 @@ def command(
 
 
 def _show(result: dict[str, Any]) -> None:
-    from deeprebirth_caffe.cli.show import print_columns
+    from deeprebirth_caffe.cli.layout import print_columns
     from deeprebirth_caffe.cli.text import printable
 
     result = printable(result)

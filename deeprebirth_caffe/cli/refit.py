@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import (
     FILE,
     POSITIVE,
@@ -23,7 +24,7 @@ from deeprebirth_caffe.cli.text import printable
 from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
 
 
-@click.command("refit")
+@click.command("refit", cls=Command)
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-w", "--weights", type=FILE, help="To start from. [default: DIR/init.caffemodel]")
 @click.option("--teacher", type=FILE, help="The original net. [default: as DIR/manifest.json says]")

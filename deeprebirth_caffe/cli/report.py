@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import FOLDER, json_option, print_json
 
 
-@click.command("report")
+@click.command("report", cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-o", "--out", type=FOLDER, help="Where to write report.html and report.md. [default: DIR]")
 @json_option
@@ -32,7 +33,7 @@ def command(folder: Path, out: Path | None, as_json: bool, force: bool) -> None:
 
 
 def _show(result: Mapping[str, Any]) -> None:
-    from deeprebirth_caffe.cli.show import print_columns
+    from deeprebirth_caffe.cli.layout import print_columns
     from deeprebirth_caffe.cli.text import printable
     from deeprebirth_caffe.workflows.report.sections import percent
 

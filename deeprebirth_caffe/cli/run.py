@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import FILE, FOLDER, caffe_option, json_option, print_json
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def print_schema(context: click.Context, _: click.Parameter, asked: bool) -> Non
         context.exit()
 
 
-@click.command("run")
+@click.command("run", cls=Command)
 @click.argument("schedule", type=FILE)
 @click.option("-o", "--out", type=FOLDER, help="The run's folder. [default: <stem>-run beside the schedule]")
 @click.option("--net", type=FILE, help="In place of the schedule's net.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.layout import print_columns, say, terminal_width
 from deeprebirth_caffe.cli.text import printable
 from deeprebirth_caffe.workflows.publish import mib, without
 
@@ -23,36 +24,35 @@ def show_conversion(manifest: Mapping[str, Any], *, dry_run: bool = False, nothi
     """
     manifest = printable(manifest)
     for rewrite in manifest["rewrites"]:
-        kind = click.style(f"{rewrite['kind']:<7}", fg=STYLE[rewrite["kind"]])
-        click.echo(f"{kind} {rewrite['stage']}: {rewrite['pass']}: {_change(rewrite)}{_macs(rewrite)}")
+        text = f"{rewrite['stage']}: {rewrite['pass']}: {_change(rewrite)}{_macs(rewrite)}"
+        say(text, word=f"{rewrite['kind']:<7}", colour=STYLE[rewrite["kind"]])
         for note in rewrite["notes"]:
-            click.echo(f"        {note}")
+            say(f"        {note}")
     show_refusals(manifest["refusals"])
     if not manifest["rewrites"]:
         click.echo(nothing)
     if manifest.get("check") == []:
         click.echo("nothing exact to check")
     for check in manifest.get("check") or []:
-        click.echo(
-            f"{click.style('checked', fg='green')} {', '.join(check['passes'])}: {check['blobs']} blobs agree, "
-            f"the worst to {check['worst']:.1e} ({check['worst_blob']})"
-        )
+        agree = f"{check['blobs']} blobs agree, the worst to {check['worst']:.1e} ({check['worst_blob']})"
+        say(f"{', '.join(check['passes'])}: {agree}", word="checked", colour="green")
     if manifest.get("refit"):
         show_refit(manifest["refit"])
     click.echo()
     show_totals(manifest["before"], manifest["after"])
     ledger = manifest["ledger"]
     what = "weights of layers" if manifest["source"]["weights"] else "layers that have weights"
-    click.echo(
-        f"\n{what}: {ledger['copied']} copied, {ledger['folded']} folded, {ledger['relearned']} to relearn, "
+    click.echo()
+    say(
+        f"{what}: {ledger['copied']} copied, {ledger['folded']} folded, {ledger['relearned']} to relearn, "
         f"{ledger['dropped']} dropped"
     )
     for note in manifest["notes"]:
-        click.echo(f"note: {note}")
+        say(f"note: {note}", indent=6)
     outputs = dict(manifest["outputs"])
     directory = outputs.pop("directory")
     verb = "would write" if dry_run else "wrote"
-    click.echo(f"{verb} {directory}: {', '.join(dict.fromkeys(outputs.values()))}")
+    say(f"{verb} {directory}: {', '.join(dict.fromkeys(outputs.values()))}")
 
 
 def show_refit(report: Mapping[str, Any]) -> None:
@@ -80,9 +80,9 @@ def show_refusals(refusals: Sequence[Mapping[str, Any]], word: str = "refused") 
     for refusal in refusals:
         groups.setdefault((refusal["pass"], refusal["reason"]), []).append(refusal)
     for (name, reason), found in groups.items():
-        stages = _some(list(dict.fromkeys(refusal["stage"] for refusal in found)), 4)
-        layers = _some([refusal["layer"] for refusal in found], 4)
-        click.echo(f"{click.style(word, fg='red')} {stages}: {name}: {layers}: {reason}")
+        stages = some(list(dict.fromkeys(refusal["stage"] for refusal in found)), 4)
+        layers = some([refusal["layer"] for refusal in found], 4)
+        say(f"{stages}: {name}: {layers}: {reason}", word=word, colour="red")
 
 
 def show_totals(
@@ -115,36 +115,17 @@ def show_totals(
             click.echo(f"{name} {words}")
 
 
-def print_columns(rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """Prints a table without rules: the first `left` columns to the left, numbers to the right.
-
-    On a terminal it fits the window; in a pipe a row is a line, however long.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    # Names of layers are not markup, and numbers in them are not to be coloured.
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 1 << 14
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in range(len(rows[0])):
-        table.add_column(justify="left" if column < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    with console.capture() as capture:
-        console.print(table)
-    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
-
-
 def _change(rewrite: Mapping[str, Any]) -> str:
     removed, made = rewrite["removed"], rewrite["rebirth"]
     if not made:
-        return f"{_some(removed)} out"
-    return f"{_some(removed)} -> {_some(made)}" if removed else _some(made)
+        return f"{some(removed)} out"
+    return f"{some(removed)} -> {some(made)}" if removed else some(made)
 
 
-def _some(names: Sequence[str], limit: int = 12) -> str:
+def some(names: Sequence[str], limit: int | None = None) -> str:
+    """Names the first ones and counts the others; fewer on a terminal, where they wrap, than in a pipe."""
+    if limit is None:
+        limit = 12 if terminal_width() is None else 4
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 

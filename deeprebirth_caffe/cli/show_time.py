@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import click
 
 from deeprebirth_caffe.bench.breakdown import Group, grouped
-from deeprebirth_caffe.cli.show import print_columns
+from deeprebirth_caffe.cli.layout import cut, print_columns, say, terminal_width
 from deeprebirth_caffe.cli.text import printable
 from deeprebirth_caffe.workflows.publish import csv_cell, mib, ms
 
@@ -24,18 +25,19 @@ def show_times(result: Mapping[str, Any], by: str) -> None:
     """Prints a result."""
     result = printable(result)
     nets = result["nets"]
-    _figures(nets)
+    heads = _heads([net["net"] for net in nets])
+    _figures(nets, heads)
     for ratio in result["ratios"]:
-        click.echo(ratio_line(ratio))
-    _groups(nets, by)
-    _costs(nets, result["protocol"]["fit_bytes"])
+        say(ratio_line(ratio), indent=4)
+    _groups(nets, heads, by)
+    _costs(nets, heads, result["protocol"]["fit_bytes"])
     click.echo()
     _machine(result)
     for net in nets:
         for note in net["notes"]:
-            click.echo(f"note: {net['net']}: {note}")
+            say(f"note: {net['net']}: {note}", indent=6)
     for warning in result["warnings"]:
-        click.echo(f"{click.style('warning', fg='yellow')}: {warning}")
+        say(f"{warning}", word="warning:", colour="yellow")
 
 
 def ratio_line(ratio: Mapping[str, Any]) -> str:
@@ -51,13 +53,22 @@ def _verdict(ratio: Mapping[str, Any]) -> str:
     return f"{ratio['vs']} is {verdict}" if verdict in ("faster", "slower") else str(verdict)
 
 
-def _figures(nets: Sequence[Mapping[str, Any]]) -> None:
+def _heads(paths: Sequence[str]) -> list[str]:
+    """Names over columns: paths without the folder that all of them share."""
+    folders = {PurePath(path).parent for path in paths}
+    if len(folders) < 2 or len({folder.is_absolute() for folder in folders}) > 1:
+        return list(paths)
+    shared = os.path.commonpath(folders)
+    return [os.path.relpath(path, shared or ".") for path in paths]
+
+
+def _figures(nets: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> None:
     rows = [("net", "best run ms", "median ms", "p10 ms", "p90 ms", "spread", "processor ms", "in tensor layers")]
-    for net in nets:
+    for head, net in zip(heads, nets):
         share = net["tensor_share"]
         rows.append(
             (
-                net["net"],
+                head,
                 ms(net["best_ms"]),
                 ms(net["median_ms"]),
                 ms(net["p10_ms"]),
@@ -67,10 +78,10 @@ def _figures(nets: Sequence[Mapping[str, Any]]) -> None:
                 "unknown" if share is None else f"{100 * share:.1f} %",
             )
         )
-    print_columns(rows)
+    print_columns(rows, turn=True)
 
 
-def _groups(nets: Sequence[Mapping[str, Any]], by: str) -> None:
+def _groups(nets: Sequence[Mapping[str, Any]], heads: Sequence[str], by: str) -> None:
     tables = [grouped(net["layers"], by) for net in nets]
     if not any(tables):
         click.echo("\nthis engine does not say how long each layer takes")
@@ -78,7 +89,7 @@ def _groups(nets: Sequence[Mapping[str, Any]], by: str) -> None:
     names = list(dict.fromkeys(name for table in tables for name in table))
     longest = max((group.ms for table in tables for group in table.values()), default=0.0)
     room = _bar_room(max(map(len, names)), len(nets))
-    rows: list[Sequence[str]] = [(by, *(cell for net in nets for cell in ("ms", _tail(net["net"], room))))]
+    rows: list[Sequence[str]] = [(by, *(cell for head in heads for cell in ("ms", cut(head, room))))]
     for name in names:
         cells = []
         for table in tables:
@@ -111,15 +122,10 @@ def _marks() -> tuple[str, str]:
 
 def _bar_room(names: int, nets: int) -> int:
     """How long bars may be, so that a row is one line of the window; in a pipe a row may be as long as it likes."""
-    if not sys.stdout.isatty():
+    width = terminal_width()
+    if width is None:
         return BAR
-    width = shutil.get_terminal_size().columns - names
-    return max(SHORTEST, min(BAR, width // nets - len("  1234.5  ")))
-
-
-def _tail(path: str, room: int) -> str:
-    """A path over a column of bars: its end tells files of one name apart."""
-    return path if len(path) <= room else "…" + path[1 - room :]
+    return max(SHORTEST, min(BAR, (width - names) // nets - len("  1234.5  ")))
 
 
 def bar(group: Group, longest: float, room: int = BAR) -> str:
@@ -132,23 +138,23 @@ def bar(group: Group, longest: float, room: int = BAR) -> str:
     return solid * tensor + light * (whole - tensor)
 
 
-def _costs(nets: Sequence[Mapping[str, Any]], fit_bytes: int | None) -> None:
-    head = ["MiB", "peak memory", "blobs", "reused", "parameters", "file", "with heads", "energy"]
+def _costs(nets: Sequence[Mapping[str, Any]], heads: Sequence[str], fit_bytes: int | None) -> None:
+    titles = ["MiB", "peak memory", "blobs", "reused", "parameters", "file", "with heads", "energy"]
     if fit_bytes is not None:
-        head.append(f"batch in {mib(fit_bytes)}")
-    rows = [head]
+        titles.append(f"batch in {mib(fit_bytes)}")
+    rows = [titles]
     sizes = ("peak_rss_bytes", "blob_bytes", "reused_bytes", "param_bytes", "storage_bytes", "storage_with_heads_bytes")
-    for net in nets:
+    for head, net in zip(heads, nets):
         energy = net["energy"]["mj"]
-        row = [net["net"], *("-" if net[size] is None else f"{net[size] / 2**20:.2f}" for size in sizes)]
+        row = [head, *("-" if net[size] is None else f"{net[size] / 2**20:.2f}" for size in sizes)]
         row.append("-" if energy is None else f"{energy:.1f} mJ")
         if fit_bytes is not None:
             row.append("-" if net["fit_batch"] is None else str(net["fit_batch"]))
         rows.append(row)
     click.echo()
-    print_columns(rows)
+    print_columns(rows, turn=True)
     for method in dict.fromkeys(net["energy"]["method"] for net in nets):
-        click.echo(f"energy: {method}")
+        say(f"energy: {method}")
 
 
 def _machine(result: Mapping[str, Any]) -> None:
@@ -166,7 +172,7 @@ def _machine(result: Mapping[str, Any]) -> None:
         _range(machine, "mhz", "MHz"),
         _range(machine, "celsius", "degrees"),
     ]
-    click.echo(", ".join(word for word in words if word))
+    say(", ".join(word for word in words if word), indent=4)
     click.echo(
         f"{plan['runs']} runs of {plan['iterations']} passes after {plan['warmup']} that do not count, "
         f"batch {' and '.join(dict.fromkeys(str(net['batch']) for net in result['nets']))}, phase TEST"

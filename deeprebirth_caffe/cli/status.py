@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import json_option, print_json
 
 
-@click.command("status")
+@click.command("status", cls=Command)
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_option
 def command(directory: Path, as_json: bool) -> None:

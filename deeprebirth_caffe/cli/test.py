@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import (
     FILE,
     MAX_INT,
@@ -32,7 +33,7 @@ class Iterations(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return int(text)
 
 
-@click.command("test")
+@click.command("test", cls=Command)
 @click.argument("net", type=FILE)
 @click.option("-w", "--weights", type=FILE, required=True, help="The learned weights.")
 @click.option(

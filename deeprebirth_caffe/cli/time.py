@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import FILE, MAX_INT, Number, caffe_option, json_option, print_json, shapes_option
 
 ENGINES = ("caffe", "torch", "opencv", "mnn", "onnxruntime", "ncnn")
@@ -43,7 +44,7 @@ class Cpus(click.ParamType):  # type: ignore[type-arg, unused-ignore]
             self.fail(f"{value!r} is neither a list of processors like 0-3,6 nor a mask like 0x4f", param, ctx)
 
 
-@click.command("time")
+@click.command("time", cls=Command)
 @click.argument("net", type=FILE)
 @click.option("-w", "--weights", type=FILE, help="NET's learned weights. [default: random ones]")
 @click.option("--vs", "others", type=FILE, multiple=True, metavar="NET", help="A net to time beside it; repeatable.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import (
     FILE,
     FOLDER,
@@ -24,7 +25,7 @@ from deeprebirth_caffe.cli.options import (
 )
 
 
-@click.command("tucker")
+@click.command("tucker", cls=Command)
 @click.argument("net", type=FILE)
 @click.option("-w", "--weights", type=FILE, required=True, help="Learned weights.")
 @click.option("--solver", type=FILE, help="A solver that lends what the paper does not fix.")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import FOLDER, force_option, json_option, print_json
 
 
-@click.command("zoo")
+@click.command("zoo", cls=Command)
 @click.argument("name")
 @click.option("-o", "--out", type=FOLDER, help="Output directory. [default: NAME]")
 @json_option
