@@ -81,7 +81,7 @@ exit 100
 # "Unpacks" programs that answer what the script's check asks.
 FAKE_DPKG = r"""#!/bin/sh
 [ -n "$FAKE_FULL" ] && { echo 'dpkg-deb: error: cannot write: No space left on device' >&2; exit 2; }
-for triple in x86_64-linux-gnu aarch64-linux-gnu; do
+for triple in x86_64-linux-gnu aarch64-linux-gnu arm-linux-gnueabihf; do
     mkdir -p "$3/lib/$triple"
     printf '#!/bin/sh\n[ "$1" = --inhibit-cache ] && shift 3\nexec sh "$@"\n' >"$3/lib/$triple/ld-2.31.so"
     chmod 755 "$3/lib/$triple/ld-2.31.so"

@@ -27,7 +27,7 @@ def place_options(function: Command) -> Command:
                 type=FOLDER,
                 help="Its directory. [default: $REBIRTH_CAFFE_PREFIX, else ~/.local/share/rebirth/caffe]",
             ),
-            click.option("--arch", help="amd64 or arm64; another than this machine's runs under qemu-user."),
+            click.option("--arch", help="amd64, arm64 or armhf; another than this machine's runs under qemu-user."),
         ]
     ):
         function = option(function)

@@ -63,7 +63,7 @@ def info(where: str, as_json: bool) -> None:
 @click.option(
     "--prefix",
     type=FOLDER,
-    help="A directory of rebirth caffe install. [default: that of --arch arm64]",
+    help="A directory of rebirth caffe install. [default: that for the device's processor]",
 )
 @click.option("--binary", type=FILE, help="Instead: a caffe program built for the device (docs/android.md).")
 @click.option("--libs", "libraries", type=FOLDER, help="The libraries that go with --binary.")

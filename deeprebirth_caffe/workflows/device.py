@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.bench import machine
 from deeprebirth_caffe.bench.targets.adb import devices
-from deeprebirth_caffe.bench.targets.bundle import Bundle, from_binary, from_prefix
-from deeprebirth_caffe.bench.targets.facts import describe, read_files
+from deeprebirth_caffe.bench.targets.bundle import from_binary, from_prefix
+from deeprebirth_caffe.bench.targets.facts import about, describe, read_files
 from deeprebirth_caffe.bench.targets.install import Report, install, installed, remove
 from deeprebirth_caffe.bench.targets.links import link
 from deeprebirth_caffe.bench.targets.shell import Shell
+from deeprebirth_caffe.engines.caffe.arch import ARCHES
 from deeprebirth_caffe.engines.caffe.locate import default_prefix
 from deeprebirth_caffe.errors import RebirthError, UsageError
 
@@ -58,7 +59,8 @@ def install_caffe(
 
     Args:
         where: as for `device_info`.
-        prefix: a directory of `rebirth caffe install`; None takes the one for arm64 that it installs by default.
+        prefix: a directory of `rebirth caffe install`; None takes the one that it installs by default for the
+            device's processor.
         binary: instead of it, a `caffe` built for the device.
         libraries: a directory with the libraries of `binary`.
         emulate: whether an emulator on the device may run it, where it is for another processor.
@@ -68,8 +70,11 @@ def install_caffe(
         raise UsageError("--libs goes with --binary")
     if binary is not None and prefix is not None:
         raise UsageError("--prefix and --binary are two ways to name a Caffe: give one")
-    bundle = from_binary(binary, libraries) if binary is not None else _prefix_bundle(prefix)
     with _open(where) as shell:
+        if binary is not None:
+            bundle = from_binary(binary, libraries)
+        else:
+            bundle = from_prefix(prefix or usual_prefix(about(shell)["machines"]))
         return shell.name, install(shell, bundle, emulate=emulate, tick=tick)
 
 
@@ -79,14 +84,22 @@ def remove_caffe(where: str) -> tuple[str, bool]:
         return shell.name, remove(shell)
 
 
-def _prefix_bundle(prefix: Path | None) -> Bundle:
-    if prefix is not None:
-        return from_prefix(prefix)
-    usual = default_prefix("arm64")
-    if not usual.is_dir():
-        hint = "run `rebirth caffe install --arch arm64`, or name another with --prefix or --binary"
-        raise RebirthError(f"no Caffe for arm64 in {usual}: {hint}")
-    return from_prefix(usual)
+def usual_prefix(machines: Sequence[str]) -> Path:
+    """Gives the directory of `rebirth caffe install` for a device.
+
+    Args:
+        machines: the processors that it runs programs for (see `elf.MACHINES`), best first.
+
+    Raises:
+        RebirthError: there is none for any of them; the message says what to install.
+    """
+    arches = [arch.debian for machine in machines for arch in ARCHES if arch.machine == machine] or ["arm64"]
+    prefixes = [default_prefix(arch) for arch in arches]
+    for prefix in prefixes:
+        if prefix.is_dir():
+            return prefix
+    hint = f"run `rebirth caffe install --arch {arches[0]}`, or name another with --prefix or --binary"
+    raise RebirthError(f"no Caffe for {arches[0]} in {prefixes[0]}: {hint}")
 
 
 @contextmanager

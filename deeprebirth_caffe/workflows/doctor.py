@@ -39,6 +39,7 @@ PROGRAMS = (
     ("adb", "rebirth device and time --on adb", "apt install adb"),
     ("ssh", "rebirth device and time --on ssh", "apt install openssh-client"),
     ("qemu-aarch64-static", "running an arm64 Caffe on this machine", "apt install qemu-user-static"),
+    ("qemu-arm-static", "running an armhf Caffe on this machine", "apt install qemu-user-static"),
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from debian_machine import MIRROR, Machine, bare_machine
 
+from deeprebirth_caffe.engines.caffe.arch import ARCHES, own_arch
 from deeprebirth_caffe.engines.caffe.install import SCRIPT
 
 
@@ -237,8 +237,8 @@ def test_interrupted(debian: Machine) -> None:
     assert debian.run("p", "--keyring", debian.keyring).returncode == 0
 
 
-def test_the_other_architecture(debian: Machine) -> None:
-    other = "arm64" if os.uname().machine == "x86_64" else "amd64"
+@pytest.mark.parametrize("other", [arch.debian for arch in ARCHES if arch.debian != own_arch()])
+def test_another_architecture(debian: Machine, other: str) -> None:
     done = debian.run("--keyring", debian.keyring, "--arch", other)
     assert done.returncode == 0, done.stderr
     assert "not tried out" in done.stdout
@@ -248,7 +248,7 @@ def test_the_other_architecture(debian: Machine) -> None:
     assert failed.returncode == 126
     assert "install qemu-user" in failed.stderr
     # With an emulator on PATH, the wrapper starts it.
-    processor = {"arm64": "aarch64", "amd64": "x86_64"}[other]
+    processor = next(arch.machine for arch in ARCHES if arch.debian == other)
     debian.program(f"qemu-{processor}-static", '#!/bin/sh\nexec "$@"\n')
     done = subprocess.run([prefix / "bin/caffe", "hello"], env=debian.env, text=True, capture_output=True, check=True)
     assert done.stdout == "caffe got <hello>\n"

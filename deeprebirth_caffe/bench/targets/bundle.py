@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeprebirth_caffe.bench.targets.elf import read_elf
+from deeprebirth_caffe.engines.caffe.arch import ARCHES
 from deeprebirth_caffe.engines.caffe.locate import find_caffe
 from deeprebirth_caffe.errors import RebirthError
 
 PROGRAM = "bin/caffe"
 
-_TRIPLES = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
+_TRIPLES = {arch.debian: arch.triple for arch in ARCHES}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 
 

@@ -17,7 +17,7 @@ die() { printf 'install_caffe.sh: %s\n' "$1" >&2; exit "${2:-1}"; }
 
 usage() {
     cat <<'HELP'
-Usage: install_caffe.sh [PREFIX] [--arch amd64|arm64] [--mirror URL] [--keyring FILE]
+Usage: install_caffe.sh [PREFIX] [--arch amd64|arm64|armhf] [--mirror URL] [--keyring FILE]
 
 Installs Caffe 1.0 with pycaffe (Debian 11's packages, CPU only) into PREFIX, without root and
 without touching the system. About 165 MB are downloaded; 650 MB of disk are used.
@@ -25,7 +25,8 @@ without touching the system. About 165 MB are downloaded; 650 MB of disk are use
   PREFIX           where to put it; default: $REBIRTH_CAFFE_PREFIX, else
                    ${XDG_DATA_HOME:-~/.local/share}/rebirth/caffe
                    (with "-ARCH" behind it for an architecture that is not this machine's)
-  --arch ARCH      amd64 or arm64; default: this machine's. The other one runs under qemu-user.
+  --arch ARCH      amd64, arm64 or armhf (32-bit ARMv7); default: this machine's. Another one runs under
+                   qemu-user.
   --mirror URL     a Debian mirror that carries bullseye; default: the one this machine's own
                    apt sources name. Needed where the machine is not a Debian.
   --keyring FILE   the keys the packages must be signed with; default: Debian's archive keyring
@@ -72,14 +73,16 @@ fi
 case $(uname -m) in
     x86_64 | amd64) own_arch=amd64 ;;
     aarch64 | arm64) own_arch=arm64 ;;
+    armv7l | armv8l) own_arch=armhf ;;
     *) own_arch='' ;;
 esac
 arch=${arch:-$own_arch}
 case $arch in
-    amd64) triple=x86_64-linux-gnu qemu=x86_64 ;;
-    arm64) triple=aarch64-linux-gnu qemu=aarch64 ;;
-    '') die "this machine is a $(uname -m): say --arch amd64 or --arch arm64 (it will run under qemu-user)" 2 ;;
-    *) die "unknown architecture '$arch': amd64 or arm64; see --help" 2 ;;
+    amd64) triple=x86_64-linux-gnu qemu=x86_64 natives='x86_64 | amd64' ;;
+    arm64) triple=aarch64-linux-gnu qemu=aarch64 natives='aarch64 | arm64' ;;
+    armhf) triple=arm-linux-gnueabihf qemu=arm natives='armv7l | armv8l' ;;
+    '') die "this machine is a $(uname -m): say --arch amd64, arm64 or armhf (it will run under qemu-user)" 2 ;;
+    *) die "unknown architecture '$arch': amd64, arm64 or armhf; see --help" 2 ;;
 esac
 
 if [[ -z $prefix ]]; then
@@ -391,8 +394,13 @@ PY
 }
 
 write_wrapper() { # FILE PROGRAM [ARGUMENT...]
-    local file=$1 program=$2
+    local file=$1 program=$2 wider=''
     shift 2
+    # Most 64-bit ARM processors run 32-bit programs as well; the kernel refuses this personality where they do not.
+    # shellcheck disable=SC2016
+    if [[ $arch == armhf ]]; then
+        wider='case $machine in aarch64 | arm64) if setarch linux32 true 2>/dev/null; then machine=armv8l; fi ;; esac'
+    fi
     {
         cat <<'HEAD'
 #!/bin/sh
@@ -409,17 +417,19 @@ unset LD_PRELOAD LD_AUDIT  # the machine's libraries do not fit this C library
 HEAD
         cat <<BODY
 triple=$triple
+lib=\$root/lib/\$triple
+usr=\$root/usr/lib/\$triple
 runner=
-case \$(uname -m) in
-    $([[ $arch == amd64 ]] && echo 'x86_64 | amd64' || echo 'aarch64 | arm64')) ;;
+machine=\$(uname -m)
+$wider
+case \$machine in
+    $natives) ;;
     *)
         runner=\$(command -v qemu-$qemu-static || command -v qemu-$qemu) || {
             echo "\${0##*/}: this Caffe is for $arch: install qemu-user (Debian: qemu-user-static) to run it here" >&2
             exit 126
         } ;;
 esac
-lib=\$root/lib/\$triple
-usr=\$root/usr/lib/\$triple
 exec \${runner:+"\$runner"} "\$lib/ld-2.31.so" --inhibit-cache \\
     --library-path "\$root/usr/lib:\$usr/openblas-pthread:\$usr:\$lib:\$usr/blas:\$usr/lapack" \\
     "\$root/$program"${*:+ $*} "\$@"

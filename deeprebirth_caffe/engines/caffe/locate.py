@@ -8,13 +8,13 @@ Python that has pycaffe; what they name must be right, for nothing else is looke
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deeprebirth_caffe.engines.base import EngineError
+from deeprebirth_caffe.engines.caffe.arch import own_arch
 from deeprebirth_caffe.engines.caffe.asking import Answer, ask
 
 STAMP = ".rebirth-caffe"
@@ -44,7 +44,7 @@ class CaffeInstall:
         where: In words, how it was found.
         prefix: The directory that `rebirth caffe install` made, where it is one.
         version: The package's version, where it is known without starting anything.
-        arch: The architecture the packages are for ("amd64", "arm64"), where it is known.
+        arch: The architecture the packages are for ("amd64", "arm64", "armhf"), where it is known.
         pythonpath: Directories that `python` needs to find pycaffe.
         tried: What was looked at for what is missing.
     """
@@ -77,7 +77,7 @@ def default_prefix(arch: str | None = None, environ: Mapping[str, str] | None = 
     """Gives the directory that `rebirth caffe install` uses when it is told none.
 
     Args:
-        arch: "amd64" or "arm64"; None for this machine's.
+        arch: one of `arch.ARCHES` by Debian's name; None for this machine's.
         environ: The environment; None for this process's.
     """
     env = os.environ if environ is None else environ
@@ -88,8 +88,7 @@ def default_prefix(arch: str | None = None, environ: Mapping[str, str] | None = 
             home = env.get("HOME", "")
             data = os.path.join(home or Path.home(), ".local/share")
         text = os.path.join(data, "rebirth/caffe")
-    own = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    return Path(text if arch in (None, own) else f"{text.rstrip('/')}-{arch}")
+    return Path(text if arch in (None, own_arch()) else f"{text.rstrip('/')}-{arch}")
 
 
 def find_caffe(explicit: str | Path | None = None, environ: Mapping[str, str] | None = None) -> CaffeInstall:
