@@ -37,8 +37,10 @@ COMMANDS = {
     "device": "List phones and boards, say what they are, put Caffe on them.",
     "diff": "Compare two nets by layer name.",
     "zoo": "List and write known nets.",
+    "config": "List and write schedules that come with rebirth.",
     "caffe": "Install real Caffe for this user, say which one is used, remove it.",
     "doctor": "Say which engines and tools are found, or which fork of Caffe a net is written for.",
+    "docs": "Print a page of the documentation.",
 }
 """Each command and its one line of help, so that `rebirth --help` imports none of them."""
 
@@ -82,7 +84,7 @@ class LazyGroup(Group):
 def rebirth() -> None:
     """DeepRebirth for Caffe: makes trained nets several times faster on phones and CPUs.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 refused or a check failed.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 refused or a check failed. `rebirth docs PAGE` prints docs/PAGE.md.
     """
 
 

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.formats.stores import HOW_TO_INSTALL
+from deeprebirth_caffe.extras import pip_install
 
 _NAMES = {"cv2": "OpenCV", "h5py": "h5py", "sklearn.datasets": "scikit-learn"}
 
@@ -24,4 +24,4 @@ def need(module: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise RebirthError(f"{purpose} needs {_NAMES.get(module, module)}: {HOW_TO_INSTALL}") from error
+        raise RebirthError(f"{purpose} needs {_NAMES.get(module, module)}: {pip_install('data')}") from error

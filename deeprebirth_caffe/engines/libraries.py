@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.engines.base import EngineError
+from deeprebirth_caffe.extras import pip_install
 
 
 def need(module: str, extra: str) -> Any:
@@ -30,7 +30,7 @@ def need(module: str, extra: str) -> Any:
             return importlib.import_module(module)
     except ImportError as error:
         if importlib.util.find_spec(module) is None:
-            text = f"{module} is not installed: pip install 'deeprebirth-caffe[{extra}]'"
+            text = f"{module} is not installed: {pip_install(extra)}"
         else:
             text = f"{module} is installed but does not start: {' '.join(str(error).split())}"
         raise EngineError(text) from error
@@ -44,16 +44,8 @@ def place_of(module: str, extra: str) -> Path:
     """
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        raise EngineError(f"{module} is not installed: pip install 'deeprebirth-caffe[{extra}]'")
+        raise EngineError(f"{module} is not installed: {pip_install(extra)}")
     return Path(spec.origin).parent
-
-
-def version(*distributions: str) -> str:
-    """The version of the first of these distributions that is installed."""
-    for name in distributions:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(name)
-    return ""
 
 
 @contextlib.contextmanager

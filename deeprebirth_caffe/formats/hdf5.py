@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.extras import pip_install
 from deeprebirth_caffe.formats import memory
 from deeprebirth_caffe.formats.files import open_regular
 
@@ -314,5 +315,5 @@ def _h5py(path: str) -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise Hdf5Error(f"{path}: HDF5 files need h5py: pip install 'deeprebirth-caffe[data]'") from error
+        raise Hdf5Error(f"{path}: HDF5 files need h5py: {pip_install('data')}") from error
     return h5py

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from deeprebirth_caffe.errors import RebirthError
-
-HOW_TO_INSTALL = "pip install 'deeprebirth-caffe[data]'"
+from deeprebirth_caffe.extras import pip_install
 
 
 class Cursor(Protocol):
@@ -169,7 +168,7 @@ def _open_lmdb(path: Path) -> Any:
     try:
         import lmdb
     except ImportError as error:
-        raise RebirthError(f"reading an LMDB needs lmdb: {HOW_TO_INSTALL}") from error
+        raise RebirthError(f"reading an LMDB needs lmdb: {pip_install('data')}") from error
     subdirectory = path.is_dir()
     data = path / "data.mdb" if subdirectory else path
     try:
@@ -236,7 +235,7 @@ def _open_leveldb(path: Path) -> Any:
     try:
         import plyvel
     except ImportError as error:
-        raise RebirthError(f"reading a LevelDB needs plyvel: {HOW_TO_INSTALL}") from error
+        raise RebirthError(f"reading a LevelDB needs plyvel: {pip_install('data')}") from error
     if not (path / "CURRENT").is_file():
         raise RebirthError("no LevelDB: it has no file CURRENT")
     try:

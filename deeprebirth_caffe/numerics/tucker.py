@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.extras import pip_install
 
 Array = npt.NDArray[Any]
 
@@ -216,5 +217,5 @@ def _tensorly() -> Any:
         import tensorly.decomposition
         import tensorly.tenalg
     except ImportError as error:
-        raise RebirthError("decomposing needs tensorly: pip install 'deeprebirth-caffe[tucker]'") from error
+        raise RebirthError(f"decomposing needs tensorly: {pip_install('tucker')}") from error
     return tensorly

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from deeprebirth_caffe.engines import EngineError, engine
 from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.errors import UsageError
+from deeprebirth_caffe.extras import pip_install
 from deeprebirth_caffe.ir import Layer, View, summarize
 
-INSTALL_TORCH = "pip install 'deeprebirth-caffe[torch]'"
 CAFFE_RATE = 42e9
 """MAC-equivalents (`ops.cost`) that Caffe does in a second, on one core of the machine that `ops.cost` was taken on."""
 TORCH_GAIN = 1.6
@@ -83,7 +83,7 @@ def choose(options: EngineOptions, views: Iterable[View]) -> Choice:
             flag = only_torch[0].split()[0]
             raise UsageError(f"{flag} is the embedded engine's, and --engine caffe runs on the processor")
         return Choice(_caffe(options))
-    missing = "" if importlib.util.find_spec("torch") else f"PyTorch is not installed ({INSTALL_TORCH})"
+    missing = "" if importlib.util.find_spec("torch") else f"PyTorch is not installed ({pip_install('torch')})"
     refused = None if missing else next((layer for net in nets for layer in net.layers if not _runs(layer)), None)
     if missing or refused is not None:
         return _without_torch(options, bool(only_torch), missing, refused)

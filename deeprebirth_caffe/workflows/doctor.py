@@ -11,28 +11,29 @@ from typing import Any
 
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.engines import EngineError, engine
-from deeprebirth_caffe.engines.libraries import version
+from deeprebirth_caffe.extras import pip_install, version_of
 
 PACKAGES = (
-    ("torch", "the embedded engine", "torch", ()),
-    ("lmdb", "reading and writing LMDBs", "data", ()),
-    ("plyvel", "reading and writing LevelDBs", "data", ()),
+    ("torch", "the embedded engine", "torch"),
+    ("lmdb", "reading and writing LMDBs", "data"),
+    ("plyvel", "reading and writing LevelDBs", "data"),
     (
         "opencv-python-headless",
         "reading pictures; the engine opencv (version 4 reads Caffe files itself, 5 our ONNX export)",
         "data",
-        ("opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
     ),
-    ("h5py", "reading and writing HDF5", "data", ()),
-    ("scikit-learn", "the pictures of rebirth data digits", "data", ()),
-    ("tensorly", "rebirth tucker", "tucker", ()),
-    ("onnx", "rebirth export; the engines onnxruntime and ncnn", "onnx", ()),
-    ("onnxruntime", "the engine onnxruntime; rebirth export --check", "onnx", ()),
-    ("MNN", "the engine mnn", "mnn", ()),
-    ("ncnn", "the engine ncnn", "ncnn", ()),
-    ("pnnx", "the engine ncnn: it converts our ONNX export", "ncnn", ()),
+    ("h5py", "reading and writing HDF5", "data"),
+    ("scikit-learn", "the pictures of rebirth data digits", "data"),
+    ("tensorly", "rebirth tucker", "tucker"),
+    ("pydantic", "rebirth plan, run, status and report", "run"),
+    ("PyYAML", "rebirth plan, run, status and report", "run"),
+    ("onnx", "rebirth export; the engines onnxruntime and ncnn", "onnx"),
+    ("onnxruntime", "the engine onnxruntime; rebirth export --check", "onnx"),
+    ("MNN", "the engine mnn", "mnn"),
+    ("ncnn", "the engine ncnn", "ncnn"),
+    ("pnnx", "the engine ncnn: it converts our ONNX export", "ncnn"),
 )
-"""Name, purpose, the extra that brings it, and other names it goes by."""
+"""Name, purpose, and the extra that brings it."""
 PROGRAMS = (
     ("apt-get", "rebirth caffe install", "only on Debian, Ubuntu and their like"),
     ("dpkg-deb", "rebirth caffe install", "apt install dpkg"),
@@ -81,7 +82,7 @@ def _core() -> Iterator[Finding]:
 
 
 def _caffe(path: str | None) -> Finding:
-    purpose = "the reference engine: --check, make demo"
+    purpose = "the reference engine: --check, --engine caffe"
     try:
         facts = engine("caffe", caffe=path).describe()
     except EngineError as error:
@@ -95,9 +96,9 @@ def _caffe(path: str | None) -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    for name, purpose, extra, others in PACKAGES:
-        found = version(name, *others)
-        fix = "" if found else f"pip install 'deeprebirth-caffe[{extra}]'"
+    for name, purpose, extra in PACKAGES:
+        found = version_of(name)
+        fix = "" if found else pip_install(extra, name)
         yield Finding(name, bool(found), found, "", purpose, fix)
 
 

@@ -222,7 +222,7 @@ def test_what_is_refused(cli: Cli, arguments: Sequence[str], code: int, said: st
 def test_a_missing_library_is_named(process: Cli) -> None:
     code = "import sys; sys.modules['cv2'] = None\nfrom deeprebirth_caffe.cli import main; main(sys.argv[1:])"
     said = complaint(process(*LIST, "-o", "db", python=("-c", code)), 1)
-    assert "pip install 'deeprebirth-caffe[data]'" in said
+    assert "reading pictures needs OpenCV: pip install '" in said and "'opencv-python-headless" in said
 
 
 @pytest.mark.parametrize("backend", ["lmdb", "leveldb"])

@@ -432,4 +432,4 @@ def test_a_library_that_is_missing(tmp_path: Path, module: str, make: str) -> No
     command = [sys.executable, "-c", code, module, param.SerializeToString().hex(), str(tmp_path)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert text.startswith('layer "source"') or text.startswith("reading ")
-    assert "pip install 'deeprebirth-caffe[data]'" in text
+    assert ": pip install '" in text

@@ -14,7 +14,8 @@ import numpy as np
 
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.inference.base import LibraryRunner, write_sample
-from deeprebirth_caffe.engines.libraries import need, stdout_as_stderr, version
+from deeprebirth_caffe.engines.libraries import need, stdout_as_stderr
+from deeprebirth_caffe.extras import version_of
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray
@@ -106,7 +107,7 @@ class MnnRunner(LibraryRunner):
     def describe(self) -> dict[str, object]:
         return {
             "engine": self.engine,
-            "version": version("MNN"),
+            "version": version_of("MNN"),
             "threads": self.threads,
             "reads": "Caffe's files",
             "precision": "single",

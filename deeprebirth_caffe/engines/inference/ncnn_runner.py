@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.inference.base import LibraryRunner, write_sample
 from deeprebirth_caffe.engines.inference.onnx_runner import write_onnx
-from deeprebirth_caffe.engines.libraries import need, place_of, version
+from deeprebirth_caffe.engines.libraries import need, place_of
+from deeprebirth_caffe.extras import version_of
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray
@@ -129,9 +130,9 @@ class NcnnRunner(LibraryRunner):
     def describe(self) -> dict[str, object]:
         return {
             "engine": self.engine,
-            "version": version("ncnn"),
+            "version": version_of("ncnn"),
             "threads": self._net.opt.num_threads,
-            "converter": f"pnnx {version('pnnx')}",
+            "converter": f"pnnx {version_of('pnnx')}",
             "precision": "single",
         }
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeprebirth_caffe.engines.base import EngineError, NetTiming, TrainResult
 from deeprebirth_caffe.engines.feeding import by_name, forward_once, need_files
+from deeprebirth_caffe.extras import pip_install
 from deeprebirth_caffe.ir import Net, NetState, Weights
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 DEVICES = ("cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16")
-NO_TORCH = "the embedded engine needs PyTorch: pip install 'deeprebirth-caffe[torch]'"
 WARMUP = 2
 
 
@@ -57,7 +57,7 @@ class TorchEngine:
         if precision not in PRECISIONS:
             raise EngineError(f"no precision {precision!r}: there is {', '.join(PRECISIONS)}")
         if importlib.util.find_spec("torch") is None:
-            raise EngineError(NO_TORCH)
+            raise EngineError(f"the embedded engine needs PyTorch: {pip_install('torch')}")
         import torch
 
         self.device = _checked(device, torch)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
+from deeprebirth_caffe.extras import pip_install
 from deeprebirth_caffe.formats.collector import uncollected
 from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.ir import Net
@@ -33,7 +34,7 @@ from deeprebirth_caffe.workflows.planning.writing import plan_text, run_words
 from deeprebirth_caffe.workflows.ranking import find_classifier
 from deeprebirth_caffe.workflows.roots import find_root
 from deeprebirth_caffe.workflows.schedule.accuracy import check_metric, metrics_of
-from deeprebirth_caffe.workflows.schedule.files import INSTALL, parse_schedule
+from deeprebirth_caffe.workflows.schedule.files import parse_schedule
 from deeprebirth_caffe.workflows.selection import Selection
 from deeprebirth_caffe.workflows.sources import source_layers, source_of
 
@@ -109,7 +110,7 @@ def _check_libraries() -> None:
         import pydantic  # noqa: F401
         import yaml  # noqa: F401
     except ImportError as error:
-        raise RebirthError(f"schedules need {error.name}: {INSTALL}") from error
+        raise RebirthError(f"schedules need {error.name}: {pip_install('run')}") from error
 
 
 def _metric(options: PlanOptions, net: Net) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from deeprebirth_caffe.engines.caffe import python_layers
 from deeprebirth_caffe.engines.policy import check_policy, check_rule
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.extras import pip_install
 from deeprebirth_caffe.formats.solver import parse_solver
 from deeprebirth_caffe.workflows.calibration import OWN
 from deeprebirth_caffe.workflows.choose import choose
@@ -59,7 +60,7 @@ def check(inputs: Inputs) -> None:
         if ranks not in (None, "vbmf") and not inputs.file(str(ranks)).is_file():
             raise RebirthError(f"tucker: there is no file {inputs.file(str(ranks))}")
         if importlib.util.find_spec("tensorly") is None:
-            raise RebirthError("tucker: it needs tensorly: pip install 'deeprebirth-caffe[tucker]'")
+            raise RebirthError(f"tucker: it needs tensorly: {pip_install('tucker')}")
     if schedule.deploy is not None and schedule.deploy.check:
         _check_caffe(inputs)
     if schedule.time is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.extras import pip_install
 from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.workflows.publish import clipped
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
     from deeprebirth_caffe.workflows.schedule.model import Schedule
-
-INSTALL = "pip install 'deeprebirth-caffe[run]'"
 
 
 def read_schedule(path: Path, files: Mapping[str, Path] | None = None) -> Schedule:
@@ -220,7 +219,7 @@ def _model_of(annotation: Any) -> Any:
 
 def _need(library: str) -> None:
     if importlib.util.find_spec(library) is None:
-        raise RebirthError(f"schedules need {library}, which is not installed: {INSTALL}")
+        raise RebirthError(f"schedules need {library}, which is not installed: {pip_install('run')}")
 
 
 def _yaml() -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.torch.layers.base import Lowered, Spec, lowers
+from deeprebirth_caffe.extras import pip_install
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,7 @@ class HDF5Output(Lowered):
         try:
             import h5py
         except ImportError as error:
-            raise EngineError(f"{where}: needs h5py: pip install 'deeprebirth-caffe[data]'") from error
+            raise EngineError(f"{where}: needs h5py: {pip_install('data')}") from error
         arrays = [bottom.detach().float().cpu().contiguous().numpy() for bottom in bottoms]
         if arrays[0].shape[:1] != arrays[1].shape[:1]:
             raise EngineError(f"{where}: its inputs have {arrays[0].shape[:1]} and {arrays[1].shape[:1]} items")

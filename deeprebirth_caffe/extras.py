@@ -1,0 +1,60 @@
+"""What to type for optional libraries that are missing.
+
+The packages are named themselves, not our extras: `pip install 'deeprebirth-caffe[data]'` works only where an index has
+this project, which is neither so for a clone nor for a wheel that somebody handed on.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+DISTRIBUTION = "deeprebirth-caffe"
+ALSO_KNOWN_AS = {
+    "opencv-python-headless": ("opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
+}
+"""Other packages that bring the same library."""
+
+
+def pip_install(extra: str, package: str = "") -> str:
+    """The command that installs what an extra is missing here.
+
+    Args:
+        extra: one of setup.cfg's `options.extras_require`.
+        package: one of its packages, where only that one is wanted.
+
+    Returns:
+        `pip install 'A<2,>=1' 'B>=3'`: the packages that are not installed; all of them where none is missing, but one is
+        broken.
+    """
+    wanted = _requirements(extra, package)
+    if not wanted:  # run from a clone that was not installed, or not since the extra is new
+        return f"pip install -e '{Path(__file__).parents[1]}[{extra}]'"
+    missing = [requirement for name, requirement in wanted if not version_of(name)]
+    return " ".join(["pip install", *(f"'{one}'" for one in missing or (requirement for _, requirement in wanted))])
+
+
+def version_of(package: str) -> str:
+    """The version of a package, or of another one that brings the same library; empty where there is none."""
+    for name in (package, *ALSO_KNOWN_AS.get(package, ())):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def _requirements(extra: str, package: str) -> list[tuple[str, str]]:
+    """The packages of an extra: name, and name with versions. None where the extra is not known."""
+    try:
+        lines = importlib.metadata.requires(DISTRIBUTION) or ()
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        requirement, _, marker = line.partition(";")
+        name = re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0]
+        if re.search(rf"""extra == ['"]{re.escape(extra)}['"]""", marker) and package in ("", name):
+            found.append((name, requirement.strip()))
+    return found
