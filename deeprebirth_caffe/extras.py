@@ -25,8 +25,8 @@ def pip_install(extra: str, package: str = "") -> str:
         package: one of its packages, where only that one is wanted.
 
     Returns:
-        `pip install 'A<2,>=1' 'B>=3'`: the packages that are not installed; all of them where none is missing, but one is
-        broken.
+        `pip install 'A<2,>=1' 'B>=3'`: the packages that are not installed; all of them where none is missing but one
+        is broken.
     """
     wanted = _requirements(extra, package)
     if not wanted:  # run from a clone that was not installed, or not since the extra is new

@@ -37,8 +37,8 @@ PACKAGES = (
 PROGRAMS = (
     ("apt-get", "rebirth caffe install", "only on Debian, Ubuntu and their like"),
     ("dpkg-deb", "rebirth caffe install", "apt install dpkg"),
-    ("adb", "rebirth device and time --on adb", "apt install adb"),
-    ("ssh", "rebirth device and time --on ssh", "apt install openssh-client"),
+    ("adb", "rebirth time --on adb, and rebirth device", "apt install adb"),
+    ("ssh", "rebirth time --on ssh, and rebirth device", "apt install openssh-client"),
     ("qemu-aarch64-static", "running an arm64 Caffe on this machine", "apt install qemu-user-static"),
     ("qemu-arm-static", "running an armhf Caffe on this machine", "apt install qemu-user-static"),
 )
