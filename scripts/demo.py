@@ -4,7 +4,8 @@ First GoogLeNet's parts on handwritten digits, with weights that ship with the p
 iterations, tested before and after, deployed, and timed in real Caffe. Then GoogLeNet at its full size, with random
 weights, for speed does not depend on them. At the end the digits once more, as the paper does it, step by step from a
 schedule, with a report of what was won and lost. What is timed is a forward pass at batch 1 on filled random input, one
-thread, the nets taking turns, each in a process of its own.
+thread, the nets taking turns, each in a process of its own. Where there is no real Caffe, the embedded engine takes its
+place in all of that.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from deeprebirth_caffe.engines.caffe.locate import CaffeNotFoundError, find_caffe
 from deeprebirth_caffe.isolation import python_words
 
 ROOT = Path("demo")
@@ -36,15 +38,30 @@ def rebirth(*arguments: object, quiet: bool = False) -> None:
 
 def main() -> None:
     """Digits, GoogLeNet, and the digits step by step."""
+    engine = chosen_engine()
     shutil.rmtree(ROOT, ignore_errors=True)
-    digits()
-    googlenet()
-    report = step_by_step()
+    digits(engine)
+    googlenet(engine)
+    report = step_by_step(engine)
     print(f"\nAll of it is in {ROOT}; README.md says how to go on with a net of your own.")
     print(f"The report of the run, for a browser: {report}")
+    if engine != "caffe":
+        print(
+            "All times are the embedded engine's, for there is no real Caffe here; docs/caffe.md tells how to get it."
+        )
 
 
-def digits() -> None:
+def chosen_engine() -> str:
+    """What times the nets: real Caffe, or else the embedded engine, which it says."""
+    try:
+        find_caffe().need_python()
+    except CaffeNotFoundError as error:
+        print(f"{error}\nThe embedded engine (PyTorch) trains, tests and times in its place.", flush=True)
+        return "torch"
+    return "caffe"
+
+
+def digits(engine: str) -> None:
     """A trained net through the whole method."""
     rebirth("zoo", "googlenet28", "-o", DIGITS)
     shutil.copyfile(EXAMPLE, DIGITS / EXAMPLE.name)
@@ -61,7 +78,7 @@ def digits() -> None:
         before = accuracy(original, weights)
         converted, after = accuracy(merged, start), accuracy(merged, learned)
         rebirth("deploy", merged, "-w", learned, "-o", phone)
-        time(phone / "deploy.prototxt", Path("deploy.prototxt"))
+        time(engine, phone / "deploy.prototxt", Path("deploy.prototxt"))
     print(f"\ntop-1: {before:.1%} before, {converted:.1%} just converted, {after:.1%} relearned")
 
 
@@ -87,18 +104,20 @@ def accuracy(net: Path, weights: Path) -> float:
     return float(found["top1"])
 
 
-def googlenet() -> None:
+def googlenet(engine: str) -> None:
     """The speed of the full-size net."""
     original, merged, paper = ROOT / "googlenet", ROOT / "merge", ROOT / "merge-paper"
     rebirth("zoo", "googlenet", "-o", original)
     rebirth("convert", original / "train_val.prototxt", "-o", merged, quiet=True)
     rebirth("convert", original / "train_val.prototxt", "-o", paper, "--paper", quiet=True)
-    time(merged / "deploy.prototxt", original / "deploy.prototxt", paper / "deploy.prototxt")
+    time(engine, merged / "deploy.prototxt", original / "deploy.prototxt", paper / "deploy.prototxt")
 
 
-def step_by_step() -> Path:
+def step_by_step(engine: str) -> Path:
     """The digits as a schedule says; gives the report's page."""
-    shutil.copyfile(SCHEDULE, DIGITS / SCHEDULE.name)
+    schedule = SCHEDULE.read_text(encoding="utf-8")
+    timed = schedule.replace("\ntime:\n", f"\ntime:\n  engines: [{engine}]\n")
+    (DIGITS / SCHEDULE.name).write_text(timed, encoding="utf-8")
     with inside(DIGITS):
         out = Path(f"{SCHEDULE.stem}-run")
         rebirth("run", SCHEDULE.name, "-o", out)
@@ -106,10 +125,11 @@ def step_by_step() -> Path:
     return DIGITS / out / "report.html"
 
 
-def time(net: Path, *others: Path) -> None:
-    """Times nets in turn in real Caffe."""
+def time(engine: str, net: Path, *others: Path) -> None:
+    """Times nets in turn."""
     against = [word for other in others for word in ("--vs", other)]
-    rebirth("time", net, *against, "--threads", 1, "--runs", 9, "--iterations", 10, "--by", "stage")
+    protocol = ("--threads", 1, "--runs", 9, "--iterations", 10)
+    rebirth("time", net, *against, "--engine", engine, *protocol, "--by", "stage")
 
 
 def _command(words: list[str]) -> list[str]:

@@ -107,7 +107,15 @@ def test_no_mirror(debian: Machine) -> None:
     )
     done = debian.run("p", "--keyring", debian.keyring)
     assert done.returncode == 1
-    assert "--mirror URL --keyring FILE" in one_line(done)
+    assert one_line(done).endswith("name no Debian mirror: give one that carries bullseye with --mirror URL")
+
+
+@pytest.mark.skipif(any(Path("/usr/share/keyrings").glob("debian-archive-*")), reason="Debian's keyring is here")
+def test_no_mirror_and_no_keyring(debian: Machine) -> None:
+    debian.repositories("http://u.invalid/ubuntu noble main")
+    said = one_line(debian.run("p"))
+    assert "--mirror URL; for its keys install the package debian-archive-keyring" in said
+    assert "no Debian archive keyring here" in one_line(debian.run("p", "--mirror", MIRROR))
 
 
 def test_debians_own_mirror_goes_first(debian: Machine) -> None:

@@ -310,18 +310,16 @@ debian_keyring() {
 
 download() {
     local mirrors=() first='' candidate='' found='' why='' status=0
+    local keys='install the package debian-archive-keyring (Ubuntu has it too), or give its file with --keyring FILE'
+    if [[ -z $keyring ]]; then keyring=$(debian_keyring); fi
     if [[ -n $mirror ]]; then
         mirrors=("$mirror")
     else
         mapfile -t mirrors < <(machine_mirrors)
         [[ ${#mirrors[@]} -gt 0 ]] ||
-            die "this machine's apt sources name no Debian mirror: give one with --mirror URL --keyring FILE"
+            die "this machine's apt sources name no Debian mirror: give one that carries $SUITE with --mirror URL$([[ -n $keyring ]] || echo "; for its keys $keys")"
     fi
-    if [[ -z $keyring ]]; then
-        keyring=$(debian_keyring)
-        [[ -n $keyring ]] ||
-            die "no Debian archive keyring here: install the package debian-archive-keyring, or give one with --keyring FILE"
-    fi
+    [[ -n $keyring ]] || die "no Debian archive keyring here: $keys"
     for candidate in "${mirrors[@]}"; do
         say "index of Debian $SUITE ($arch) from $candidate"
         if update_index "$candidate" "$keyring"; then found=$candidate; break; fi
