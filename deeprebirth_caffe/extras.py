@@ -22,7 +22,8 @@ def pip_install(extra: str, package: str = "") -> str:
 
     Args:
         extra: one of setup.cfg's `options.extras_require`.
-        package: one of its packages, where only that one is wanted.
+        package: one of its packages, where only that one is wanted. Those that the extra brings on some systems alone
+            are named only so.
 
     Returns:
         `pip install 'A<2,>=1' 'B>=3'`: the packages that are not installed; all of them where none is missing but one
@@ -55,6 +56,8 @@ def _requirements(extra: str, package: str) -> list[tuple[str, str]]:
     for line in lines:
         requirement, _, marker = line.partition(";")
         name = re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0]
-        if re.search(rf"""extra == ['"]{re.escape(extra)}['"]""", marker) and package in ("", name):
+        belongs = re.search(rf"""extra == ['"]{re.escape(extra)}['"]""", marker)
+        conditional = " and " in marker
+        if belongs and (name == package if package else not conditional):
             found.append((name, requirement.strip()))
     return found

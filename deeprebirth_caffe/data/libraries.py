@@ -24,4 +24,5 @@ def need(module: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise RebirthError(f"{purpose} needs {_NAMES.get(module, module)}: {pip_install('data')}") from error
+        package = module if module == "plyvel" else ""  # the one that is rarely needed, and not everywhere to be had
+        raise RebirthError(f"{purpose} needs {_NAMES.get(module, module)}: {pip_install('data', package)}") from error

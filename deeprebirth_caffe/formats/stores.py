@@ -235,7 +235,7 @@ def _open_leveldb(path: Path) -> Any:
     try:
         import plyvel
     except ImportError as error:
-        raise RebirthError(f"reading a LevelDB needs plyvel: {pip_install('data')}") from error
+        raise RebirthError(f"reading a LevelDB needs plyvel: {pip_install('data', 'plyvel')}") from error
     if not (path / "CURRENT").is_file():
         raise RebirthError("no LevelDB: it has no file CURRENT")
     try:

@@ -49,7 +49,7 @@ def install(options: InstallOptions, say: Callable[[str], None], tick: Callable[
     Args:
         options: what is wanted, and where.
         say: gets each line of the script.
-        tick: gets the bytes downloaded so far, every half second while that goes on.
+        tick: gets the bytes downloaded so far, every half second while there come more.
 
     Raises:
         EngineError: it failed; the text is the script's own.
@@ -81,12 +81,14 @@ def _follow(
 ) -> str:
     """Hands on what the script says until it ends; gives what it wrote to stderr."""
     assert child.stdout is not None and child.stderr is not None
+    downloaded = 0
     texts = {child.stdout.fileno(): b"", child.stderr.fileno(): b""}
     still = list(texts)
     while still:
         ready, _, _ = select.select(still, [], [], EVERY)
-        if not ready:
-            tick(_bytes_in(archives))
+        if not ready and (size := _bytes_in(archives)) != downloaded:
+            downloaded = size
+            tick(size)
         for stream in ready:
             part = os.read(stream, 65536)
             if not part:

@@ -33,6 +33,7 @@ def convert(ready: Ready, folder: Path) -> dict[str, Any]:
     """
     write_sample(ready, folder)
     path, weights = ready.write(folder)
+    need("MNN", EXTRA)
     tools = need("_tools", EXTRA)
     model = folder / MODEL
     arguments = ["rebirth", "-f", "CAFFE", "--modelFile", str(weights), "--prototxt", str(path)]
