@@ -18,7 +18,7 @@ MANIFEST = "convert, deploy: manifest.json"
 ELSEWHERE = {
     *("distil", "finetune", "finetune --log", "test", "forward", "refit"),
     *("run", "run: result.json", "status", "report", "plan"),
-    *("data", "export", "time", "device list", "device info", "caffe install, caffe info"),
+    *("data", "export", "time", "device list", "device info", "caffe install, caffe info", "config list"),
 }
 """Held against in the tests of those commands."""
 
