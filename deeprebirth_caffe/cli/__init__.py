@@ -121,8 +121,12 @@ def _run(arguments: list[str] | None) -> None:
         # NumPy says how much it wanted, Python nothing.
         what = f" ({error})" if str(error) else ""
         _fail(f"there is not enough memory{what}; take smaller nets, batches or files, or a larger machine")
-    except RecursionError:
-        _fail("a file is nested too deeply to be read; take one level of brackets out after the other")
+    except RuntimeError as error:
+        if isinstance(error, RecursionError):
+            _fail("a file is nested too deeply to be read")
+        if "out of memory" not in str(error) and "allocate memory" not in str(error):  # PyTorch's words
+            raise
+        _fail(f"there is not enough memory ({str(error).splitlines()[0]}); take smaller nets or batches")
 
 
 def _colour() -> bool | None:

@@ -28,7 +28,7 @@ def need_files(net_path: Path | str, weights_path: Path | str | None) -> None:
         EngineError: one is missing.
     """
     for what, path in (("net", net_path), ("weights", weights_path)):
-        if path is not None and not Path(path).expanduser().is_file():
+        if path is not None and not Path(path).is_file():
             raise EngineError(f"{path}: there is no such file for the {what}; check the path")
 
 
@@ -52,8 +52,8 @@ def forward_once(
 ) -> dict[str, FloatArray]:
     """Runs a net in phase TEST, once; see `Engine.forward`."""
     need_files(net_path, weights_path)
-    weights = None if weights_path is None else Path(weights_path).expanduser()
-    with _fed(Path(net_path).expanduser(), input_array) as (path, given), engine.loaded(path, weights) as run:
+    weights = None if weights_path is None else Path(weights_path)
+    with _fed(Path(net_path), input_array) as (path, given), engine.loaded(path, weights) as run:
         return run(given, blobs)
 
 

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from deeprebirth_caffe.engines.base import EngineError
+from deeprebirth_caffe.engines.footprint import check_pass
 from deeprebirth_caffe.engines.runners import convert, engine_module, load
 from deeprebirth_caffe.errors import RefusedError, UsageError
 from deeprebirth_caffe.isolation import python_words
@@ -80,6 +81,7 @@ class HostedRunner:
         with tempfile.TemporaryDirectory(prefix=f"rebirth-{name}-") as text:
             folder = Path(text)
             if name == "caffe":
+                check_pass(ready.view, ready.net.header.name or net.name, keeps=True)
                 convert(name, ready, folder)
                 with _on(self.cpus):
                     runner = load(folder, threads, caffe=caffe, timeout=timeout)

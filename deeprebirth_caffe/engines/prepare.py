@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deeprebirth_caffe.engines.base import EngineError
+from deeprebirth_caffe.engines.footprint import check_pass
 from deeprebirth_caffe.engines.probe import is_fed, probe_message, save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import RebirthError, RefusedError
@@ -91,7 +92,9 @@ def prepare(net: Path, weights: Path | None, *, batch: int | None = None, seed: 
     """
     read = Net.read(net)
     read.weights = Weights.read(weights) if weights is not None and _learns(read) else random_weights(read, seed)
-    return plain(read, batch=batch)
+    ready = plain(read, batch=batch)
+    check_pass(ready.view, read.header.name or net.name, keeps=False)
+    return ready
 
 
 def _learns(net: Net) -> bool:

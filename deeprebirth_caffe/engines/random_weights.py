@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deeprebirth_caffe.engines.footprint import check_weights
 from deeprebirth_caffe.ir import Net, Weights, summarize
 from deeprebirth_caffe.numerics.fillers import msra
 from deeprebirth_caffe.ops import Shape
@@ -20,7 +21,11 @@ def random_weights(net: Net, seed: int = 0) -> Weights:
 
     BatchNorm gets positive variances and a count other than 1, so that a check sees an error in either; Scale gains
     stay below 1, so that deep residual nets do not overflow.
+
+    Raises:
+        RebirthError: they would not fit into a file of Caffe's, or into memory.
     """
+    check_weights(net, net.source.name if net.source is not None else net.header.name or "the net")
     rng = np.random.default_rng(seed)
     weights = Weights()
     for view in net.views:

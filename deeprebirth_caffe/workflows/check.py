@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from deeprebirth_caffe.engines.base import Engine
+from deeprebirth_caffe.engines.footprint import check_pass
 from deeprebirth_caffe.engines.probe import is_fed, write_probe
 from deeprebirth_caffe.errors import RefusedError
 from deeprebirth_caffe.ir import Net, Value, View
@@ -64,6 +65,9 @@ def compare_nets(
     lost = [value.name for value in find_results(before, find_heads(before)) if value.name not in kept]
     before, after = _in_plain_caffe(before), _in_plain_caffe(after)
     views = before.view("TEST"), after.view("TEST")
+    for view in views:
+        own = next((shape[0] for name in _input_names(view) if (shape := view.blobs[name].shape)), 0)
+        check_pass(view, "--check", keeps=True, scale=batch / own if own else 1.0)
     with tempfile.TemporaryDirectory(prefix="rebirth-check-") as folder:
         results = []
         for name, net, view in zip(("before", "after"), (before, after), views, strict=True):

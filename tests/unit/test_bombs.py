@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 from deeprebirth_caffe.data.decode import BadRecordError, read_picture
+from deeprebirth_caffe.engines import footprint
+from deeprebirth_caffe.engines.base import EngineError
+from deeprebirth_caffe.engines.prepare import prepare
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats import memory, pictures
 from deeprebirth_caffe.formats.caffemodel import CaffemodelError, read_caffemodel
@@ -275,3 +278,40 @@ def test_files_of_others_are_opened_in_one_place() -> None:
             if reads or opens or words.startswith("h5py.File(path, 'r')"):
                 found.add(file.relative_to(PACKAGE).as_posix())
     assert found - set(OURS) == {"formats/hdf5.py"}, "use open_regular, read_regular or open_hdf5"
+
+
+def test_a_net_that_does_not_fit_is_refused_before_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "net.prototxt"
+    text = (
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 1000 dim: 10 dim: 10 } } }\n'
+        'layer { name: "r" type: "ReLU" bottom: "x" top: "x" }\n'
+        'layer { name: "c" type: "Convolution" bottom: "x" top: "c"'
+        " convolution_param { num_output: 10 kernel_size: 1 } }\n"
+        'layer { name: "p" type: "Pooling" bottom: "c" top: "p" pooling_param { global_pooling: true } }\n'
+    )
+    path.write_text(text)
+    view = prepare(path, None).view
+    assert footprint.kept_bytes(view) == 4 * (2 * 1000 * 100 + 2 * 10 * 100 + 2 * 10)
+    assert footprint.largest_bytes(view) == 4 * (2 * 1000 * 100 + 2 * 10 * 100)
+    monkeypatch.setenv(memory.VARIABLE, "5")
+    prepare(path, None, batch=3)
+    with pytest.raises(memory.TooLargeError, match=r"net.prototxt: a forward pass, .* needs 22.9 MiB of memory"):
+        prepare(path, None, batch=15)
+    footprint.check_pass(view, "x", keeps=True)
+    with pytest.raises(memory.TooLargeError, match=r"and 5\.0 MiB are free"):
+        footprint.check_pass(view, "x", keeps=True, scale=10)
+    path.write_text(text.replace("num_output: 10", "num_output: 600000"))
+    with pytest.raises(EngineError, match=r"net.prototxt: its weights take 2.2 GiB, and Caffe reads none above 2 GiB"):
+        prepare(path, None)
+
+
+def test_a_table_of_hits_is_as_large_as_its_file(tmp_path: Path) -> None:
+    from deeprebirth_caffe.workflows.report.gather import _hits
+
+    np.save(tmp_path / "test.npy", np.ones((3, 2), np.uint8))
+    assert _hits(tmp_path, "test.npy") is not None
+    data = (tmp_path / "test.npy").read_bytes()
+    head = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1099511627776, 2), }"
+    (tmp_path / "test.npy").write_bytes(data[:10] + head.ljust(117) + b"\n" + data[128:])
+    with pytest.raises(RebirthError, match=r"test.npy: cannot read it"):
+        _hits(tmp_path, "test.npy")

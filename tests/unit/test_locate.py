@@ -257,3 +257,18 @@ def test_a_caffe_that_was_found_is_not_asked_again(tmp_path: Path) -> None:
 def test_importing_it_is_cheap() -> None:
     code = "import sys; import deeprebirth_caffe.engines.caffe.locate; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_home_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("~no-such-user/caffe", "~"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "expanduser", lambda _: _no_home())
+            with pytest.raises(CaffeNotFoundError, match=f"--caffe: {tmp_path}/{name} does not exist"):
+                find_caffe(name)
+            with pytest.raises(CaffeNotFoundError, match="no Caffe found"):
+                find_caffe(environ={"PATH": str(tmp_path)})
+
+
+def _no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")

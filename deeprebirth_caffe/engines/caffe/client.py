@@ -304,4 +304,4 @@ def _handle(net: Handle) -> int:
 
 def _path(path: str | Path) -> str:
     # The worker starts in our directory, but may be sent elsewhere by `cwd`.
-    return str(Path(path).expanduser().absolute())
+    return str(Path(path).absolute())

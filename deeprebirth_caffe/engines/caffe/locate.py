@@ -7,6 +7,7 @@ Python that has pycaffe; what they name must be right, for nothing else is looke
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -86,7 +87,7 @@ def default_prefix(arch: str | None = None, environ: Mapping[str, str] | None = 
         data = env.get("XDG_DATA_HOME", "")
         if not data:
             home = env.get("HOME", "")
-            data = os.path.join(home or Path.home(), ".local/share")
+            data = os.path.join(home or _at_home("~"), ".local/share")
         text = os.path.join(data, "rebirth/caffe")
     return Path(text if arch in (None, own_arch()) else f"{text.rstrip('/')}-{arch}")
 
@@ -103,9 +104,9 @@ def find_caffe(explicit: str | Path | None = None, environ: Mapping[str, str] | 
     """
     env = os.environ if environ is None else environ
     if explicit is not None and str(explicit):
-        return _named(Path(explicit).expanduser(), "--caffe", env)
+        return _named(_at_home(explicit), "--caffe", env)
     if env.get("REBIRTH_CAFFE"):
-        return _named(Path(env["REBIRTH_CAFFE"]).expanduser(), "$REBIRTH_CAFFE", env)
+        return _named(_at_home(env["REBIRTH_CAFFE"]), "$REBIRTH_CAFFE", env)
     prefix = default_prefix(environ=env)
     installed = _stamped(prefix, "the default directory")
     if installed is not None:
@@ -115,6 +116,13 @@ def find_caffe(explicit: str | Path | None = None, environ: Mapping[str, str] | 
         return found
     half = f"; the installation in {prefix} is unfinished" if (prefix / ".work").is_dir() else ""
     raise CaffeNotFoundError(f"no Caffe found (looked at $REBIRTH_CAFFE, {prefix} and PATH{half}): {HOW_TO}")
+
+
+def _at_home(path: str | Path) -> Path:
+    """A path with `~` spelled out; as it is where nobody has such a home."""
+    with contextlib.suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
 
 
 def _named(path: Path, where: str, env: Mapping[str, str]) -> CaffeInstall:

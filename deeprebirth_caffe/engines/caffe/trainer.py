@@ -132,7 +132,7 @@ def open_trainer(
     Raises:
         RebirthError: a file is missing or wrong, or Caffe refused it.
     """
-    plan = read_plan(Path(solver).expanduser(), Path(root).expanduser())
+    plan = read_plan(Path(solver), Path(root))
     base = plan.root.absolute()
     check_prefix(plan)
     prefix = base / plan.prefix
@@ -142,7 +142,7 @@ def open_trainer(
         private = Path(name)
         copy = private / "solver.prototxt"
         copy.write_text(format_message(_silent(plan.param, work)), encoding="utf-8", errors="surrogateescape")
-        state = None if resume is None else Path(resume).expanduser().absolute()
+        state = None if resume is None else Path(resume).absolute()
         notes: list[str] = []
         found = read_solverstate(state) if state is not None else None
         worker.enter(base)
@@ -198,4 +198,4 @@ def _score(mean: FloatArray) -> Score:
 
 
 def _absolute(paths: Sequence[Path | str]) -> list[str]:
-    return [str(Path(path).expanduser().absolute()) for path in paths]
+    return [str(Path(path).absolute()) for path in paths]
