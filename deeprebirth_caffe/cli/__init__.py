@@ -66,8 +66,11 @@ class LazyGroup(Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        from deeprebirth_caffe.cli.scratch import scratch
+
         try:
-            return super().invoke(ctx)
+            with scratch():
+                return super().invoke(ctx)
         except BrokenPipeError:
             # Whoever read our output has gone (`rebirth … | head`): that is no failure, though click takes it for one,
             # and Python must not complain about it at the end either.
