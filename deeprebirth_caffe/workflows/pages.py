@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from deeprebirth_caffe.bench.breakdown import Group
-from deeprebirth_caffe.workflows.publish import ms
+from deeprebirth_caffe.workflows.publish import ms, shown
 
 NAMES, BARS, NUMBERS, LINE = 200, 360, 80, 20
 """Widths of a plot's columns and the height of a row, in pixels."""
@@ -31,7 +31,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def document(title: str, body: Sequence[str], style: str = "") -> str:
-    """A whole page.
+    """A whole page; letters that nobody sees, or that turn the writing direction, are spelled out in it.
 
     Args:
         title: as plain text.
@@ -45,7 +45,7 @@ def document(title: str, body: Sequence[str], style: str = "") -> str:
         f'<meta name="generator" content="rebirth"><title>{escape(title)}</title>'
         f"<style>{STYLE}{style}</style></head><body>"
     )
-    return "\n".join(["<!DOCTYPE html>", head, *body, "</body></html>", ""])
+    return shown("\n".join(["<!DOCTYPE html>", head, *body, "</body></html>", ""]))
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

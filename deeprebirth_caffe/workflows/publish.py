@@ -93,6 +93,12 @@ def escaped(letter: str) -> str:
     return letter.encode("unicode_escape").decode() if is_hidden(letter) else letter
 
 
+def shown(text: str) -> str:
+    """A text of several lines, its hidden letters escaped."""
+    hidden = {ord(letter): escaped(letter) for letter in set(text) if letter not in "\n\t" and is_hidden(letter)}
+    return text.translate(hidden)
+
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What formulas begin with; some spreadsheets also take the wide forms of these letters."""
 

@@ -10,7 +10,9 @@ import sys
 import pytest
 
 from deeprebirth_caffe.cli.text import Guarded, error_line, guarded
+from deeprebirth_caffe.workflows.pages import document
 from deeprebirth_caffe.workflows.publish import clipped, csv_cell, json_bytes, printable
+from deeprebirth_caffe.workflows.report import curves
 
 HOSTILE = ["\x1b]0;t\x07", "\x9b2J", "\x85", "\x7f", "\u202e", "\u2066", "\u2028", "\u00ad", "\U000e0041", "\udc9b"]
 
@@ -28,6 +30,14 @@ def test_streams_escape_what_a_command_forgets(text: str) -> None:
     held = io.StringIO()
     Guarded(held).writelines([f"a{text}b\tc\n", "\x1b[31mred\x1b[0m é漢\n"])
     assert held.getvalue() == f"a{printable(text)}b\tc\n\x1b[31mred\x1b[0m é漢\n"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_pages_spell_out_what_nobody_sees(text: str) -> None:
+    """The text of a plot included, whoever made it."""
+    plot = curves.plot([curves.Line([(0, 1), (1, 2)], f"a{text}b")], "loss", "iteration")
+    page = document(text, [plot])
+    assert page.replace("\n", "").isprintable() and f"a{printable(text)}b" in page
 
 
 def test_streams_are_guarded_for_a_while(capsys: pytest.CaptureFixture[str]) -> None:

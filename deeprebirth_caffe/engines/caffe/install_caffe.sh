@@ -147,7 +147,12 @@ fi
 mkdir -p -- "$prefix" 2>/dev/null || die "cannot create '$prefix': name a directory you may write to"
 [[ -w $prefix ]] || die "cannot write to '$prefix': name another directory"
 
-exec 9>"$prefix/.lock"
+# A directory may be somebody else's: nothing that a link leads to is touched, and nothing is emptied.
+for own in "$prefix/.lock" "$work"; do
+    [[ ! -L $own ]] || die "'$own' is a link: remove it"
+done
+[[ ! -e $prefix/.lock || -f $prefix/.lock ]] || die "'$prefix/.lock' is no file: remove it"
+exec 9>>"$prefix/.lock"
 if ! flock -n 9; then
     say "another run is busy in $prefix; waiting for it"
     flock 9
