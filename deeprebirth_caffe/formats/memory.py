@@ -47,7 +47,7 @@ def need(size: int, what: str) -> None:
     free = free_bytes()
     if free is not None and size > free:
         raise TooLargeError(
-            f"{what} needs {gib(size)} of memory, and {gib(free)} are free; ${VARIABLE} (in MiB) says otherwise"
+            f"{what} needs {gib(size)} of memory, and {gib(free)} are free; set ${VARIABLE} (in MiB) to allow more"
         )
 
 

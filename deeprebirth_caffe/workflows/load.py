@@ -17,6 +17,7 @@ from deeprebirth_caffe.workflows.publish import counted
 
 ALL_OF_A_TEACHER = "a teacher needs all its weights"
 """Why `need_weights` refuses those of a teacher."""
+MAX_SPELLED = 12
 MAX_NAMED = 3
 """How many layers an error names before it only counts them."""
 
@@ -255,4 +256,5 @@ def _loads(have: Sequence[Shape], want: Sequence[Shape], legacy: Sequence[bool])
 
 
 def _spell(shapes: Sequence[Shape]) -> str:
-    return " + ".join("x".join(map(str, shape)) for shape in shapes) or "nothing"
+    some = " + ".join("x".join(map(str, shape)) for shape in shapes[:MAX_SPELLED])
+    return (some or "nothing") + (f" and {len(shapes) - MAX_SPELLED} more" if len(shapes) > MAX_SPELLED else "")

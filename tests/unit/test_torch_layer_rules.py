@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -134,10 +135,11 @@ def test_a_bad_infogain_matrix_is_an_error(tmp_path: Path, content: bytes | None
 
 def test_hdf5_output_says_where_it_cannot_write(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
-    body = f'type: "HDF5Output" hdf5_output_param {{ file_name: "{tmp_path / "none" / "out.h5"}" }}'
-    made = net(body, (2, 3), (2,), tops=0)
-    with pytest.raises(EngineError, match='layer "it": cannot write'):
-        made.forward({"x0": np.ones((2, 3)), "x1": np.ones(2)})
+    os.mkfifo(tmp_path / "pipe")
+    for path, why in ((tmp_path / "none" / "out.h5", "No such file"), (tmp_path / "pipe", "this is a pipe")):
+        made = net(f'type: "HDF5Output" hdf5_output_param {{ file_name: "{path}" }}', (2, 3), (2,), tops=0)
+        with pytest.raises(EngineError, match=f'layer "it": {path}: cannot write it: {why}'):
+            made.forward({"x0": np.ones((2, 3)), "x1": np.ones(2)})
 
 
 def test_python_layers_are_refused() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.torch.layers.base import Lowered, Spec, lowers
-from deeprebirth_caffe.extras import pip_install
+from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import atomic_file
+from deeprebirth_caffe.formats.hdf5 import write_hdf5
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,18 +31,18 @@ class HDF5Output(Lowered):
             raise EngineError(
                 f"{where}: an HDF5Output layer saves one batch, and {self.path} has one: run a single iteration"
             )
-        try:
-            import h5py
-        except ImportError as error:
-            raise EngineError(f"{where}: needs h5py: {pip_install('data')}") from error
         arrays = [bottom.detach().float().cpu().contiguous().numpy() for bottom in bottoms]
         if arrays[0].shape[:1] != arrays[1].shape[:1]:
             raise EngineError(f"{where}: its inputs have {arrays[0].shape[:1]} and {arrays[1].shape[:1]} items")
+
+        def fill(out: Any) -> None:
+            for name, array in zip(("data", "label"), arrays, strict=True):
+                out.create_dataset(name, data=array.reshape(*array.shape, *[1] * (4 - array.ndim)))
+
         try:
-            with h5py.File(self.path, "w") as file:
-                for name, array in zip(("data", "label"), arrays, strict=True):
-                    file.create_dataset(name, data=array.reshape(*array.shape, *[1] * (4 - array.ndim)))
-        except OSError as error:
-            raise EngineError(f"{where}: cannot write {self.path}: {error}") from error
+            with atomic_file(self.path) as file:
+                write_hdf5(file, fill, str(self.path))
+        except RebirthError as error:
+            raise EngineError(f"{where}: {error}") from error
         self.written = True
         return []
