@@ -298,10 +298,10 @@ def test_what_is_no_picture(here: Path) -> None:
     picture("pic")
     resized = RecordFormat(4, 4, encoded=AS_IS)
     for path, form, said in (
-        ("folder", RecordFormat(), "this is no file"),
-        ("pipe", RecordFormat(), "this is no file"),
-        ("/dev/zero", RecordFormat(), "this is no file"),
-        ("huge", RecordFormat(), "the file is too large"),
+        ("folder", RecordFormat(), "Is a directory"),
+        ("pipe", RecordFormat(), "this is a pipe, not a file"),
+        ("/dev/zero", RecordFormat(), "this is a device, not a file"),
+        ("huge", RecordFormat(), "bytes, and at most 2,147,418,112 are read"),
         ("nowhere", RecordFormat(), "cannot read it: No such file"),
         ("a\0b", RecordFormat(), "cannot read it: embedded null"),
         ("cut.jpg", RecordFormat(), "this is no picture"),
