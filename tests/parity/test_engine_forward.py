@@ -17,7 +17,7 @@ from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.engines.torch.engine import TorchEngine
-from deeprebirth_caffe.errors import RefusedError
+from deeprebirth_caffe.errors import RebirthError, RefusedError
 
 pytest.importorskip("torch")
 
@@ -185,6 +185,10 @@ def test_python_layers_need_a_word(
         monkeypatch.chdir(tmp_path)
         with pytest.raises(RefusedError, match=r'layer "py" of type Python runs code in real Caffe .*--python-layers'):
             way()
+    # What is no net to us may be one to Caffe.
+    net.write_text(INPUT + PYTHON % "mine" + " unknown <")
+    with pytest.raises(RebirthError, match=r"net\.prototxt:2:"):
+        caffe.load(net, cwd=tmp_path)
     caffe.load(plain, cwd=tmp_path)
     assert not (tmp_path / "ran").exists()
 

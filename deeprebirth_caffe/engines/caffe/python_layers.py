@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from deeprebirth_caffe.errors import RefusedError
+from deeprebirth_caffe.errors import RebirthError, RefusedError
+from deeprebirth_caffe.formats.files import read_regular
 from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.proto import caffe_pb2 as pb
@@ -59,7 +61,7 @@ def check_call(op: str, values: Mapping[str, object], entered: str) -> None:
     base = Path(entered, str(values.get("cwd") or ""))
     if op == "load":
         path = Path(str(values["net"]))
-        check((layer.param for layer in Net.read(path).layers), path)
+        check(_layers_of(path), path)
         return
     for layers, where in _solver_nets(Path(str(values["solver"])), base):
         check(layers, where)
@@ -74,4 +76,25 @@ def _solver_nets(solver: Path, base: Path) -> Iterator[tuple[Iterable[pb.LayerPa
     for name in [param.net, param.train_net, *param.test_net]:
         if name:
             path = base / name
-            yield (layer.param for layer in Net.read(path).layers), path
+            yield _layers_of(path), path
+
+
+_SUSPICIOUS = re.compile(rb"python|\\|[\"']\s*(?:#[^\n]*\n\s*)*[\"']", re.IGNORECASE)
+"""The type's name, or ways to write it otherwise: escapes, and strings in parts."""
+
+
+def _layers_of(path: Path) -> list[pb.LayerParameter]:
+    """The layers of a file; none where it cannot be read as a net, for Caffe says best what it has against it.
+
+    Raises:
+        RebirthError: it cannot be read, and Caffe may find Python layers in it all the same.
+    """
+    try:
+        return [layer.param for layer in Net.read(path).layers]
+    except RebirthError:
+        try:
+            if _SUSPICIOUS.search(read_regular(path)):
+                raise
+        except OSError:
+            pass  # not there, or no file
+        return []
