@@ -28,7 +28,7 @@ def list_(as_json: bool) -> None:
     if as_json:
         print_json({"version": 1, "configs": [{"name": name, "description": text} for name, text in known]})
         return
-    from deeprebirth_caffe.cli.show import print_columns
+    from deeprebirth_caffe.cli.layout import print_columns
 
     print_columns(known, left=2)
 

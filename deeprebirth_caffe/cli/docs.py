@@ -14,6 +14,6 @@ def command(page: str | None) -> None:
     if page is not None:
         click.echo_via_pager(find(docs(), page, "page").text)
         return
-    from deeprebirth_caffe.cli.show import print_columns
+    from deeprebirth_caffe.cli.layout import print_columns
 
     print_columns([(known.name, known.description) for known in docs()], left=2)
