@@ -49,6 +49,8 @@ def _show(manifest: Mapping[str, Any]) -> None:
         click.echo(f"compared  {block['student']} with {block['teacher']} ({of})")
     for row in shown["left"]:
         click.echo(f"left      {row['layer']}: {row['reason']}")
+    for line in shown["notes"]:
+        click.echo(f"note: {line}")
     outputs = shown["outputs"]
     files = ", ".join(outputs[name] for name in ("net", "solver", "weights", "manifest"))
     click.echo(f"wrote {outputs['directory']}: {files}")

@@ -260,6 +260,11 @@ def relearn_options(function: Command) -> Command:
                 help="lr_mult of rebirth layers times this.",
             ),
             click.option(
+                "--step-over",
+                is_flag=True,
+                help="Let rebirth layers of an earlier conversion learn at their own rates, also if none is new.",
+            ),
+            click.option(
                 "--clip-gradients",
                 type=Number(0),
                 help="Gradients are cut to this norm; 0: not. [default: the solver's, else 5; 0 with convert --paper]",

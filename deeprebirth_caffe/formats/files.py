@@ -10,7 +10,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -202,7 +202,9 @@ def check_directory(directory: str | os.PathLike[str], force: bool = False) -> N
         raise RebirthError(f"{path}: cannot read this directory: {error.strerror or error}") from error
 
 
-def publish_directory(staged: Mapping[str, Content], directory: str | os.PathLike[str], force: bool = False) -> None:
+def publish_directory(
+    staged: Mapping[str, Content], directory: str | os.PathLike[str], force: bool = False, gone: Sequence[str] = ()
+) -> None:
     """Writes files into a directory, all of them or none.
 
     A new directory appears at once, under its name only when it is complete. Into one that exists the files
@@ -212,6 +214,7 @@ def publish_directory(staged: Mapping[str, Content], directory: str | os.PathLik
         staged: what to write, by name; a name may lead into a subdirectory (``a/b``).
         directory: where to; made with its parents if need be.
         force: write into a directory that is not empty, over files of the same name.
+        gone: names of files right in the directory that are removed when the others are there.
 
     Raises:
         RebirthError: the directory is not empty and `force` is not set, or something cannot be written.
@@ -243,7 +246,7 @@ def publish_directory(staged: Mapping[str, Content], directory: str | os.PathLik
             done = True
             _sync_directory(target.parent)
         else:
-            _move_in(list(staged), work, target)
+            _move_in(list(staged), work, target, gone)
             _sync_directory(target)
             done = True
     except OSError as error:
@@ -257,8 +260,8 @@ def publish_directory(staged: Mapping[str, Content], directory: str | os.PathLik
                     parent.rmdir()
 
 
-def _move_in(names: list[str], work: Path, target: Path) -> None:
-    """Moves files from `work` to `target`; on any failure puts everything back as it was."""
+def _move_in(names: list[str], work: Path, target: Path, gone: Sequence[str]) -> None:
+    """Moves files from `work` to `target`, and `gone` out of it; on any failure puts everything back as it was."""
     kept = work / f"kept-{secrets.token_hex(4)}"
     undo: list[tuple[Path, Path | None]] = []
     folders: list[Path] = []
@@ -280,6 +283,11 @@ def _move_in(names: list[str], work: Path, target: Path) -> None:
                 _second_name(place, old)
             undo.append((place, old))
             (work / name).replace(place)
+        for name in gone:
+            kept.mkdir(exist_ok=True)
+            place, old = target / name, kept / f"gone-{len(undo)}"
+            place.replace(old)
+            undo.append((place, old))
     except BaseException:
         for place, old in reversed(undo):
             if old is None:

@@ -54,6 +54,10 @@ class CalibrationOptions:
     pictures: PictureOptions = field(default_factory=PictureOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
 
+    def read_files(self) -> tuple[Path | None, ...]:
+        """The files that it names."""
+        return (Path(self.source), self.pictures.mean, self.pictures.transform_from)
+
 
 @dataclass(frozen=True)
 class Reading:

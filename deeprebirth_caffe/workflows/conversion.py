@@ -14,7 +14,8 @@ from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.passes.targets import ancestors
 from deeprebirth_caffe.workflows.load import ALL_OF_A_TEACHER, load_net, need_weights
-from deeprebirth_caffe.workflows.manifest import MANIFEST, SCHEMA, read_earlier
+from deeprebirth_caffe.workflows.manifest import SCHEMA, read_earlier
+from deeprebirth_caffe.workflows.outputs import MANIFEST
 from deeprebirth_caffe.workflows.parts import make_whole
 
 

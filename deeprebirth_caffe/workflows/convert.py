@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, ClassVar
 
 from deeprebirth_caffe.engines.base import Engine
@@ -56,6 +58,12 @@ class ConvertOptions(RewriteOptions):
     calibrate: CalibrationOptions | None = None
     reparam: bool = False
     reparam_parts: tuple[str, ...] = PARTS
+
+    def read_files(self) -> Iterator[Path | None]:
+        """The files that the command reads."""
+        yield from super().read_files()
+        if self.calibrate is not None:
+            yield from self.calibrate.read_files()
 
     def passes(self) -> list[Pass]:
         """The passes in the order they run: exact ones first, then branches, then what streamlines."""

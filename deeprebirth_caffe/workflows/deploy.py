@@ -10,7 +10,6 @@ from typing import Any
 from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.errors import RebirthError, RefusedError
-from deeprebirth_caffe.formats.files import check_directory, publish_directory
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
@@ -20,7 +19,8 @@ from deeprebirth_caffe.workflows.check import CheckResult, check_runs
 from deeprebirth_caffe.workflows.exactness import all_exact
 from deeprebirth_caffe.workflows.ledger import make_ledger
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
-from deeprebirth_caffe.workflows.manifest import MANIFEST, make_manifest, totals
+from deeprebirth_caffe.workflows.manifest import make_manifest, totals
+from deeprebirth_caffe.workflows.outputs import MANIFEST, Place
 from deeprebirth_caffe.workflows.publish import json_bytes
 
 DEPLOY = "deploy.prototxt"
@@ -89,7 +89,9 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, An
     Raises:
         RefusedError: the check does not hold; nothing is written.
     """
-    check_directory(options.out, options.force)
+    files = (DEPLOY, DEPLOY_WEIGHTS, MANIFEST)
+    place = Place(options.out, options.force, files)
+    place.check((options.net, options.weights))
     net = load_net(options.net, options.weights, options.input_shapes)
     net.fixed_size = options.fixed_size
     original = net.copy()
@@ -125,18 +127,16 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, An
         before=totals(original),
         after=totals(made.net),
         checks=checks,
-        notes=upgrade_notes(original),
+        notes=[*upgrade_notes(original), *place.notes(files)],
     )
     weights = made.net.weights
     assert weights is not None
-    publish_directory(
+    place.publish(
         {
             DEPLOY: deploy_text(made.net),
             DEPLOY_WEIGHTS: lambda file: save_weights(file, made.net, weights),
             MANIFEST: json_bytes(manifest),
-        },
-        options.out,
-        force=options.force,
+        }
     )
     return manifest
 

@@ -10,14 +10,14 @@ from typing import Any
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.formats.collector import uncollected
-from deeprebirth_caffe.formats.files import check_directory, publish_directory
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.workflows.conversion import Opened, open_conversion
 from deeprebirth_caffe.workflows.defaults import DISTIL_BASE_LR, DISTIL_ITERATIONS
 from deeprebirth_caffe.workflows.distilling import Distilling, distilling_net
-from deeprebirth_caffe.workflows.manifest import MANIFEST, SCHEMA, read_earlier
+from deeprebirth_caffe.workflows.manifest import SCHEMA, read_earlier
+from deeprebirth_caffe.workflows.outputs import MANIFEST, Place
 from deeprebirth_caffe.workflows.publish import json_bytes
 from deeprebirth_caffe.workflows.rewriting import INIT, SOLVER
 from deeprebirth_caffe.workflows.solver import WEIGHT_DECAY
@@ -76,21 +76,22 @@ def distil(options: DistilOptions) -> dict[str, Any]:
         RefusedError: the original cannot teach in one net with the converted one; nothing is written.
     """
     out = options.out if options.out is not None else options.directory / PREFIX
-    check_directory(out, options.force)
+    files = (NET, SOLVER, INIT, MANIFEST)
+    place = Place(out, options.force, files)
     opened = open_conversion(options.directory, options.weights, options.teacher, options.teacher_weights)
+    lent = (options.directory / SOLVER, options.directory / MANIFEST)
+    place.check((opened.found.net, opened.start, opened.pair.path, opened.teacher_weights, *lent))
     made = distilling_net(opened.pair, read_earlier(opened.found.net).reparam, options.batch)
-    manifest = _manifest(options, opened, made, out)
+    manifest = {**_manifest(options, opened, made, out), "notes": place.notes(files)}
     net, weights = made.net, made.net.weights
     assert weights is not None
-    publish_directory(
+    place.publish(
         {
             NET: format_message(net.message()),
             SOLVER: _solver(options, out),
             INIT: lambda file: save_weights(file, net, weights),
             MANIFEST: json_bytes(manifest),
-        },
-        out,
-        force=options.force,
+        }
     )
     return manifest
 

@@ -16,8 +16,8 @@ from deeprebirth_caffe.rewrite.learning import LrMults
 from deeprebirth_caffe.rewrite.pipeline import Outcome
 from deeprebirth_caffe.workflows.check import CheckResult
 from deeprebirth_caffe.workflows.ledger import Ledger
+from deeprebirth_caffe.workflows.outputs import MANIFEST
 
-MANIFEST = "manifest.json"
 SCHEMA = 1
 """The version of the JSON; it goes up when a field changes its meaning or goes away."""
 

@@ -10,17 +10,16 @@ from typing import Any
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.errors import RefusedError
-from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.numerics.refit import FitOptions
 from deeprebirth_caffe.workflows.calibration import CalibrationOptions
 from deeprebirth_caffe.workflows.conversion import Opened, open_conversion
 from deeprebirth_caffe.workflows.manifest import SCHEMA, read_earlier
-from deeprebirth_caffe.workflows.outputs import check_output
+from deeprebirth_caffe.workflows.outputs import DERIVED, check_output, output_file
 from deeprebirth_caffe.workflows.refitting import RefitSettings, refit_layers
 from deeprebirth_caffe.workflows.rewriting import Say
 from deeprebirth_caffe.workflows.selection import Selection
 
-MODEL = "refit.caffemodel"
+MODEL = DERIVED[0]
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,8 @@ def refit(options: RefitOptions, say: Say = lambda _: None) -> dict[str, Any]:
     for layer, made in arrays.items():
         student.weights.set(layer, made)
     weights = student.weights
-    atomic_write(out, lambda file: save_weights(file, student, weights))
+    with output_file(out) as file:
+        save_weights(file, student, weights)
     return {
         "version": SCHEMA,
         "rebirth": __version__,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,19 +11,19 @@ from typing import Any, ClassVar
 from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.errors import RebirthError, RefusedError
-from deeprebirth_caffe.formats.files import check_directory, publish_directory
-from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ir.stages import whole_name
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.rewrite import Kind, Rewriter
-from deeprebirth_caffe.rewrite.learning import learn_faster, restore
+from deeprebirth_caffe.rewrite.learning import LrMults, learn_faster, restore
 from deeprebirth_caffe.rewrite.names import rename_changed_blobs
 from deeprebirth_caffe.rewrite.pipeline import Outcome
 from deeprebirth_caffe.workflows.check import check_runs
 from deeprebirth_caffe.workflows.deploy import DEPLOY, deploy_text, raise_failures, strip
 from deeprebirth_caffe.workflows.ledger import make_ledger
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
-from deeprebirth_caffe.workflows.manifest import MANIFEST, make_manifest, read_earlier, totals
+from deeprebirth_caffe.workflows.manifest import make_manifest, read_earlier, totals
+from deeprebirth_caffe.workflows.outputs import DERIVED, MANIFEST, Place
 from deeprebirth_caffe.workflows.parts import fold_parts, parts_left
 from deeprebirth_caffe.workflows.publish import json_bytes
 from deeprebirth_caffe.workflows.selection import Selection, names_stage
@@ -53,6 +53,12 @@ class RewriteOptions:
     solver_options: SolverOptions = SolverOptions()
     dry_run: bool = False
     force: bool = False
+    step_over: bool = False
+    """Whether the rebirth layers of an earlier conversion learn at their own rates even where none is new."""
+
+    def read_files(self) -> Iterator[Path | None]:
+        """The files that the command reads."""
+        yield from (self.net, self.weights, self.solver)
 
     @property
     def directory(self) -> Path:
@@ -80,6 +86,16 @@ def rebirth_origins(rewriter: Rewriter) -> dict[str, list[str]]:
     }
 
 
+def _factors(net: Net, originals: LrMults) -> dict[str, float]:
+    """How many times as fast as in the original each rebirth layer of an earlier conversion learns now."""
+    found = {}
+    for layer in net.layers:
+        for spec, original in zip(layer.param.param, originals.get(layer.name, ()), strict=False):
+            if original and layer.name not in found:
+                found[layer.name] = spec.lr_mult / original
+    return found
+
+
 @dataclass(frozen=True)
 class Converted:
     """The result, in memory: what was (or, in a dry run, would be) written."""
@@ -100,6 +116,7 @@ class Rewriting:
         original: a copy of it.
         teacher: the same function, with the parts of an earlier `--reparam` folded; what `rebirth_origins` names.
         rewriter: of the net.
+        place: where the results go.
         selection: the stages that may change.
         notes: for people.
     """
@@ -110,9 +127,10 @@ class Rewriting:
         Raises:
             RebirthError: bad input, or the output directory is not empty.
         """
-        if not options.dry_run:
-            check_directory(options.directory, options.force)
         self.options = options
+        self.place = Place(options.directory, options.force, (options.net.name, DEPLOY, SOLVER, INIT, MANIFEST, *DERIVED))
+        if not options.dry_run:
+            self.place.check(options.read_files())
         self.net = load_net(options.net, options.weights, options.input_shapes)
         self.selection = Selection(options.only, options.skip)
         self.selection.check(self.net)
@@ -121,7 +139,9 @@ class Rewriting:
         if options.solver is not None and self.net.learns:
             self._lent = lend_solver(options.solver, options.net)
         earlier = read_earlier(options.net)
-        restore(self.net, earlier.lr_mult)
+        self._factors = _factors(self.net, earlier.lr_mult)
+        self._restored = restore(self.net, earlier.lr_mult)
+        self._stand_for: dict[Layer, list[str]] = {}
         self._parts = earlier.reparam
         self.original = self.teacher = self.net.copy()
         self.rewriter = Rewriter(self.net)
@@ -131,6 +151,7 @@ class Rewriting:
         """Makes one layer again of each that an earlier `--reparam` let learn as several, whatever is selected."""
         outcome = fold_parts(self.rewriter, self._parts, skip, keep_exact=keep_exact)
         if outcome.rewrites:
+            self._stand_for.update(self.rewriter.origins)
             # What is rewritten from here on stands for the layers that learned as one, not for their parts.
             self.rewriter.origins.clear()
             self.teacher = self.net.copy()
@@ -178,6 +199,7 @@ class Rewriting:
             net.weights = None
             notes.append(random)
         outputs = self._outputs(deploy_net)
+        notes += self.place.notes(outputs.values())
         manifest = make_manifest(
             source={
                 "net": str(options.net),
@@ -226,10 +248,28 @@ class Rewriting:
         if not self.net.learns:
             return {}
         relearn = [layer for layer in self.net.layers if self.rewriter.made.get(layer) is Kind.RELEARN]
+        if not relearn and not self.options.step_over:
+            return self._still_fast()
+        if self._restored:
+            self.notes.append(f"an earlier step is over: lr_mult is what it was for {', '.join(self._restored)}")
         lr_mult = learn_faster(relearn, self.options.solver_options.lr_factor)
         frozen = [name for name, values in lr_mult.items() if not any(values)]
         if frozen:
             self.notes.append(f"frozen in the original (lr_mult 0), and so they will not relearn: {', '.join(frozen)}")
+        return lr_mult
+
+    def _still_fast(self) -> dict[str, list[float]]:
+        """Where nothing new relearns, the earlier step goes on: its rebirth layers keep the lr_mult that they had."""
+        lr_mult: dict[str, list[float]] = {}
+        stand_for = {**self._stand_for, **self.rewriter.origins}
+        for layer in self.net.layers:
+            names = [layer.name, *stand_for.get(layer, ())]
+            if factor := next((self._factors[name] for name in names if name in self._factors), None):
+                lr_mult |= learn_faster([layer], factor)
+        if lr_mult:
+            self.notes.append(
+                f"nothing new relearns, so these still do, as fast as an earlier conversion says: {', '.join(lr_mult)}"
+            )
         return lr_mult
 
     def _set_batch(self, batch: int) -> bool:
@@ -278,4 +318,4 @@ class Rewriting:
         if weights is not None:
             files[INIT] = lambda file: save_weights(file, net, weights)
         files[MANIFEST] = json_bytes(manifest)
-        publish_directory(files, directory, force=options.force)
+        self.place.publish(files)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,6 +48,14 @@ class TuckerOptions(RewriteOptions):
     ratio: float | None = None
     ranks: str | None = None
     calibrate: CalibrationOptions | None = None
+
+    def read_files(self) -> Iterator[Path | None]:
+        """The files that the command reads."""
+        yield from super().read_files()
+        if self.ranks not in (None, VBMF):
+            yield Path(str(self.ranks))
+        if self.calibrate is not None:
+            yield from self.calibrate.read_files()
 
     def record(self) -> dict[str, Any]:
         """What the manifest remembers of all this."""

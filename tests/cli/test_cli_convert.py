@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,6 +304,11 @@ def solver_option(flag: str, value: str, says: str) -> Callable[[Convert, SmallN
     return run
 
 
+def option_step_over(convert: Convert, net: SmallNet) -> None:
+    # test_cli_steps shows the effect on a net that was converted before.
+    assert convert("--step-over")["lr_mult"]["conv1/5x5_merge"] == [1, 2]
+
+
 def option_dry_run(convert: Convert, net: SmallNet) -> None:
     before = files_under(".")
     dry = convert("--dry-run")
@@ -394,18 +401,56 @@ def test_into_the_directory_of_the_input(cli: Cli, net28: SmallNet, monkeypatch:
     original = Net.read("train_val.prototxt")
     common = ("convert", "train_val.prototxt", "-w", "random.caffemodel", "--input-shape", net28.shape, "-o", ".")
     assert "not empty" in complaint(cli(*common), 1)
-    assert cli(*common, "--force").code == 0
-    merged = Net.read("train_val.prototxt")
-    assert len(merged.layers) < len(original.layers)
-    assert 'net: "./train_val.prototxt"' in Path("solver.prototxt").read_text(encoding="utf-8")
-    assert listing() == [
-        "deploy.prototxt",
-        "init.caffemodel",
-        "manifest.json",
-        "random.caffemodel",
-        "solver.prototxt",
-        "train_val.prototxt",
-    ]
+    before = files_under(".")
+    assert "this command reads train_val.prototxt" in complaint(cli(*common, "--force"), 1)
+    linked = Path("sub/other.prototxt")
+    linked.parent.mkdir()
+    linked.hardlink_to("train_val.prototxt")
+    lent = ("convert", linked, "--solver", "solver.prototxt", "--input-shape", net28.shape, "-o", ".", "--force")
+    assert "this command reads solver.prototxt" in complaint(cli(*lent), 1)
+    shutil.rmtree(linked.parent)
+    assert files_under(".") == before and len(Net.read("train_val.prototxt").layers) == len(original.layers)
+
+
+def test_force_leaves_nothing_of_an_older_result(cli: Cli, net28: SmallNet) -> None:
+    common = ("convert", net28.train_val, "--input-shape", net28.shape, "-o", "out")
+    assert cli(*common, "-w", net28.weights).code == 0
+    mine = ("note.txt", "rebirth_iter_300.caffemodel", "rebirth_iter_300.solverstate")
+    for name in (*mine, "refit.caffemodel"):
+        Path("out", name).write_text("mine", encoding="utf-8")
+    result = cli(*common, "--paper", "--force")
+    assert result.code == 0
+    written = ["deploy.prototxt", "manifest.json", "solver.prototxt", "train_val.prototxt"]
+    assert listing("out") == sorted([*written, *mine])
+    (removed,) = (line for line in result.out.splitlines() if "removed" in line)
+    assert "init.caffemodel" in removed and "refit.caffemodel" in removed
+    (snapshots,) = (line for line in result.out.splitlines() if "snapshots of an older net" in line)
+    assert "rebirth_iter_300.solverstate" in snapshots
+    assert any("note.txt" in line for line in result.out.splitlines())
+    # Another command's result, under the net's own name, goes too.
+    model = net28.weights
+    assert cli("deploy", net28.train_val, "-w", model, "--input-shape", net28.shape, "-o", "out", "--force").code == 0
+    assert listing("out") == sorted(["deploy.caffemodel", "deploy.prototxt", "manifest.json", *mine])
+
+
+def test_a_part_of_the_older_result_that_is_read_stays(cli: Cli, net28: SmallNet) -> None:
+    assert cli("convert", net28.train_val, "-w", net28.weights, "--input-shape", net28.shape, "-o", "out").code == 0
+    before = files_under("out")
+    # Nothing that deploy writes is called so, but it would take the older result away.
+    common = ("deploy", "out/train_val.prototxt", "-w", "out/init.caffemodel", "--input-shape", net28.shape)
+    assert "this command reads out/" in complaint(cli(*common, "-o", "out", "--force"), 1)
+    assert files_under("out") == before
+
+
+def test_a_strange_manifest_takes_nothing_away(cli: Cli, net28: SmallNet) -> None:
+    Path("out/sub").mkdir(parents=True)
+    Path("out/sub/precious").touch()
+    Path("precious").touch()
+    outputs = {"directory": "out", "net": "../precious", "weights": "sub/precious", "deploy": "sub", "solver": 7}
+    for text in (json.dumps({"rebirth": "1", "outputs": outputs}), "[]", '{"rebirth": 1}', '{"rebirth": 1, "outputs": 3}'):
+        Path("out/manifest.json").write_text(text, encoding="utf-8")
+        assert cli("convert", net28.deploy, "-o", "out", "--force").code == 0
+        assert Path("precious").exists() and Path("out/sub/precious").exists()
 
 
 @pytest.mark.parametrize("bn", ["fold", "prune"])

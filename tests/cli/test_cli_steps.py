@@ -36,9 +36,14 @@ def test_three_steps(step: Step, net28: SmallNet) -> None:
     mults = lr_mults(f"2/{NET}")
     assert mults["conv1/5x5_merge"] == [1, 2]
     assert all(mults[name] == [10, 20] for name in second["lr_mult"])
-    # A step that makes nothing still ends the one before.
-    assert step(f"2/{NET}", "3", "--exact")["lr_mult"] == {}
-    assert {tuple(values) for values in lr_mults(f"3/{NET}").values()} == {(1, 2)}
+    assert any("an earlier step is over" in note and "conv1/5x5_merge" in note for note in second["notes"])
+    # A conversion that makes nothing new leaves the step as it is, and so does the next one.
+    third = step(f"2/{NET}", "3", "--exact")
+    assert third["lr_mult"] == second["lr_mult"] and lr_mults(f"3/{NET}") == mults
+    assert any("nothing new relearns" in note for note in third["notes"])
+    assert Path(f"3/{NET}").read_bytes() == Path(f"2/{NET}").read_bytes()
+    assert step(f"3/{NET}", "4", "--step-over", "--exact")["lr_mult"] == {}
+    assert {tuple(values) for values in lr_mults(f"4/{NET}").values()} == {(1, 2)}
 
 
 def test_a_layer_that_is_reborn_twice_is_at_ten_times(step: Step, net28: SmallNet) -> None:
@@ -57,11 +62,12 @@ def test_a_factor_is_undone_too(step: Step, net28: SmallNet) -> None:
     assert (mults["conv1/5x5_merge"], mults["conv2/3x3_merge"]) == ([1, 2], [7, 14])
 
 
-def test_over_the_step_before(step: Step, net28: SmallNet) -> None:
+def test_over_the_step_before(step: Step, cli: Cli, net28: SmallNet) -> None:
     step(net28.train_val, "1", "--only", "conv1")
-    step(f"1/{NET}", "1", "--only", "conv2", "--force")
-    mults = lr_mults(f"1/{NET}")
-    assert (mults["conv1/5x5_merge"], mults["conv2/3x3_merge"]) == ([1, 2], [10, 20])
+    before = lr_mults(f"1/{NET}")
+    again = cli("convert", f"1/{NET}", "--input-shape", net28.shape, "-o", "1", "--only", "conv2", "--force")
+    assert f"this command reads 1/{NET}, and would replace or remove it" in complaint(again, 1)
+    assert lr_mults(f"1/{NET}") == before
 
 
 def test_step_by_step_is_all_at_once(step: Step, net28: SmallNet) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import open_regular, read_regular_text
-from deeprebirth_caffe.workflows.manifest import MANIFEST
+from deeprebirth_caffe.workflows.outputs import MANIFEST
 from deeprebirth_caffe.workflows.report.logs import Log, read_log
 from deeprebirth_caffe.workflows.schedule.state import RUN, SCHEDULE, read_json
 from deeprebirth_caffe.workflows.schedule.steps import BASE, CONVERTED, DONE, MERGED, TIMES, results_of

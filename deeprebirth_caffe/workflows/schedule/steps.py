@@ -22,7 +22,7 @@ from deeprebirth_caffe.rewrite.learning import restore
 from deeprebirth_caffe.workflows.convert import convert
 from deeprebirth_caffe.workflows.deploy import DEPLOY, DEPLOY_WEIGHTS, DeployOptions, deploy
 from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.manifest import MANIFEST
+from deeprebirth_caffe.workflows.outputs import MANIFEST
 from deeprebirth_caffe.workflows.rewriting import INIT
 from deeprebirth_caffe.workflows.schedule.accuracy import points
 from deeprebirth_caffe.workflows.schedule.context import Context, Stage
