@@ -116,9 +116,6 @@ class Parts(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 def command(
     net: Path,
     check: bool,
-    calibrate: str | None,
-    samples: int,
-    transform_from: Path | None,
     engine: str,
     device: str | None,
     precision: str | None,
@@ -151,7 +148,7 @@ def command(
     if rest["exact"] and rest["reparam"]:
         raise click.UsageError("--exact and --reparam exclude each other: --reparam is for layers that are relearned")
     rest["reparam_parts"] = rest["reparam_parts"] if rest["reparam_parts"] is not None else PARTS
-    if calibrate is not None and rest["init"] != "refit" and not rest["reparam"]:
+    if rest["calibrate"] is not None and rest["init"] != "refit" and not rest["reparam"]:
         raise click.UsageError("--calibrate is what --init refit and --reparam measure on; give one of them too")
     options = ConvertOptions(
         net=net,
@@ -161,9 +158,7 @@ def command(
         reduce_patterns=tuple((pattern, ratio) for pattern, ratio in reduces if pattern),
         input_shapes=dict(input_shapes),
         solver_options=solver_options(rest),
-        calibrate=calibration(
-            calibrate, samples, transform_from, chosen_engine(engine, device, precision, threads, caffe)
-        ),
+        calibrate=calibration(rest, chosen_engine(engine, device, precision, threads, caffe)),
         **rest,
     )
     result = convert(options, caffe_engine(caffe) if check else None, note)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Engine
     from deeprebirth_caffe.workflows.calibration import CalibrationOptions
     from deeprebirth_caffe.workflows.choose import EngineOptions
+    from deeprebirth_caffe.workflows.pictures import PictureOptions
     from deeprebirth_caffe.workflows.solver import SolverOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -176,6 +177,57 @@ def chosen_engine(
     return EngineOptions(engine, device, precision, threads, caffe)
 
 
+class Means(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A number, or one for each channel."""
+
+    name = "B,G,R"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            found = tuple(float(one) for one in str(value).split(","))
+        except ValueError:
+            found = ()
+        if len(found) not in (1, 3) or not all(abs(one) < 1e38 for one in found):
+            self.fail(f"{value!r} is not one number or three, as 104,117,123", param, ctx)
+        return found
+
+
+def picture_options(function: Command) -> Command:
+    """Adds how pictures are prepared; `pictures` reads them."""
+    for option in reversed(
+        [
+            click.option(
+                "--mean-value", type=Means(), help="Numbers to take off pixels: blue, green, red, or one for all."
+            ),
+            click.option(
+                "--mean-file", "--mean", "mean", type=FILE, help="Or a mean picture (binaryproto) to take off."
+            ),
+            click.option("--scale", type=Number(), help="What values are multiplied by then."),
+            click.option("--raw-pixels", "raw", is_flag=True, help="Take pixels as they are, from 0 to 255."),
+            click.option(
+                "--transform-from", type=FILE, help="Prepare pictures as this net's data layer for TEST does."
+            ),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def pictures(given: dict[str, Any]) -> PictureOptions:
+    """What `picture_options` say, taken out of the arguments of a command; with `resize` and `crop` where it has them."""
+    from deeprebirth_caffe.workflows.pictures import PictureOptions
+
+    names = ("mean", "mean_value", "scale", "raw", "transform_from", "resize", "crop")
+    said = {name: given.pop(name) for name in names if name in given}
+    if said["mean"] is not None and said["mean_value"]:
+        raise click.UsageError("--mean-file and --mean-value exclude each other")
+    if said["raw"] and (said["mean"] is not None or said["mean_value"] or said["scale"] is not None):
+        raise click.UsageError("--raw-pixels excludes --mean-value, --mean-file and --scale")
+    return PictureOptions(**{**said, "mean_value": said["mean_value"] or ()})
+
+
 def calibrate_options(samples: int, what: str) -> Callable[[Command], Command]:
     """Adds `--calibrate` and how its images are taken; `calibration` reads them.
 
@@ -190,7 +242,7 @@ def calibrate_options(samples: int, what: str) -> Callable[[Command], Command]:
                 click.option(
                     "--calibrate",
                     metavar="SOURCE",
-                    help=f"{what}: LMDB, pictures, a list, or own (the net's data layer).",
+                    help=f"{what}: LMDB, pictures, a list, own (the net's data layer in TRAIN) or own-test.",
                 ),
                 click.option(
                     "--samples",
@@ -199,9 +251,7 @@ def calibrate_options(samples: int, what: str) -> Callable[[Command], Command]:
                     show_default=True,
                     help="Images of it.",
                 ),
-                click.option(
-                    "--transform-from", type=FILE, help="A net whose data layer says how pictures are prepared."
-                ),
+                picture_options,
             ]
         ):
             function = option(function)
@@ -210,28 +260,25 @@ def calibrate_options(samples: int, what: str) -> Callable[[Command], Command]:
     return add
 
 
-def calibration(
-    source: str | None, samples: int, transform_from: Path | None, engine: EngineOptions
-) -> CalibrationOptions | None:
-    """What `calibrate_options` say; None without a source.
+def calibration(given: dict[str, Any], engine: EngineOptions) -> CalibrationOptions | None:
+    """What `calibrate_options` say, taken out of the arguments of a command; None without a source.
 
     Args:
-        source: of the images.
-        samples: how many.
-        transform_from: a net that says how they are prepared.
+        given: the arguments.
         engine: what runs the net.
     """
-    from deeprebirth_caffe.workflows.calibration import CalibrationOptions
+    from deeprebirth_caffe.workflows.calibration import OWN_PHASES, CalibrationOptions
     from deeprebirth_caffe.workflows.pictures import PictureOptions
 
-    if source is None and transform_from is not None:
-        raise click.UsageError("--transform-from says how --calibrate's pictures are prepared; give it too")
-    given = click.get_current_context().get_parameter_source("samples")
-    if source is None and given is not ParameterSource.DEFAULT:
+    source, samples, prepared = given.pop("calibrate"), given.pop("samples"), pictures(given)
+    if source is None and prepared != PictureOptions():
+        raise click.UsageError("how pictures are prepared is said of --calibrate's; give it too")
+    if source in OWN_PHASES and prepared != PictureOptions():
+        raise click.UsageError(f"--calibrate {source} is prepared as the net's data layer says; leave the rest out")
+    chosen = click.get_current_context().get_parameter_source("samples")
+    if source is None and chosen is not ParameterSource.DEFAULT:
         raise click.UsageError("--samples says how many of --calibrate's images count; give it too")
-    if source is None:
-        return None
-    return CalibrationOptions(source, samples, PictureOptions(transform_from=transform_from), engine)
+    return None if source is None else CalibrationOptions(source, samples, prepared, engine)
 
 
 def relearn_options(function: Command) -> Command:

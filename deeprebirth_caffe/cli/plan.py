@@ -14,6 +14,8 @@ from deeprebirth_caffe.cli.options import (
     FILE,
     POSITIVE,
     Number,
+    calibrate_options,
+    calibration,
     chosen_engine,
     engine_options,
     json_option,
@@ -50,16 +52,7 @@ from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
     help="Whether Tucker comes at the end. [default: yes, and no with --target]",
 )
 @click.option("--metric", help="What budgets go by: top1, top5 or an output. [default: top5; top1 with few classes]")
-@click.option(
-    "--calibrate",
-    metavar="SOURCE",
-    default="own",
-    show_default=True,
-    help="Images for the refit: LMDB, pictures, a list, or own (the net's data layer).",
-)
-@click.option(
-    "--samples", type=click.IntRange(1, 1_000_000), default=REFIT_SAMPLES, show_default=True, help="Images of it."
-)
+@calibrate_options(REFIT_SAMPLES, "Images for the refit [default: own]")
 @click.option(
     "--target",
     "targets",
@@ -130,9 +123,16 @@ def command(
         if name not in PASS_NAMES:
             raise click.UsageError(f"--no-pass: there is no pass {name!r}; there are {', '.join(PASS_NAMES)}")
     timing = TimeOptions([], time_with, on, Plan(runs, passes), time_threads, caffe=caffe)
+    running = chosen_engine(engine, device, precision, threads, caffe)
+    rest["calibrate"] = rest["calibrate"] or "own"
+    images = calibration(rest, running)
+    assert images is not None, "it has a source"
     options = PlanOptions(
         timing=timing,
-        engine=chosen_engine(engine, device, precision, threads, caffe),
+        engine=running,
+        calibrate=images.source,
+        samples=images.samples,
+        pictures=images.pictures,
         input_shapes=dict(input_shapes),
         target=parse_targets(targets),
         test_iterations=test_batches,

@@ -47,9 +47,6 @@ from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
 @json_option
 @replace_option
 def command(
-    calibrate: str | None,
-    samples: int,
-    transform_from: Path | None,
     engine: str,
     device: str | None,
     precision: str | None,
@@ -65,7 +62,7 @@ def command(
     """
     from deeprebirth_caffe.workflows.refit import RefitOptions, refit
 
-    source = calibration(calibrate, samples, transform_from, chosen_engine(engine, device, precision, threads, caffe))
+    source = calibration(rest, chosen_engine(engine, device, precision, threads, caffe))
     if source is None:
         raise click.UsageError("a fit needs pictures; name some: --calibrate SOURCE")
     result = refit(RefitOptions(calibrate=source, **rest), note)

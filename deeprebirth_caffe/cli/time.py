@@ -108,13 +108,16 @@ def command(
     with NET run by run, each in a process of its own. Of a net that trains, what `rebirth deploy` makes of it is timed.
     """
     from deeprebirth_caffe.bench.protocol import Plan
+    from deeprebirth_caffe.workflows.outputs import check_output
     from deeprebirth_caffe.workflows.timing import TimeOptions, time_nets
 
     if other_weights and len(other_weights) != len(others):
         raise click.UsageError(f"--vs-weights is given {len(other_weights)} times for {len(others)} --vs")
+    if csv_file is not None and csv_file == html_file:
+        raise click.UsageError(f"--csv and --html both name {csv_file}")
     for place in (csv_file, html_file):
         if place is not None:
-            _check_place(place, force)
+            check_output(place, force, (net, weights, *others, *other_weights))
     options = TimeOptions(
         [(net, weights), *zip(others, other_weights or (None,) * len(others), strict=True)],
         plan=Plan(runs, iterations, warmup, cooldown),
@@ -140,18 +143,6 @@ def command(
                 click.echo(printable(f"wrote {place}"))
     if result["interrupted"]:
         ctx.exit(130)
-
-
-def _check_place(path: Path, force: bool) -> None:
-    """Says before the work what would go wrong after it."""
-    from deeprebirth_caffe.errors import RebirthError
-
-    if path.is_dir():
-        raise RebirthError(f"{path}: this is a directory; name the file to write")
-    if path.exists() and not force:
-        raise RebirthError(f"{path}: this file is there already; choose another or add --force")
-    if not path.parent.is_dir():
-        raise RebirthError(f"{path}: there is no directory {path.parent}; make it first")
 
 
 def _write(path: Path, kind: str, result: dict[str, Any], by: str) -> None:

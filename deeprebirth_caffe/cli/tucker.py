@@ -45,9 +45,6 @@ from deeprebirth_caffe.cli.options import (
 @force_option
 def command(
     net: Path,
-    calibrate: str | None,
-    samples: int,
-    transform_from: Path | None,
     engine: str,
     device: str | None,
     precision: str | None,
@@ -67,9 +64,7 @@ def command(
     options = TuckerOptions(
         net=net,
         input_shapes=dict(input_shapes),
-        calibrate=calibration(
-            calibrate, samples, transform_from, chosen_engine(engine, device, precision, threads, caffe)
-        ),
+        calibrate=calibration(rest, chosen_engine(engine, device, precision, threads, caffe)),
         solver_options=solver_options(rest),
         **rest,
     )

@@ -30,11 +30,19 @@ def command(name: str, out: Path | None, as_json: bool, force: bool) -> None:
         return
     if name not in zoo.names():
         raise click.UsageError(f"there is no net {name!r} in the zoo; there are {', '.join(zoo.names())}")
+    from deeprebirth_caffe.workflows.outputs import Place
+
     directory = out if out is not None else Path(name)
-    written = list(zoo.write(name, directory, force=force).files())
+    files = zoo.build(name).files()
+    place = Place(directory, force, tuple(files))
+    place.check()
+    notes = place.notes(files)
+    place.publish(files)
     if as_json:
-        print_json({"version": 1, "directory": str(directory), "files": written})
+        print_json({"version": 1, "directory": str(directory), "files": list(files), "notes": notes})
     else:
         from deeprebirth_caffe.cli.text import printable
 
-        click.echo(printable(f"wrote {directory}: {', '.join(written)}"))
+        for line in notes:
+            click.echo(printable(f"note: {line}"))
+        click.echo(printable(f"wrote {directory}: {', '.join(files)}"))

@@ -133,10 +133,15 @@ def _check(path: Path, force: bool) -> None:
         return
     if not force:
         raise RebirthError(f"{path}: this is there already; choose another name or add --force")
-    if path.is_dir() and any(path.iterdir()) and not any((path / name).exists() for name in _DATABASE):
+    if path.is_dir() and any(path.iterdir()) and not is_database(path):
         raise RebirthError(
             f"{path}: this is a folder and no database, so --force does not replace it; remove it yourself"
         )
+
+
+def is_database(path: Path) -> bool:
+    """Whether a folder is an LMDB or a LevelDB."""
+    return any((path / name).exists() for name in _DATABASE)
 
 
 def _remove(path: Path) -> None:

@@ -16,21 +16,38 @@ from deeprebirth_caffe.engines.probe import is_fed, probe_message
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.formats.prototxt import format_message
-from deeprebirth_caffe.ir import Layer, Net, View
+from deeprebirth_caffe.formats.records import datum_shape
+from deeprebirth_caffe.ir import Layer, Net, NetError, View
 from deeprebirth_caffe.numerics.moments import SecondMoment
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.workflows.choose import EngineOptions, choose
-from deeprebirth_caffe.workflows.feeding import at_once, picture_input, preprocessing_for, with_zeros
-from deeprebirth_caffe.workflows.pictures import PictureOptions, data_layer, find_pictures
+from deeprebirth_caffe.workflows.feeding import at_once, fed_values, picture_input, preprocessing_for, with_zeros
+from deeprebirth_caffe.workflows.pictures import (
+    PictureOptions,
+    find_pictures,
+    lender_of,
+    own_lender,
+    spell,
+    transformation,
+)
 from deeprebirth_caffe.workflows.roots import find_root
-from deeprebirth_caffe.workflows.sources import check_sources, count_records, source_layers, source_of
+from deeprebirth_caffe.workflows.sources import (
+    batch_of,
+    check_sources,
+    count_records,
+    reads_source,
+    set_batch,
+    source_layers,
+    source_of,
+)
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray, Forward
 
 OWN = "own"
-"""The source that means the net's own data layer in TEST."""
+OWN_PHASES = {OWN: "TRAIN", "own-test": "TEST"}
+"""The sources that mean the net's own data layers, and in which phase. Nothing is fitted on test data by default."""
 _DATABASES = {"data.mdb": "LMDB", "CURRENT": "LEVELDB"}
 _GIVEN = frozenset({"Input", "MemoryData"})
 """Data layers that take arrays, and have none of their own."""
@@ -43,7 +60,8 @@ class CalibrationOptions:
     """Where calibration data comes from.
 
     Attributes:
-        source: an LMDB or LevelDB, a picture, a folder or pattern of them, a text file that lists them, or `OWN`.
+        source: an LMDB or LevelDB, a picture, a folder or pattern of them, a text file that lists them, or one of
+            `OWN_PHASES`.
         samples: how many images at most.
         pictures: how they are prepared; by default as the net's own data layer does it.
         engine: what runs the net.
@@ -151,7 +169,7 @@ def calibration_inputs(
         UsageError: there is nothing at the source.
     """
     view = net.view("TEST")
-    if options.source == OWN:
+    if options.source in OWN_PHASES:
         batches = _from_own(path, net, view, options, notes)
     else:
         source = Path(options.source)
@@ -180,6 +198,12 @@ def write_net(folder: Path, name: str, message: pb.NetParameter) -> Path:
     return path
 
 
+def _tell(notes: list[str], text: str) -> None:
+    """Notes something once, however often the images are read."""
+    if text not in notes:
+        notes.append(text)
+
+
 def _there(options: CalibrationOptions, count: int | None, notes: list[str]) -> int:
     """How many images to take of a source that has so many, if that is known; says so where they are too few.
 
@@ -187,7 +211,7 @@ def _there(options: CalibrationOptions, count: int | None, notes: list[str]) -> 
     """
     if count is None or count >= options.samples:
         return options.samples
-    notes.append(f"{options.source} has {count} images, and {options.samples} were asked for; each counts once")
+    _tell(notes, f"{options.source} has {count} images, and {options.samples} were asked for; each counts once")
     return count
 
 
@@ -204,18 +228,37 @@ def _from_own(
     path: Path, net: Net, view: View, options: CalibrationOptions, notes: list[str]
 ) -> Iterator[dict[str, FloatArray]]:
     """What the net's own data layers give; those that only take arrays get zeros."""
-    layers = source_layers(view)
+    phase = OWN_PHASES[options.source]
+    try:
+        alive = net.view(phase).layers
+    except NetError:  # a file that is for one phase alone
+        alive = ()
+    fed = [layer for layer in alive if is_fed(layer) and layer.type not in _GIVEN]
+    layers = [layer for layer in fed if reads_source(layer)]
     if not layers:
-        raise RebirthError(f"{path}: it has no data layer of its own in TEST; name a source: --calibrate SOURCE")
+        other = (
+            ", or use the pictures of TEST: --calibrate own-test" if phase == "TRAIN" and source_layers(view) else ""
+        )
+        raise RebirthError(
+            f"{path}: it has no data layer of its own in {phase}; name a source: --calibrate SOURCE{other}"
+        )
+    given = {top for layer in fed for top in layer.tops}
+    for value in fed_values(view):
+        if value.shape is not None and len(value.shape) > 2 and value.name not in given:
+            raise RebirthError(
+                f'{path}: what it reads in {phase} has no "{value.name}", which TEST reads; --calibrate own-test, or '
+                "another source"
+            )
     root = find_root([source_of(layer) for layer in layers], path)
     check_sources(layers, root)
     message = _bare(net)
-    for layer in view.layers:
-        if is_fed(layer) and layer.type not in _GIVEN:
-            message.layer.add().CopyFrom(layer.param)
-            message.layer[-1].ClearField("include")
-            message.layer[-1].ClearField("exclude")
+    for layer in fed:
+        message.layer.add().CopyFrom(_as_tested(layer, view))
     blobs = [top for layer in message.layer for top in layer.top]
+    for layer in message.layer:
+        if layer.name in {one.name for one in layers}:
+            said = "; ".join(spell(layer.transform_param))
+            _tell(notes, f"{options.source}: layer {layer.name} in {phase}: {source_of(Layer(layer))}; {said}")
     counts = [count_records(layer, root, options.samples) for layer in layers]
     # Of several that are read side by side, the longest tells when all has been there.
     count = None if None in counts else max(one for one in counts if one is not None)
@@ -223,8 +266,42 @@ def _from_own(
     engine = choose(options.engine, [view]).engine
     with tempfile.TemporaryDirectory(prefix="rebirth-calibrate-") as folder:
         probe = write_net(Path(folder), "data", message)
+        labels: set[float] = set()
         for batch in _first(engine.batches(probe, None, images, blobs, root=root), images):
+            labels.update(
+                value for layer in layers for top in layer.tops[1:] for value in batch[top].reshape(-1)[:images]
+            )
             yield with_zeros(view, batch)
+    if len(labels) == 1 < images:
+        notes.append(f"{options.source}: all {images} images are of one class; a database in mixed order says more")
+
+
+def _as_tested(layer: Layer, view: View) -> pb.LayerParameter:
+    """A data layer that reads its own records, from the first on, as the one of TEST for the same blob prepares them.
+
+    Without one in TEST, pictures are only not mirrored.
+    """
+    param = pb.LayerParameter()
+    param.CopyFrom(layer.param)
+    param.ClearField("include")
+    param.ClearField("exclude")
+    for part in ("data_param", "image_data_param"):
+        if param.HasField(part):
+            getattr(param, part).ClearField("rand_skip")
+    if param.HasField("image_data_param"):
+        param.image_data_param.ClearField("shuffle")
+    if param.HasField("hdf5_data_param"):
+        param.hdf5_data_param.ClearField("shuffle")
+    twin = next((one for one in view.layers if is_fed(one) and one.tops[:1] == layer.tops[:1]), None)
+    if twin is None:
+        param.transform_param.ClearField("mirror")
+    elif twin is not layer:
+        param.ClearField("transform_param")
+        if twin.param.HasField("transform_param"):
+            param.transform_param.CopyFrom(twin.param.transform_param)
+        if reads_source(layer) and reads_source(twin):
+            set_batch(param, batch_of(twin))
+    return param
 
 
 def _from_database(
@@ -232,16 +309,18 @@ def _from_database(
 ) -> Iterator[dict[str, FloatArray]]:
     """Reads another source with a data layer that prepares records as the net's own does."""
     target = picture_input(path, view)
-    own = data_layer(net)
+    lender = options.pictures.transform_from
+    own = lender_of(lender) if lender is not None else own_lender(net, path)
     message = _bare(net)
     made = message.layer.add(name="data", type="Data", top=[target.name])
-    if own is not None:
-        made.transform_param.CopyFrom(own.param.transform_param)
-        if made.transform_param.HasField("mean_file"):
-            root = find_root([made.transform_param.mean_file, source_of(own)], path)
-            made.transform_param.mean_file = str((root / made.transform_param.mean_file).absolute())
+    made.transform_param.CopyFrom(transformation(options.pictures, own, str(path)))
     made.data_param.source = str(Path(options.source).absolute())
     made.data_param.backend = pb.DataParameter.LMDB if backend == "LMDB" else pb.DataParameter.LEVELDB
+    assert target.shape is not None, "picture_input looks at it"
+    stored = datum_shape(made.data_param.source, backend)
+    if own is None and stored is not None and target.shape[2] == target.shape[3] < min(stored[1:]):
+        made.transform_param.crop_size = target.shape[2]
+    _tell(notes, f"records of {options.source}: {'; '.join(spell(made.transform_param))}")
     images = _there(options, count_records(Layer(made), Path(), options.samples), notes)
     size = made.data_param.batch_size = min(at_once(view, target), images)
     engine = choose(options.engine, [view]).engine
@@ -256,7 +335,7 @@ def _from_pictures(
 ) -> Iterator[dict[str, FloatArray]]:
     target = picture_input(path, view)
     preprocessing = preprocessing_for(options.pictures, path, net, target)
-    notes.append(preprocessing.said)
+    _tell(notes, preprocessing.said)
     files = find_pictures(_listed(options.source))
     # Spread over all of them: folders are often sorted by class.
     images = _there(options, len(files), notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 from deeprebirth_caffe.data.listing import MOST_ENTRIES, Part, label_lines, read_folder, read_list, shuffled
 from deeprebirth_caffe.data.mean import mean_bytes, mean_picture
 from deeprebirth_caffe.data.records import RecordFormat, raw_record
-from deeprebirth_caffe.data.staging import Staging, staging
+from deeprebirth_caffe.data.staging import Staging, is_database, staging
 from deeprebirth_caffe.data.write import Filled, fill
 from deeprebirth_caffe.data.writers import open_database
 from deeprebirth_caffe.errors import RebirthError, UsageError
+from deeprebirth_caffe.workflows.outputs import check_inputs
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being made, how many pictures are dealt with, and of how many."""
@@ -73,6 +74,7 @@ def data_list(
     if options.shuffle:
         entries = shuffled(entries, options.seed)
     target = Path.cwd() / out
+    _check_inputs([out], options, [listing], [Part("db", entries)])
     return _make([Part("db", entries)], {"db": out}, target.parent, target.name, options, [], progress)
 
 
@@ -107,7 +109,28 @@ def data_folder(
     if options.shuffle:
         parts = [Part(part.name, shuffled(part.entries, options.seed)) for part in parts]
     outputs = {part.name: out / f"{part.name}_{options.backend}" for part in parts}
-    return _make(parts, outputs, out, "folder", options, found.notes, progress, found.classes, out / LABELS)
+    _check_inputs([*outputs.values(), out / LABELS], options, [labels], parts)
+    notes = [*found.notes, *_stay(out, outputs.values())]
+    return _make(parts, outputs, out, "folder", options, notes, progress, found.classes, out / LABELS)
+
+
+def _check_inputs(
+    outputs: Sequence[Path], options: DataOptions, inputs: Iterable[Path | None], parts: Sequence[Part]
+) -> None:
+    """Refuses to replace a list or a picture that goes into the databases."""
+    places = [*outputs, *([options.mean] if options.mean is not None else [])]
+    check_inputs(places, inputs)
+    if any(place.is_file() for place in places):
+        check_inputs(places, (Path(entry.path) for part in parts for entry in part.entries))
+
+
+def _stay(out: Path, databases: Iterable[Path]) -> list[str]:
+    """A note on databases in the directory that this run does not make."""
+    made = {path.name for path in databases}
+    there = (
+        sorted(one.name for one in out.iterdir() if one.name not in made and is_database(one)) if out.is_dir() else []
+    )
+    return [f"{out}: stays there, and is none of this run's: {', '.join(there)}"] if there else []
 
 
 def data_digits(

@@ -12,9 +12,7 @@ from deeprebirth_caffe.engines.probe import is_fed
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.ir import Net, Value, View, summarize
 from deeprebirth_caffe.passes.patterns import unknown_shape
-from deeprebirth_caffe.workflows.pictures import PictureOptions, Preprocessing, data_layer
-from deeprebirth_caffe.workflows.roots import find_root
-from deeprebirth_caffe.workflows.sources import source_of
+from deeprebirth_caffe.workflows.pictures import PictureOptions, Preprocessing, own_lender
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray
@@ -50,10 +48,8 @@ def preprocessing_for(options: PictureOptions, path: Path, net: Net, target: Val
         net: it.
         target: the input.
     """
-    own = data_layer(net)
-    lender = None if own is None else (own, find_root([own.param.transform_param.mean_file, source_of(own)], path))
     assert target.shape is not None
-    return Preprocessing(options, target.shape, lender)
+    return Preprocessing(options, target.shape, own_lender(net, path), str(path))
 
 
 def at_once(view: View, target: Value, most_bytes: int = MOST_BYTES) -> int:

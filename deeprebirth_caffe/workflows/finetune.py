@@ -24,11 +24,18 @@ from deeprebirth_caffe.workflows.learn.listening import Listener, Silence
 from deeprebirth_caffe.workflows.learn.resuming import check_resume
 from deeprebirth_caffe.workflows.learn.runlog import RunLog
 from deeprebirth_caffe.workflows.learn.schedule import Schedule
-from deeprebirth_caffe.workflows.learn.snapshots import check_overwriting, check_room, continues, written_again
+from deeprebirth_caffe.workflows.learn.snapshots import (
+    check_overwriting,
+    check_room,
+    continues,
+    older_snapshots,
+    written_again,
+)
 from deeprebirth_caffe.workflows.learn.solver_nets import SolverNets, solver_nets
 from deeprebirth_caffe.workflows.learn.start_weights import StartLedger, check_start, start_files
 from deeprebirth_caffe.workflows.learn.teaching import TeacherOptions, plan_lesson
 from deeprebirth_caffe.workflows.learn.training import Course, Training
+from deeprebirth_caffe.workflows.outputs import check_inputs
 from deeprebirth_caffe.workflows.publish import counted, finite
 from deeprebirth_caffe.workflows.roots import check_regular, find_root
 from deeprebirth_caffe.workflows.sources import check_sources, source_layers
@@ -64,6 +71,7 @@ class Prepared:
         schedule: the iterations.
         choice: the engine.
         lesson: what a teacher says; None without one.
+        older: files of an older run's snapshots, which go as this one starts.
     """
 
     solver: pb.SolverParameter
@@ -74,6 +82,7 @@ class Prepared:
     schedule: Schedule
     choice: Choice
     lesson: Lesson | None = None
+    older: Sequence[Path] = ()
 
 
 def finetune(options: FinetuneOptions, listener: Listener | None = None) -> dict[str, Any]:
@@ -100,6 +109,10 @@ def finetune(options: FinetuneOptions, listener: Listener | None = None) -> dict
         ):
             for note in trainer.notes:
                 watcher.say(note)
+            for path in plan.older:
+                path.unlink(missing_ok=True)
+            if plan.older:
+                watcher.say(f"removed, for they are an older run's: {_some([*map(str, plan.older)])}")
             training = Training(trainer, plan.schedule, watcher, log)
             try:
                 course = training.run()
@@ -150,18 +163,30 @@ def prepare(options: FinetuneOptions, listener: Listener) -> Prepared:
     if start >= solver.max_iter:
         raise RebirthError(f"{file}: max_iter is {solver.max_iter}: nothing to train; set it, or give --max-iter")
     schedule = Schedule.of(solver, start)
+    older: list[Path] = []
+    teacher = options.teacher
+    read = (file, options.resume, *weights, *((teacher.net, teacher.weights) if teacher is not None else ()))
+    if options.log is not None:
+        check_inputs([options.log], read)
     if continues(plan, options.resume):
         again = written_again(plan, schedule.snapshots())
         if again:
             listener.say(
                 f"snapshots after iteration {start} of this run will be written again: {_some([*map(str, again)])}"
             )
-    elif not options.force:
-        check_overwriting(plan, schedule.snapshots())
+    else:
+        older = older_snapshots(plan)
+        if options.force:
+            check_inputs(older, read)
+        else:
+            check_overwriting(plan, schedule.snapshots())
+            if older:
+                listener.say(f"snapshots of an older run stay there: {_some([*map(str, older)])}")
+                older = []
     if plan.hdf5:
         check_writable([layer.name for layer in nets.train.view.layers], str(file))
     check_room(plan, solver, nets.train.view)
-    return Prepared(solver, solver == original, root, weights, ledger, schedule, choice, lesson)
+    return Prepared(solver, solver == original, root, weights, ledger, schedule, choice, lesson, older)
 
 
 def go_on(options: FinetuneOptions, state: Path | None) -> str:

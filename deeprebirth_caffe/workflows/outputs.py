@@ -60,19 +60,30 @@ def check_inputs(outputs: Iterable[Path], inputs: Iterable[Path | None]) -> None
     Raises:
         RebirthError: an output is an input; it names both.
     """
-    read = [path for path in inputs if path is not None]
-    for out in outputs:
-        for path in read:
-            if _is_or_holds(path, out):
-                raise RebirthError(
-                    f"{out}: this command reads {path}, and would replace or remove it; write to another place"
-                )
+    there = {_identity(out): out for out in outputs}
+    for path in inputs:
+        if path is None:
+            continue
+        found = there.get(_identity(path))
+        if found is None and path.is_dir():
+            found = next((out for out in there.values() if _holds(path, out)), None)
+        if found is not None:
+            raise RebirthError(
+                f"{found}: this command reads {path}, and would replace or remove it; write to another place"
+            )
 
 
-def _is_or_holds(path: Path, out: Path) -> bool:
-    if path.is_dir():
-        return Path(os.path.realpath(out)).is_relative_to(os.path.realpath(path))
-    return path.exists() and out.exists() and path.samefile(out)
+def _identity(path: Path) -> tuple[int, int] | str:
+    """What two names of one file have in common; of a file that is not there, the name itself."""
+    try:
+        facts = path.stat()
+    except (OSError, ValueError):
+        return os.path.realpath(path)
+    return facts.st_dev, facts.st_ino
+
+
+def _holds(folder: Path, out: Path) -> bool:
+    return Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder))
 
 
 @contextlib.contextmanager
@@ -120,8 +131,8 @@ class Place:
             RebirthError: it is not empty and `force` is not set, or the command reads what it would replace or remove.
         """
         check_directory(self.directory, self.force)
-        gone = {*self.names, *self._listed()}
-        check_inputs([self.directory / name for name in sorted(gone)], [path for path in inputs if _is_file(path)])
+        known = [self.directory / name for name in sorted(self._known())]
+        check_inputs(known, [path for path in inputs if _is_file(path)])
 
     def notes(self, written: Collection[str]) -> list[str]:
         """What people should know of files that are in the directory already.
@@ -157,20 +168,24 @@ class Place:
 
     def _gone(self, written: Collection[str]) -> list[str]:
         """Files of an older result that the new one does not have."""
-        known = {*self.names, *self._listed()} - set(written)
-        return [name for name in sorted(known) if _is_file(self.directory / name)]
+        return [name for name in sorted(self._known() - set(written)) if _is_file(self.directory / name)]
 
-    def _listed(self) -> set[str]:
-        """The files of an older result, as its manifest lists them."""
-        try:
-            manifest: Any = json.loads((self.directory / MANIFEST).read_bytes())
-            outputs = manifest["outputs"] if "rebirth" in manifest else {}
-            listed = [name for key, name in outputs.items() if key != "directory"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return set()
-        # A file of somebody else's making might list anything.
-        plain = {name for name in listed if isinstance(name, str) and name and Path(name).name == name}
-        return {*plain, MANIFEST, *DERIVED} if plain else set()
+    def _known(self) -> set[str]:
+        """What this command could write, and what an older result has."""
+        listed = listed_files(self.directory)
+        return {*self.names, *listed, *((MANIFEST, *DERIVED) if listed else ())}
+
+
+def listed_files(directory: Path) -> set[str]:
+    """The files right in a directory that the manifest of a result there lists; none where there is no such manifest."""
+    try:
+        manifest: Any = json.loads((directory / MANIFEST).read_bytes())
+        outputs = manifest["outputs"] if "rebirth" in manifest else {}
+        listed = [name for key, name in outputs.items() if key != "directory"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+    # A file of somebody else's making might list anything.
+    return {name for name in listed if isinstance(name, str) and name and Path(name).name == name}
 
 
 def _is_file(path: Path | None) -> bool:

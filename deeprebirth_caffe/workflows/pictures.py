@@ -34,6 +34,7 @@ class PictureOptions:
         resize: height and width that each picture is brought to.
         crop: side of the square cut out of its middle; 0: none is.
         transform_from: a net whose data layer in TEST says the rest.
+        raw: that pixels go in as they are, from 0 to 255.
     """
 
     mean: Path | None = None
@@ -42,6 +43,67 @@ class PictureOptions:
     resize: tuple[int, int] | None = None
     crop: int | None = None
     transform_from: Path | None = None
+    raw: bool = False
+
+    @property
+    def says(self) -> bool:
+        """Whether it says what happens to the values of pixels."""
+        return self.mean is not None or bool(self.mean_value) or self.scale is not None or self.raw
+
+
+Lender = tuple[Layer, Path]
+"""A data layer that says how pictures are prepared, and where its paths start."""
+
+
+def transformation(options: PictureOptions, own: Lender | None, asking: str) -> pb.TransformationParameter:
+    """What becomes of the values of pixels, with an absolute path of the mean picture.
+
+    Args:
+        options: what the command line says; it goes before what a data layer says.
+        own: the layer that says the rest, where there is one.
+        asking: what an error calls the net.
+
+    Raises:
+        UsageError: nobody says it: a guess that is wrong still gives numbers, and they look good.
+    """
+    if own is None and not options.says:
+        raise UsageError(
+            f"{asking}: no data layer of it says how pictures are prepared; say it: --mean-value or --mean-file and "
+            "--scale, --transform-from NET, or --raw-pixels if it learned from 0 to 255 as they are"
+        )
+    transform = pb.TransformationParameter()
+    if own is not None:
+        transform.CopyFrom(own[0].param.transform_param)
+    if transform.HasField("mean_file"):
+        transform.mean_file = str((own[1] if own is not None else Path()).absolute() / transform.mean_file)
+    transform.ClearField("mirror")
+    if options.mean is not None or options.mean_value or options.raw:
+        transform.ClearField("mean_file")
+        transform.ClearField("mean_value")
+        transform.mean_value.extend(options.mean_value)
+    if options.mean is not None:
+        transform.mean_file = str(options.mean.absolute())
+    if options.raw:
+        transform.ClearField("scale")
+    if options.scale is not None:
+        transform.scale = options.scale
+    return transform
+
+
+def spell(transform: pb.TransformationParameter) -> list[str]:
+    """What a data layer does to pictures, for people."""
+    parts = []
+    if transform.crop_size:
+        parts.append(f"the middle {transform.crop_size}x{transform.crop_size}")
+    if transform.HasField("mean_file"):
+        parts.append(f"minus {transform.mean_file}")
+    elif transform.mean_value:
+        parts.append(f"minus {', '.join(f'{value:g}' for value in transform.mean_value)}")
+    if transform.scale != 1:
+        parts.append(f"times {transform.scale:g}")
+    if not transform.HasField("mean_file") and not transform.mean_value and transform.scale == 1:
+        parts.append("no mean, no scale")
+    return parts
 
 
 def find_pictures(names: Iterable[str]) -> list[Path]:
@@ -77,40 +139,33 @@ class Preprocessing:
         said: for people: what is done.
     """
 
-    def __init__(self, options: PictureOptions, shape: Shape, own: tuple[Layer, Path] | None) -> None:
+    def __init__(self, options: PictureOptions, shape: Shape, own: Lender | None, asking: str) -> None:
         """Settles what is done.
 
         Args:
             options: what the command line says; it goes before what a data layer says.
             shape: the input's: batch, channels, height, width.
-            own: the net's own data layer for pictures and where its paths start, where it has one.
+            own: the net's own data layer for pictures, where it has one.
+            asking: what an error calls the net.
 
         Raises:
             RebirthError: something does not fit.
+            UsageError: nobody says what becomes of the values of pixels.
         """
         from deeprebirth_caffe.data.transform import Transform
 
-        lender = _lender(options.transform_from) if options.transform_from is not None else own
+        lender = lender_of(options.transform_from) if options.transform_from is not None else own
         root = lender[1] if lender is not None else Path()
         self._channels, height, width = shape[1:]
         if self._channels not in (1, 3):
             raise RebirthError(f"the net's input has {self._channels} channels; pictures have 1 or 3")
         self._param = pb.LayerParameter(name="pictures", type="Input")
         transform = self._param.transform_param
-        if lender is not None:
-            transform.CopyFrom(lender[0].param.transform_param)
-        for field in ("mirror", "force_color", "force_gray"):
+        transform.CopyFrom(transformation(options, lender, asking))
+        for field in ("force_color", "force_gray"):
             transform.ClearField(field)
-        if options.mean is not None or options.mean_value:
-            transform.ClearField("mean_file")
-            transform.ClearField("mean_value")
-            transform.mean_value.extend(options.mean_value)
-        if options.mean is not None:
-            transform.mean_file = str(options.mean.absolute())
-        if options.scale is not None:
-            transform.scale = options.scale
         crop = options.crop if options.crop is not None else height if height == width else 0
-        self._size = options.resize or _stored_size(lender) or _mean_size(transform, root) or (height, width)
+        self._size = options.resize or _stored_size(lender) or _mean_size(transform) or (height, width)
         if crop and crop == min(self._size) == max(self._size) and not transform.mean_file:
             crop = 0
         if crop > min(self._size):
@@ -120,7 +175,8 @@ class Preprocessing:
             )
         transform.crop_size = crop
         self._transform = Transform(self._param, False, root)
-        self.said = self._spell(lender is not None)
+        size = f"resized to {self._size[0]}x{self._size[1]}"
+        self.said = f"pictures: {'; '.join(['blue, green, red' if self.color else 'gray', size, *spell(transform)])}"
 
     @property
     def color(self) -> bool:
@@ -148,28 +204,32 @@ class Preprocessing:
         assert batch is not None
         return batch
 
-    def _spell(self, lent: bool) -> str:
-        transform = self._param.transform_param
-        parts = ["blue, green, red" if self.color else "gray", f"resized to {self._size[0]}x{self._size[1]}"]
-        if transform.crop_size:
-            parts.append(f"the middle {transform.crop_size}x{transform.crop_size}")
-        if transform.HasField("mean_file"):
-            parts.append(f"minus {transform.mean_file}")
-        elif transform.mean_value:
-            parts.append(f"minus {', '.join(f'{value:g}' for value in transform.mean_value)}")
-        if transform.scale != 1:
-            parts.append(f"times {transform.scale:g}")
-        plain = not lent and not transform.HasField("mean_file") and not transform.mean_value and transform.scale == 1
-        hint = " (was it trained so? see --mean-value, --scale and --transform-from)" if plain else ""
-        return f"pictures: {'; '.join(parts)}{hint}"
 
+def lender_of(path: Path) -> Lender:
+    """The data layer of a net that says how pictures are prepared.
 
-def _lender(path: Path) -> tuple[Layer, Path]:
-    """The data layer of another net that says how pictures are prepared, and where its paths start."""
-    layer = data_layer(Net.read(path))
-    if layer is None:
+    Raises:
+        RebirthError: there is none.
+    """
+    found = own_lender(Net.read(path), path)
+    if found is None:
         raise RebirthError(f"{path}: --transform-from wants a net with a data layer for TEST; there is none in it")
-    return layer, find_root([layer.param.transform_param.mean_file or source_of(layer)], path)
+    return found
+
+
+def own_lender(net: Net, path: Path) -> Lender | None:
+    """The data layer of a net that says how pictures are prepared; None where there is none.
+
+    What an HDF5Data reads is prepared already, and nobody says how.
+
+    Args:
+        net: it.
+        path: of its file, for where its own paths start.
+    """
+    layer = data_layer(net)
+    if layer is None or layer.type == "HDF5Data":
+        return None
+    return layer, find_root([layer.param.transform_param.mean_file or source_of(layer), source_of(layer)], path)
 
 
 def data_layer(net: Net) -> Layer | None:
@@ -178,7 +238,7 @@ def data_layer(net: Net) -> Layer | None:
     return next((layer for layer in view.layers if layer.type in ("Data", "ImageData", "HDF5Data")), None)
 
 
-def _stored_size(lender: tuple[Layer, Path] | None) -> tuple[int, int] | None:
+def _stored_size(lender: Lender | None) -> tuple[int, int] | None:
     """The size of the pictures that a data layer reads, before it crops them."""
     if lender is None:
         return None
@@ -193,10 +253,10 @@ def _stored_size(lender: tuple[Layer, Path] | None) -> tuple[int, int] | None:
     return None
 
 
-def _mean_size(transform: pb.TransformationParameter, root: Path) -> tuple[int, int] | None:
+def _mean_size(transform: pb.TransformationParameter) -> tuple[int, int] | None:
     if not transform.HasField("mean_file"):
         return None
-    path = root / transform.mean_file
+    path = Path(transform.mean_file)
     try:
         data = read_regular(path)
         shape = read_blob(data, 0, len(data)).array.shape

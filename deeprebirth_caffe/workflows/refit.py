@@ -14,7 +14,7 @@ from deeprebirth_caffe.numerics.refit import FitOptions
 from deeprebirth_caffe.workflows.calibration import CalibrationOptions
 from deeprebirth_caffe.workflows.conversion import Opened, open_conversion
 from deeprebirth_caffe.workflows.manifest import SCHEMA, read_earlier
-from deeprebirth_caffe.workflows.outputs import DERIVED, check_output, output_file
+from deeprebirth_caffe.workflows.outputs import DERIVED, MANIFEST, check_output, output_file
 from deeprebirth_caffe.workflows.refitting import RefitSettings, refit_layers
 from deeprebirth_caffe.workflows.rewriting import Say
 from deeprebirth_caffe.workflows.selection import Selection
@@ -79,7 +79,8 @@ def refit(options: RefitOptions, say: Say = lambda _: None) -> dict[str, Any]:
     out = options.out if options.out is not None else options.directory / MODEL
     nets = open_conversion(options.directory, options.weights, options.teacher, options.teacher_weights)
     found, student = nets.found, nets.pair.student
-    check_output(out, options.force, (found.net, nets.pair.path, nets.teacher_weights))
+    read = (found.net, nets.start, nets.pair.path, nets.teacher_weights, options.directory / MANIFEST)
+    check_output(out, options.force, (*read, *options.calibrate.read_files()))
     selection = Selection(options.only, options.skip)
     selection.check(student)
     notes: list[str] = []

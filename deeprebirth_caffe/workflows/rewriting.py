@@ -128,7 +128,9 @@ class Rewriting:
             RebirthError: bad input, or the output directory is not empty.
         """
         self.options = options
-        self.place = Place(options.directory, options.force, (options.net.name, DEPLOY, SOLVER, INIT, MANIFEST, *DERIVED))
+        self.place = Place(
+            options.directory, options.force, (options.net.name, DEPLOY, SOLVER, INIT, MANIFEST, *DERIVED)
+        )
         if not options.dry_run:
             self.place.check(options.read_files())
         self.net = load_net(options.net, options.weights, options.input_shapes)

@@ -19,9 +19,14 @@ _FIELDS = {
 }
 
 
+def reads_source(layer: Layer) -> bool:
+    """Whether a layer reads records from the disk."""
+    return layer.type in _FIELDS
+
+
 def source_layers(view: View) -> list[Layer]:
     """The layers that read records from the disk."""
-    return [layer for layer in view.layers if layer.type in _FIELDS]
+    return [layer for layer in view.layers if reads_source(layer)]
 
 
 def source_of(layer: Layer) -> str:
@@ -43,6 +48,11 @@ def files_of(layer: Layer, root: Path) -> list[Path]:
 def batch_of(layer: Layer) -> int:
     """How many records it takes at a time."""
     return int(getattr(layer.param, _FIELDS[layer.type]).batch_size)
+
+
+def set_batch(param: pb.LayerParameter, batch: int) -> None:
+    """Says in a layer that reads records how many it takes at a time."""
+    getattr(param, _FIELDS[param.type]).batch_size = batch
 
 
 def check_sources(layers: Iterable[Layer], root: Path) -> None:

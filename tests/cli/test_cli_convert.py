@@ -447,7 +447,12 @@ def test_a_strange_manifest_takes_nothing_away(cli: Cli, net28: SmallNet) -> Non
     Path("out/sub/precious").touch()
     Path("precious").touch()
     outputs = {"directory": "out", "net": "../precious", "weights": "sub/precious", "deploy": "sub", "solver": 7}
-    for text in (json.dumps({"rebirth": "1", "outputs": outputs}), "[]", '{"rebirth": 1}', '{"rebirth": 1, "outputs": 3}'):
+    for text in (
+        json.dumps({"rebirth": "1", "outputs": outputs}),
+        "[]",
+        '{"rebirth": 1}',
+        '{"rebirth": 1, "outputs": 3}',
+    ):
         Path("out/manifest.json").write_text(text, encoding="utf-8")
         assert cli("convert", net28.deploy, "-o", "out", "--force").code == 0
         assert Path("precious").exists() and Path("out/sub/precious").exists()

@@ -210,7 +210,8 @@ def test_names_cannot_move_the_cursor(cli: Cli) -> None:
         ((*LIST, "-o", "d"), 1, "d: this is there already; choose another name or add --force"),
         ((*LIST, "-o", "d", "--force"), 1, "d: this is a folder and no database"),
         ((*LIST, "-o", "list.txt/db"), 1, "list.txt: cannot write it"),
-        ((*LIST, "-o", "db", "--mean", "list.txt"), 1, "list.txt: this is there already"),
+        ((*LIST, "-o", "db", "--mean", "list.txt"), 1, "list.txt: this command reads list.txt"),
+        ((*LIST, "-o", "list.txt", "--force"), 1, "list.txt: this command reads list.txt"),
         (("data", "folder", "d/cat", "-o", "o"), 1, "d/cat: there is no folder in it"),
     ],
 )

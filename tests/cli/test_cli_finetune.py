@@ -403,7 +403,7 @@ def test_what_does_not_belong_together(cli: Cli) -> None:
         (("--device", "cuda", "--force"), 1, "CUDA"),
         (("--max-iter", 0), 2, "0 is not in the range"),
         (("--engine", "caffe", "--precision", "bf16"), 2, "--precision is the embedded engine's"),
-        (("--log", "solver.prototxt", "--force"), 1, "--log solver.prototxt: line 1 is none of a log"),
+        (("--log", "solver.prototxt", "--force"), 1, "solver.prototxt: this command reads solver.prototxt"),
     ):
         before = {name: Path("snap", name).read_bytes() for name in listing("snap")}
         if "cuda" in more:
@@ -432,6 +432,39 @@ def test_weights_of_another_net(cli: Cli) -> None:
     replace("net.prototxt", "num_output: 8", "num_output: 9")
     said = last_line(finetune(cli, "-w", "snap/tiny_iter_1.caffemodel", "--force"), 1)
     assert "fc1 wants 9x64 + 9 and the file has 8x64 + 8" in said
+
+
+def test_force_leaves_no_snapshot_of_an_older_run(cli: Cli) -> None:
+    finetune(cli)
+    others = ("tiny_iter_9.caffemodel.h5", "tiny_iter_x.caffemodel", "tiny2_iter_9.caffemodel")
+    for name in others:
+        Path("snap", name).touch()
+    before = listing("snap")
+    for iteration in (10, 20):
+        said = last_line(finetune(cli, "--max-iter", 5, "--force", "-w", f"snap/tiny_iter_{iteration}.caffemodel"), 1)
+        assert f"this command reads snap/tiny_iter_{iteration}.caffemodel, and would replace or remove it" in said
+    assert listing("snap") == before
+    # Without --force all stays, and that is said, where nothing would be written over.
+    said = finetune(cli, "--max-iter", 5).err
+    assert "snapshots of an older run stay there: snap/tiny_iter_10.caffemodel" in said
+    assert set(before) < set(listing("snap"))
+    assert (
+        "removed, for they are an older run's: snap/tiny_iter_10.caffemodel"
+        in finetune(cli, "--max-iter", 6, "--force").err
+    )
+    made = ["tiny_iter_6.caffemodel", "tiny_iter_6.solverstate", "tiny_iter_6.solverstate.resume"]
+    assert listing("snap") == sorted([*made, *others[1:]])
+
+
+def test_weights_beside_a_solver_that_a_manifest_does_not_list(cli: Cli) -> None:
+    finetune(cli, "--max-iter", 1)
+    Path("snap/tiny_iter_1.caffemodel").rename("init.caffemodel")
+    outputs = {"directory": ".", "net": "net.prototxt", "solver": "solver.prototxt", "manifest": "manifest.json"}
+    for more, started in (({}, False), ({"weights": "init.caffemodel"}, True)):
+        text = json.dumps({"rebirth": "0", "outputs": {**outputs, **more}})
+        Path("manifest.json").write_text(text, encoding="utf-8")
+        said = finetune(cli, "--max-iter", 1, "--force").err
+        assert ("init.caffemodel (beside the solver)" in said) is started
 
 
 # ------------------------------------------------------------ what happens while it runs

@@ -49,7 +49,8 @@ def _tiny(_folder: None) -> None:
 def run(cli: Cli, *more: object, net: str = "net", engine: str = "torch") -> Any:
     """Runs pictures."""
     arguments = (f"{net}.prototxt", "-w", f"{net}.caffemodel", "--engine", engine, "--threads", 1)
-    return cli("forward", *arguments, *more)
+    said = {"--mean", "--mean-value", "--scale", "--transform-from"}.intersection(map(str, more))
+    return cli("forward", *arguments, *more, *(() if said or net == "net" else ("--raw-pixels",)))
 
 
 def blob(cli: Cli, name: str, *more: object, net: str = "deploy") -> np.ndarray:
@@ -93,10 +94,15 @@ def test_labels_of_a_training_net(cli: Cli, engine: str) -> None:
         assert [place["label"] for place in one["top"]] == [names[index] for index in order]
 
 
-def test_a_deploy_net_says_that_it_knows_no_mean(cli: Cli) -> None:
+def test_a_deploy_net_is_told_how_pictures_are_prepared(cli: Cli) -> None:
+    arguments = ("deploy.prototxt", "-w", "deploy.caffemodel", "-i", "pics/color.jpg", "--engine", "torch")
+    said = complaint(cli("forward", *arguments), 2)
+    assert said.startswith("deploy.prototxt: no data layer of it says how pictures are prepared; say it: --mean-value")
+    said = complaint(cli("forward", *arguments, "--raw-pixels", "--scale", 2), 2)
+    assert said.startswith("--raw-pixels excludes --mean-value, --mean-file and --scale")
     result = run(cli, "-i", "pics/color.jpg", "--top", 1, net="deploy")
     assert result.code == 0, result.err
-    assert result.err.startswith("pictures: blue, green, red; resized to 6x6 (was it trained so? see --mean-value")
+    assert result.err.startswith("pictures: blue, green, red; resized to 6x6; no mean, no scale")
     assert result.out.splitlines()[0] == "pics/color.jpg"
 
 
@@ -115,7 +121,7 @@ def test_a_blob_takes_no_files_place(cli: Cli) -> None:
     for name in names:
         for more in ((), ("--force",)):
             before = Path(name).read_bytes()
-            assert complaint(write(name, *more), 1) == f"{name}: this command reads {name}; write to another file"
+            assert complaint(write(name, *more), 1).startswith(f"{name}: this command reads {name}, and would replace")
             assert Path(name).read_bytes() == before
     assert write("out.npz", "--force").code == 0
     with np.load("out.npz") as file:

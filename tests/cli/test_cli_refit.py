@@ -121,7 +121,9 @@ def test_refit_of_a_converted_net_is_the_same(cli: Cli, net: SmallNet) -> None:
     changed = {name for name in ours if not np.array_equal(ours[name][0], started[name][0])}
     assert changed == FITTED | {SCALED}
     assert "this file is there already" in complaint(cli("refit", "plain", *source), 1)
-    again = cli("refit", "plain", *source, "--force", "-w", "plain/refit.caffemodel")
+    twice = ("refit", "plain", *source, "--force", "-w", "plain/refit.caffemodel")
+    assert "this command reads plain/refit.caffemodel" in complaint(cli(*twice), 1)
+    again = cli(*twice, "-o", "plain/again.caffemodel")
     assert again.code == 0 and "fitted  conv2/3x3_merge" in again.out and "output  loss3/classifier" in again.out
 
 

@@ -281,7 +281,14 @@ def test_an_interruption_before_there_is_anything(cli: Cli, net28: SmallNet, tar
 
 
 def test_files_that_are_there(cli: Cli, net28: SmallNet, target: FakeTarget) -> None:
-    assert "--force" in complaint(cli("time", net28.deploy, "--csv", net28.deploy), 1)
+    for more in ((), ("--force",)):
+        said = complaint(cli("time", net28.deploy, "--csv", net28.deploy, *more), 1)
+        assert said.startswith(f"{net28.deploy}: this command reads {net28.deploy}")
+        said = complaint(cli("time", net28.deploy, "--vs", net28.train_val, "--html", net28.train_val, *more), 1)
+        assert said.startswith(f"{net28.train_val}: this command reads")
+    assert "both name x" in complaint(cli("time", net28.deploy, "--csv", "x", "--html", "x"), 2)
+    Path("there").touch()
+    assert "--force" in complaint(cli("time", net28.deploy, "--csv", "there"), 1)
     assert "is a directory" in complaint(cli("time", net28.deploy, "--html", "."), 1)
     assert "no directory" in complaint(cli("time", net28.deploy, "--html", "none/x.html"), 1)
     assert target.turns == 0

@@ -163,7 +163,7 @@ def test_bad_ranks(cli: Cli, net28: SmallNet, text: str, code: int, said: str) -
         (["--transform-from", "googlenet28/deploy.prototxt"], 2, "--calibrate"),
         (["--samples", "256"], 2, "--samples says how many of --calibrate's images count; give it too"),
         (["--calibrate", "nowhere"], 2, "nowhere: there is no such picture"),
-        (["--calibrate", "own"], 1, "digits/test: not found"),
+        (["--calibrate", "own"], 1, "digits/train: not found"),
     ],
 )
 def test_what_is_refused(cli: Cli, net28: SmallNet, more: list[str], code: int, said: str) -> None:
@@ -226,8 +226,8 @@ def test_calibration_makes_the_net_better_on_such_data(cli: Cli, tiny: None, sou
 
 def test_calibration_on_fewer_records_than_asked_for(cli: Cli, tiny: None) -> None:
     notes = calibrated(cli, "--calibrate", "own")["notes"]
-    assert "own has 20 images, and 256 were asked for; each counts once" in notes
-    assert "calibrated on 20 images of own" in notes
+    assert "own has 40 images, and 256 were asked for; each counts once" in notes
+    assert "calibrated on 40 images of own" in notes
 
 
 def test_calibration_on_pictures(cli: Cli, tiny: None) -> None:
@@ -260,5 +260,7 @@ def test_a_deploy_net_is_calibrated_on_a_database(cli: Cli, tiny: None, small: C
     shape = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 8 dim: 8 } } }'
     Path("deployed.prototxt").write_text("\n".join([body[0], shape, *body[1:]]) + "\n")
     given = ("tucker", "deployed.prototxt", "-w", "w.caffemodel", "--engine", "torch", "--json", "--dry-run")
-    notes = cli(*given, "--calibrate", "train_lmdb", "--samples", "8").data["notes"]
-    assert "calibrated on 8 images of train_lmdb" in notes
+    refused = cli(*given, "--calibrate", "train_lmdb", "--samples", "8")
+    assert "no data layer of it says how pictures are prepared; say it: --mean-value" in complaint(refused, 2)
+    notes = cli(*given, "--raw-pixels", "--calibrate", "train_lmdb", "--samples", "8").data["notes"]
+    assert "calibrated on 8 images of train_lmdb" in notes and "records of train_lmdb: no mean, no scale" in notes

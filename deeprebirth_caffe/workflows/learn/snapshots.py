@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -26,6 +27,15 @@ def written_again(plan: Plan, iterations: Sequence[int]) -> list[Path]:
     """The solverstates that are there already among those that a run will write."""
     states = [plan.root / plan.state_name(number) for number in iterations]
     return [state for state in states if state.exists()]
+
+
+def older_snapshots(plan: Plan) -> list[Path]:
+    """The files of all snapshots that are there with a run's prefix, whatever their iteration and format."""
+    prefix = plan.root / plan.prefix
+    name = re.compile(rf"{re.escape(prefix.name)}_iter_\d+\.(caffemodel|solverstate)(\.h5)?(\.resume)?")
+    if not prefix.parent.is_dir():
+        return []
+    return sorted(one for one in prefix.parent.iterdir() if name.fullmatch(one.name))
 
 
 def check_overwriting(plan: Plan, iterations: Sequence[int]) -> None:

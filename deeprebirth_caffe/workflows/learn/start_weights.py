@@ -12,6 +12,7 @@ from deeprebirth_caffe.ir import Weights, param_shapes
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.workflows.learn.solver_nets import SolverNet
 from deeprebirth_caffe.workflows.load import check_weights
+from deeprebirth_caffe.workflows.outputs import listed_files
 
 INIT = "init.caffemodel"
 """What `rebirth convert` leaves beside the solver."""
@@ -53,7 +54,15 @@ def start_files(given: Sequence[Path], solver: pb.SolverParameter, file: Path, r
     if named:
         return list(named), "the solver names them"
     beside = file.parent / INIT
-    return ([beside], "beside the solver") if beside.is_file() else ([], "")
+    if not beside.is_file() or not _belongs(beside, file):
+        return [], ""
+    return [beside], "beside the solver"
+
+
+def _belongs(weights: Path, solver: Path) -> bool:
+    """Whether weights beside a solver are its own: not where a manifest lists the solver without them."""
+    listed = listed_files(solver.parent)
+    return solver.name not in listed or weights.name in listed
 
 
 def check_start(train: SolverNet, files: Sequence[Path]) -> StartLedger:

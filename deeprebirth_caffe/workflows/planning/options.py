@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.workflows.calibration import CalibrationOptions
 from deeprebirth_caffe.workflows.choose import EngineOptions
 from deeprebirth_caffe.workflows.convert import ConvertOptions
 from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
+from deeprebirth_caffe.workflows.pictures import PictureOptions
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.workflows.planning.candidates import Merge
@@ -36,6 +38,7 @@ class PlanOptions:
         metric: what budgets and targets go by; None: top5, or top1 with few classes.
         calibrate: a source of images without labels.
         samples: how many of them.
+        pictures: how they are prepared; by default as the net's own data layer does it.
         engine: what tests and trains.
         target: what to reach; None: every merge is taken.
         test_iterations: batches of a test; 0: each record once.
@@ -57,12 +60,18 @@ class PlanOptions:
     metric: str | None = None
     calibrate: str = "own"
     samples: int = REFIT_SAMPLES
+    pictures: PictureOptions = field(default_factory=PictureOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     target: Target | None = None
     test_iterations: int = 0
     recovery: float = RECOVERY
     force: bool = False
+
+    @property
+    def calibration(self) -> CalibrationOptions:
+        """The images that candidates are refitted on."""
+        return CalibrationOptions(self.calibrate, self.samples, self.pictures, self.engine)
 
     @property
     def conversion(self) -> ConvertOptions:

@@ -63,7 +63,7 @@ def plan(options: PlanOptions, say: Say, show: Show) -> dict[str, Any]:
         RefusedError: there is nothing to merge, or the target cannot be reached; nothing is written.
     """
     _check_libraries()
-    check_output(options.out, options.force, (options.net, options.weights, options.solver))
+    check_output(options.out, options.force, (options.net, options.weights, options.solver, Path(options.calibrate)))
     if options.recipe not in RECIPES:
         raise UsageError(f"--recipe {options.recipe}: there is {', '.join(RECIPES)}")
     net = load_net(options.net, options.weights, options.input_shapes)
@@ -143,7 +143,6 @@ def _reach(
     show: Show,
 ) -> Reached:
     # The refit needs much that a plan without a target does not.
-    from deeprebirth_caffe.workflows.calibration import CalibrationOptions
     from deeprebirth_caffe.workflows.planning.errors import Fidelity
 
     with tempfile.TemporaryDirectory(prefix="rebirth-plan-") as folder:
@@ -157,7 +156,7 @@ def _reach(
             show,
         )
         choices = [{merge.stage: merge.passes for merge in some} for some in variants]
-        judge = Fidelity(trials, CalibrationOptions(options.calibrate, options.samples, engine=options.engine))
+        judge = Fidelity(trials, options.calibration)
         return Search(trials, judge, options, metric, say).run(choices)
 
 

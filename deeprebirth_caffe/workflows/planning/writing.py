@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from deeprebirth_caffe.workflows.calibration import OWN
+from deeprebirth_caffe.workflows.calibration import OWN_PHASES
 from deeprebirth_caffe.workflows.choose import EngineOptions
 from deeprebirth_caffe.workflows.planning.candidates import Merge
 from deeprebirth_caffe.workflows.planning.choosing import points
@@ -125,13 +125,25 @@ def _defaults(options: PlanOptions) -> dict[str, Any]:
     if options.skip_passes:
         found["skip_passes"] = list(options.skip_passes)
     if recipe.looks:
-        source = options.calibrate if options.calibrate == OWN else _from(options.out.parent, Path(options.calibrate))
-        found["calibrate"] = {"source": source, "samples": options.samples}
+        found["calibrate"] = _calibrate(options)
     found["finetune"] = {**_length(options), **recipe.finetune}
     if options.target is not None and options.target.accuracy is not None:
         # Retried once, for it is dear to take a merge back.
         found["budget"] = {"total": options.target.accuracy, "retries": 1, "then": "rollback"}
     return found
+
+
+def _calibrate(options: PlanOptions) -> dict[str, Any]:
+    folder, pictures = options.out.parent, options.pictures
+    own = options.calibrate in OWN_PHASES
+    files = {"mean_file": pictures.mean, "transform_from": pictures.transform_from}
+    said = {"mean_value": list(pictures.mean_value), "scale": pictures.scale, "raw_pixels": pictures.raw}
+    return {
+        "source": options.calibrate if own else _from(folder, Path(options.calibrate)),
+        "samples": options.samples,
+        **{key: value for key, value in said.items() if value not in (None, False, [])},
+        **{key: _from(folder, path) for key, path in files.items() if path is not None},
+    }
 
 
 def _length(options: PlanOptions, times: int = 1) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from deeprebirth_caffe.engines.policy import check_policy, check_rule
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.extras import pip_install
 from deeprebirth_caffe.formats.solver import parse_solver
-from deeprebirth_caffe.workflows.calibration import OWN
+from deeprebirth_caffe.workflows.calibration import OWN_PHASES
 from deeprebirth_caffe.workflows.choose import choose
 from deeprebirth_caffe.workflows.convert import convert
 from deeprebirth_caffe.workflows.labels import check_labels
@@ -100,8 +100,10 @@ def _check_learn(inputs: Inputs, learn: Learn, budget: Budget, where: str) -> No
 
 
 def _check_calibrate(inputs: Inputs, given: Calibrate, where: str) -> None:
-    if given.source != OWN and not inputs.file(given.source).exists():
-        raise RebirthError(f"{where}: calibrate: there is nothing at {inputs.file(given.source)}")
+    for name in (given.source, given.mean_file, given.transform_from):
+        own = name == given.source and name in OWN_PHASES
+        if name is not None and not own and not inputs.file(name).exists():
+            raise RebirthError(f"{where}: calibrate: there is nothing at {inputs.file(name)}")
 
 
 def _check_time(inputs: Inputs, given: Time) -> None:

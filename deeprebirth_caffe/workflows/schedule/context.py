@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.solver import SolverSource
 from deeprebirth_caffe.ir import Net, View
-from deeprebirth_caffe.workflows.calibration import OWN, CalibrationOptions
+from deeprebirth_caffe.workflows.calibration import OWN_PHASES, CalibrationOptions
 from deeprebirth_caffe.workflows.choose import EngineOptions
 from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.workflows.pictures import PictureOptions
 from deeprebirth_caffe.workflows.roots import check_regular, find_root
 from deeprebirth_caffe.workflows.schedule.accuracy import metrics_of
-from deeprebirth_caffe.workflows.schedule.digests import data_digest
+from deeprebirth_caffe.workflows.schedule.digests import data_digest, digest
 from deeprebirth_caffe.workflows.schedule.solvers import check_count
 from deeprebirth_caffe.workflows.solver import lend_solver
 from deeprebirth_caffe.workflows.sources import (
@@ -122,8 +123,15 @@ class Inputs:
 
     def calibration(self, given: Calibrate) -> CalibrationOptions:
         """The images that a refit or Tucker looks at."""
-        source = given.source if given.source == OWN else str(self.file(given.source))
-        return CalibrationOptions(source, given.samples, engine=self.engine)
+        source = given.source if given.source in OWN_PHASES else str(self.file(given.source))
+        pictures = PictureOptions(
+            mean=self.file(given.mean_file) if given.mean_file is not None else None,
+            mean_value=given.mean_value,
+            scale=given.scale,
+            transform_from=self.file(given.transform_from) if given.transform_from is not None else None,
+            raw=given.raw_pixels,
+        )
+        return CalibrationOptions(source, given.samples, pictures, self.engine)
 
     def teacher_files(self, given: Teacher) -> tuple[Path, Path]:
         """Net and weights of a teacher."""
@@ -185,7 +193,13 @@ class Context:
 
     def calibration_digest(self, given: Calibrate) -> str:
         """A digest of the images that a refit or Tucker looks at."""
-        return self.data_of("TEST") if given.source == OWN else data_digest([self.inputs.file(given.source)])
+        named = [name for name in (given.mean_file, given.transform_from) if name is not None]
+        said = given.model_dump(mode="json", exclude={"source", "samples"}, exclude_defaults=True)
+        phase = OWN_PHASES.get(given.source)
+        images = self.data_of(phase) if phase is not None else data_digest([self.inputs.file(given.source)])
+        if not said:
+            return images
+        return digest({"images": images, "said": said, "files": data_digest([self.inputs.file(one) for one in named])})
 
     @property
     def origin(self) -> Stage:

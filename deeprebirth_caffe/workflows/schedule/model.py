@@ -81,9 +81,20 @@ class Calibrate(Part):
     """Images that the refit and Tucker look at; no labels are needed."""
 
     source: str = "own"
-    """"own": the net's own data layer in TEST; else an LMDB, LevelDB, folder, or text file that lists pictures."""
+    """"own": the net's own data layer in TRAIN, "own-test": in TEST; else an LMDB, LevelDB, folder, or text file that
+    lists pictures."""
     samples: Count = REFIT_SAMPLES
     """How many images at most."""
+    mean_value: tuple[float, ...] = ()
+    """What is taken off pixels: blue, green, red, or one for all; left out: as the net's own data layer does it."""
+    mean_file: str | None = None
+    """Or a mean picture (binaryproto)."""
+    scale: float | None = None
+    """What values are multiplied by then; left out: as the net's own data layer does it."""
+    raw_pixels: bool = False
+    """Pixels go in as they are."""
+    transform_from: str | None = None
+    """Prepare pictures as this net's data layer for TEST does."""
 
 
 class Teacher(Part):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -116,6 +117,7 @@ def run(options: RunOptions, watcher: Watcher) -> dict[str, Any]:
     if not is_begun(out):
         check_directory(out, options.force)
     inputs = read_inputs(schedule, options.schedule)
+    _check_places(inputs, out, len(tasks))
     with inside(inputs.root):
         check(inputs)
         if options.dry_run:
@@ -154,6 +156,16 @@ def _with_users_word(schedule: Schedule, options: RunOptions) -> Schedule:
     if options.on is not None and schedule.time is not None:
         update["time"] = schedule.time.model_copy(update={"on": options.on})
     return schedule.model_copy(update=update)
+
+
+def _check_places(inputs: Inputs, out: Path, steps: int) -> None:
+    """Refuses a net or weights in a folder that a step of this run would replace."""
+    for path in (inputs.net, inputs.weights):
+        inner = path.relative_to(out).parts[:-1] if path.is_relative_to(out) else ()
+        if inner and re.fullmatch(rf"0*({'|'.join(map(str, range(steps)))})-.*", inner[0]):
+            raise RebirthError(
+                f"{path}: this run reads it, and a step of it would replace it; choose another folder: -o"
+            )
 
 
 def _run(
