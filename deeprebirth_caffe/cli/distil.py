@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ def command(as_json: bool, **given: Any) -> None:
 
 
 def _show(manifest: Mapping[str, Any]) -> None:
+    from deeprebirth_caffe.cli.show import say_next
     from deeprebirth_caffe.cli.text import printable
 
     shown = printable(dict(manifest))
@@ -54,5 +54,4 @@ def _show(manifest: Mapping[str, Any]) -> None:
     outputs = shown["outputs"]
     files = ", ".join(outputs[name] for name in ("net", "solver", "weights", "manifest"))
     click.echo(f"wrote {outputs['directory']}: {files}")
-    solver = str(Path(outputs["directory"]) / outputs["solver"])
-    click.echo(f"then: {shlex.join(['rebirth', 'finetune', solver])}")
+    say_next("finetune", Path(manifest["outputs"]["directory"]) / manifest["outputs"]["solver"])

@@ -216,7 +216,7 @@ def picture_options(function: Command) -> Command:
 
 
 def pictures(given: dict[str, Any]) -> PictureOptions:
-    """What `picture_options` say, taken out of the arguments of a command; with `resize` and `crop` where it has them."""
+    """What `picture_options` say, and resize and crop, taken out of the arguments of a command."""
     from deeprebirth_caffe.workflows.pictures import PictureOptions
 
     names = ("mean", "mean_value", "scale", "raw", "transform_from", "resize", "crop")
@@ -290,7 +290,9 @@ def relearn_options(function: Command) -> Command:
                 "--base-lr", type=POSITIVE, default=0.001, show_default=True, help="The solver's learning rate."
             ),
             click.option(
-                "--stepsize", type=COUNT, default=40_000, show_default=True, help="Iterations until it falls."
+                "--stepsize",
+                type=COUNT,
+                help="Iterations until it falls, and falls again. [default: 4/9 of --max-iter, as in the paper]",
             ),
             click.option(
                 "--gamma", type=POSITIVE, default=0.1, show_default=True, help="What it is multiplied by then."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +80,15 @@ from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
     show_default=True,
     help="For accuracy: what part of the points lost at first relearning is expected to bring back.",
 )
+@click.option("--nearest", is_flag=True, help="Where --target cannot be met, write what comes nearest (exit code 3).")
 @shapes_option
 @engine_options
 @json_option
 @replace_option
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     targets: tuple[str, ...],
     on: str,
     time_with: str,
@@ -144,12 +147,19 @@ def command(
         print_json(result)
     else:
         _show(result)
+    if result["target"] is not None and result["target"]["unmet"] is not None:
+        from deeprebirth_caffe.cli.text import printable
+
+        click.echo(printable(f"error: {result['target']['unmet']}"), err=True)
+        ctx.exit(3)
 
 
 def _show(result: dict[str, Any]) -> None:
     from deeprebirth_caffe.cli.layout import print_columns
+    from deeprebirth_caffe.cli.show import say_next
     from deeprebirth_caffe.cli.text import printable
 
+    schedule, run = result["schedule"], result["run"]
     result = printable(result)
     for text in result["notes"]:
         click.echo(f"note: {text}")
@@ -165,7 +175,9 @@ def _show(result: dict[str, Any]) -> None:
         lost = target["expected_points"]
         expected = "" if lost is None else f", {lost:.2f} points of {result['metric']} expected to be lost"
         click.echo(f"{target['reached_speedup']:.2f} times as fast ({target['engine']}, {target['on']}){expected}")
-    click.echo(f"wrote {result['schedule']}; run it with: {shlex.join(result['run'])}")
+    click.echo(f"wrote {result['schedule']}")
+    if schedule != "-":
+        say_next(*run[1:])
 
 
 def _macs(stages: list[dict[str, Any]]) -> str:

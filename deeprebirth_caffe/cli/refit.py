@@ -69,9 +69,12 @@ def command(
     if as_json:
         print_json(result)
     else:
-        from deeprebirth_caffe.cli.show import show_refit
+        from deeprebirth_caffe.cli.show import say_next, show_refit
 
         show_refit(result["refit"])
         for line in result["notes"]:
             click.echo(printable(f"note: {line}"))
         click.echo(printable(f"wrote {result['model']}"))
+        solver = rest["directory"] / "solver.prototxt"
+        if solver.is_file():
+            say_next("finetune", solver, "-w", result["model"])

@@ -102,6 +102,7 @@ class Shown:
 
 
 def _show(result: Mapping[str, Any]) -> None:
+    from deeprebirth_caffe.cli.show import say_next
     from deeprebirth_caffe.cli.status import print_steps
     from deeprebirth_caffe.cli.text import printable
 
@@ -110,3 +111,4 @@ def _show(result: Mapping[str, Any]) -> None:
         return
     print_steps(result["results"], result["metric"])
     click.echo(printable(f"{result['status']}: {result['directory']}"))
+    say_next("report", result["directory"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,15 +16,15 @@ from deeprebirth_caffe.workflows.publish import mib, without
 STYLE = {"exact": "green", "relearn": "yellow"}
 
 
-def show_conversion(manifest: Mapping[str, Any], *, dry_run: bool = False, nothing: str = "nothing to merge") -> None:
+def show_conversion(raw: Mapping[str, Any], *, dry_run: bool = False, nothing: str = "nothing to merge") -> None:
     """Prints a manifest.
 
     Args:
-        manifest: of the result.
+        raw: the manifest of the result.
         dry_run: whether nothing was written.
         nothing: what to say where no rewrite was made.
     """
-    manifest = printable(manifest)
+    manifest = printable(raw)
     for rewrite in manifest["rewrites"]:
         text = f"{rewrite['stage']}: {rewrite['pass']}: {_change(rewrite)}{_macs(rewrite)}"
         say(text, word=f"{rewrite['kind']:<7}", colour=STYLE[rewrite["kind"]])
@@ -30,7 +32,8 @@ def show_conversion(manifest: Mapping[str, Any], *, dry_run: bool = False, nothi
             say(f"        {note}")
     show_refusals(manifest["refusals"])
     if not manifest["rewrites"]:
-        click.echo(nothing)
+        blind = not manifest["source"]["weights"] and any("give -w" in one["reason"] for one in manifest["refusals"])
+        click.echo(f"{nothing} without the net's weights; give them: -w" if blind else nothing)
     if manifest.get("check") == []:
         click.echo("nothing exact to check")
     for check in manifest.get("check") or []:
@@ -53,6 +56,26 @@ def show_conversion(manifest: Mapping[str, Any], *, dry_run: bool = False, nothi
     directory = outputs.pop("directory")
     verb = "would write" if dry_run else "wrote"
     say(f"{verb} {directory}: {', '.join(dict.fromkeys(outputs.values()))}")
+    if not dry_run:
+        _say_next(raw)
+
+
+def say_next(*words: object) -> None:
+    """Prints the command that comes next, fit for a shell."""
+    click.echo(printable(f"then: {shlex.join(['rebirth', *map(str, words)])}"))
+
+
+def _say_next(manifest: Mapping[str, Any]) -> None:
+    """Prints what to do with a conversion: relearn it where that is needed, else time it."""
+    outputs, folder = manifest["outputs"], Path(manifest["outputs"]["directory"])
+    relearns = any(rewrite["kind"] == "relearn" for rewrite in manifest["rewrites"]) or bool(manifest["lr_mult"])
+    if relearns and "solver" in outputs:
+        say_next("finetune", folder / outputs["solver"])
+        return
+    net = outputs.get("net", outputs.get("deploy"))
+    weights = ("-w", folder / outputs["weights"]) if "weights" in outputs else ()
+    if manifest["rewrites"]:
+        say_next("time", folder / net, *weights, "--vs", manifest["source"]["net"])
 
 
 def show_refit(report: Mapping[str, Any]) -> None:

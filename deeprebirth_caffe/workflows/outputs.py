@@ -177,7 +177,7 @@ class Place:
 
 
 def listed_files(directory: Path) -> set[str]:
-    """The files right in a directory that the manifest of a result there lists; none where there is no such manifest."""
+    """The files right in a directory that the manifest of a result there lists, if there is one."""
     try:
         manifest: Any = json.loads((directory / MANIFEST).read_bytes())
         outputs = manifest["outputs"] if "rebirth" in manifest else {}

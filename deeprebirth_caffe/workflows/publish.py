@@ -14,6 +14,9 @@ MAX_NAMED = 4
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Control characters, those that turn the writing direction, bytes that are no text, line separators."""
 
+WORTH_TELLING = 60.0
+"""Seconds of work ahead from which on people are told."""
+
 
 def json_bytes(data: Any) -> bytes:
     """JSON as people and tools like it: indented, in the order given, a newline at the end.
@@ -67,6 +70,17 @@ def mib(value: int | None) -> str:
 def ms(value: float) -> str:
     """Milliseconds with three digits that count."""
     return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
+
+
+def about(seconds: float) -> str:
+    """A time that lies ahead, as people say it: about 2 h 10 min."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"about {max(1, round(seconds))} s"
+    hours, rest = divmod(minutes, 60)
+    if not hours:
+        return f"about {minutes} min"
+    return f"about {hours} h {rest:02} min" if hours < 24 else f"about {hours // 24} d {hours % 24} h"
 
 
 def printable(data: Any) -> Any:

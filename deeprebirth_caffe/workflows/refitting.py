@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from deeprebirth_caffe.workflows.calibration import (
 from deeprebirth_caffe.workflows.choose import choose
 from deeprebirth_caffe.workflows.conversion import Pair
 from deeprebirth_caffe.workflows.feeding import at_once, fed_values, picture_input
+from deeprebirth_caffe.workflows.publish import WORTH_TELLING, about
 from deeprebirth_caffe.workflows.rewriting import Say
 from deeprebirth_caffe.workflows.selection import Selection
 
@@ -182,8 +184,13 @@ class _Refitting:
                 self._teach()
                 report["images"] = self.count
                 before = self._compare()
-                for level in self._levels():
+                levels = list(self._levels())
+                began = monotonic()
+                for number, level in enumerate(levels):
                     report["layers"] += self._fit_level(level, arrays)
+                    ahead = (monotonic() - began) / (number + 1) * (len(levels) - number - 1)
+                    if not number and ahead > WORTH_TELLING:
+                        self.say(f"refit: {about(ahead)} for {len(levels) - 1} more levels of layers")
                 after = self._compare()
         report["outputs"] = [
             {

@@ -27,7 +27,7 @@ from deeprebirth_caffe.workflows.outputs import DERIVED, MANIFEST, Place
 from deeprebirth_caffe.workflows.parts import fold_parts, parts_left
 from deeprebirth_caffe.workflows.publish import json_bytes
 from deeprebirth_caffe.workflows.selection import Selection, names_stage
-from deeprebirth_caffe.workflows.solver import Lent, SolverOptions, lend_solver, make_solver
+from deeprebirth_caffe.workflows.solver import Lent, SolverOptions, Testing, lend_solver, make_solver, testing_of
 
 Say = Callable[[str], object]
 """Takes progress, a line at a time."""
@@ -202,6 +202,8 @@ class Rewriting:
             notes.append(random)
         outputs = self._outputs(deploy_net)
         notes += self.place.notes(outputs.values())
+        testing = testing_of(net, options.net) if "solver" in outputs and self._lent is None else None
+        notes += [testing.said] if testing is not None else []
         manifest = make_manifest(
             source={
                 "net": str(options.net),
@@ -223,7 +225,7 @@ class Rewriting:
             notes=notes,
         )
         if not options.dry_run:
-            self._write(deploy_net, outputs, manifest)
+            self._write(deploy_net, outputs, manifest, testing)
         return Converted(self.original, net, deploy_net, outcome, manifest)
 
     def _check_name(self) -> None:
@@ -304,7 +306,9 @@ class Rewriting:
         found["manifest"] = MANIFEST
         return found
 
-    def _write(self, deploy_net: Net | None, outputs: Mapping[str, str], manifest: dict[str, Any]) -> None:
+    def _write(
+        self, deploy_net: Net | None, outputs: Mapping[str, str], manifest: dict[str, Any], testing: Testing | None
+    ) -> None:
         options, net = self.options, self.net
         directory = options.directory
         files: dict[str, Any] = {}
@@ -315,7 +319,7 @@ class Rewriting:
             path = os.path.join(directory, options.net.name)
             prefix = os.path.join(directory, "rebirth")
             start = os.path.join(directory, INIT) if net.weights is not None else None
-            files[SOLVER] = make_solver(options.solver_options, path, prefix, self._lent, start)
+            files[SOLVER] = make_solver(options.solver_options, path, prefix, self._lent, start, testing)
         weights = net.weights
         if weights is not None:
             files[INIT] = lambda file: save_weights(file, net, weights)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import SolverSource, read_solver
+from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ir.state import NetState
 from deeprebirth_caffe.proto import caffe_pb2 as pb
+from deeprebirth_caffe.workflows.roots import find_root
+from deeprebirth_caffe.workflows.sources import batch_of, count_records, source_layers, source_of
 
 # What the paper does not say either and a solver without a source still needs: bvlc_googlenet's.
 WEIGHT_DECAY = 0.0002
 DISPLAY = 40
 SNAPSHOT = 10_000
+PAPER_STEP = 4 / 9
+"""The part of the iterations after which the rate falls, and falls again: the paper's 40,000 and 80,000 of 90,000."""
+TESTED = 1000
+"""How many images are tested where nobody knows how many there are."""
+TESTS = 20
+"""How often a net is tested while it relearns."""
 CLIP = 5.0
 """The norm that gradients are cut to where nobody says otherwise: a net that starts near what it has learned has first
 gradients that, at the paper's rates, throw it far away or to infinity."""
@@ -25,7 +36,7 @@ class SolverOptions:
 
     Attributes:
         base_lr: learning rate; rebirth layers learn at ten times that.
-        stepsize, gamma: the rate is multiplied by gamma every stepsize iterations.
+        stepsize, gamma: the rate is multiplied by gamma every stepsize iterations; None: `PAPER_STEP` of them all.
         momentum: of SGD.
         max_iter: where a step ends.
         lr_factor: what a rebirth layer's lr_mult is multiplied by.
@@ -34,13 +45,61 @@ class SolverOptions:
     """
 
     base_lr: float = 0.001
-    stepsize: int = 40_000
+    stepsize: int | None = None
     gamma: float = 0.1
     momentum: float = 0.9
     max_iter: int = 90_000
     lr_factor: float = 10.0
     clip_gradients: float | None = None
     usual_clip: float = CLIP
+
+    @property
+    def falls_every(self) -> int:
+        """The iterations between two falls of the rate."""
+        return self.stepsize if self.stepsize is not None else max(1, round(self.max_iter * PAPER_STEP))
+
+
+@dataclass(frozen=True)
+class Testing:
+    """How a net is tested while it relearns.
+
+    Attributes:
+        iterations: batches of a test.
+        state: in which the net is tested.
+        said: for people.
+    """
+
+    iterations: int
+    state: NetState
+    said: str
+
+
+def testing_of(net: Net, path: Path) -> Testing | None:
+    """How a net can be tested: over all records that its data layer for TEST reads, where they are there.
+
+    Args:
+        net: that relearns.
+        path: of the file that it was read from, for where its own paths start.
+
+    Returns:
+        None for a net that has no data, or puts nothing out, in TEST.
+    """
+    view = next((view for view in net.views if view.state.phase == "TEST" and source_layers(view)), None)
+    if view is None or not view.outputs:
+        return None
+    layers = source_layers(view)
+    batch = max(1, batch_of(layers[0]))
+    records = None
+    if len(layers) == 1:
+        # What cannot be read here may be read where it trains.
+        with contextlib.suppress(RebirthError, OSError, ImportError, ValueError):
+            records = count_records(layers[0], find_root([source_of(layers[0])], path))
+    iterations = -(-(records or TESTED) // batch)
+    source, size = source_of(layers[0]), f"tests take {iterations} batches of {batch}"
+    said = f"{size}: {source} has {records} records"
+    if records is None:
+        said = f"{size}, for {source} cannot be counted here; correct test_iter in the solver to test on all of it"
+    return Testing(iterations, view.state, said)
 
 
 @dataclass(frozen=True)
@@ -80,7 +139,12 @@ def lend_solver(path: Path, net: Path) -> Lent:
 
 
 def make_solver(
-    options: SolverOptions, net: str, prefix: str, lent: Lent | None = None, weights: str | None = None
+    options: SolverOptions,
+    net: str,
+    prefix: str,
+    lent: Lent | None = None,
+    weights: str | None = None,
+    testing: Testing | None = None,
 ) -> str:
     """The text of a solver.
 
@@ -90,6 +154,7 @@ def make_solver(
         prefix: of the snapshots, likewise.
         lent: the user's solver.
         weights: where a lent solver names weights to start from, the path of those that belong to the net.
+        testing: how it is tested on the way, where no solver is lent; None: it is not.
 
     Raises:
         RebirthError: protobuf cannot hold the path.
@@ -101,6 +166,11 @@ def make_solver(
     if lent is None:
         message = pb.SolverParameter(weight_decay=WEIGHT_DECAY, display=DISPLAY, snapshot=SNAPSHOT, solver_mode="CPU")
         _fix(message, options, net, prefix)
+        if testing is not None:
+            message.test_iter.append(testing.iterations)
+            message.test_interval = max(1, options.max_iter // TESTS)
+            if testing.state.stages or testing.state.level:
+                message.test_state.add(stage=sorted(testing.state.stages), level=testing.state.level)
         note = "# Relearns the rebirth layers. Paths are looked up from the directory that caffe is started in.\n"
         return note + format_message(message)
     message = pb.SolverParameter()
@@ -129,7 +199,7 @@ def _fix(message: pb.SolverParameter, options: SolverOptions, net: str, prefix: 
         message.ClearField(name)
     message.base_lr = options.base_lr
     message.lr_policy = "step"
-    message.stepsize = options.stepsize
+    message.stepsize = options.falls_every
     message.gamma = options.gamma
     message.momentum = options.momentum
     message.max_iter = options.max_iter

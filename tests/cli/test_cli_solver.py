@@ -39,7 +39,9 @@ def test_the_papers_settings(convert: Convert) -> None:
     assert (found.net, found.snapshot_prefix) == ("out/train_val.prototxt", "out/rebirth")
     assert (found.base_lr, found.gamma, found.momentum) == pytest.approx((0.001, 0.1, 0.9))
     assert (found.lr_policy, found.stepsize, found.max_iter) == ("step", 40_000, 90_000)
-    assert not found.test_iter and found.solver_mode == pb.SolverParameter.CPU
+    # The database is not there: 1,000 images in batches of 71.
+    assert list(found.test_iter) == [15] and found.test_interval == 4500
+    assert found.solver_mode == pb.SolverParameter.CPU
     text = Path("out/solver.prototxt").read_text(encoding="utf-8")
     assert text.startswith("# ") and "base_lr: 0.001\n" in text
 

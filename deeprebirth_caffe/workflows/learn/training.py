@@ -15,6 +15,7 @@ from deeprebirth_caffe.workflows.learn.listening import Listener
 from deeprebirth_caffe.workflows.learn.pace import Pace
 from deeprebirth_caffe.workflows.learn.runlog import RunLog
 from deeprebirth_caffe.workflows.learn.schedule import Schedule, Smoothed
+from deeprebirth_caffe.workflows.publish import WORTH_TELLING, about
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Training:
         schedule, course = self._schedule, self.course
         smoothed = Smoothed(schedule.average_loss)
         self._listener.begin(schedule.start, schedule.max_iter)
-        pace = Pace()
+        pace, estimated = Pace(), False
         line: dict[str, Any] | None = None
         with Interruption(self._interrupted) as interruption:
             try:
@@ -108,7 +109,12 @@ class Training:
                         raise DivergedError(f"iteration {step.iteration}: {wrong}")
                     left = schedule.max_iter - course.iteration
                     pace.add(step.seconds)
-                    self._listener.stepped(step, course.loss, schedule.shows(step.iteration), pace.left(left))
+                    ahead = pace.left(left)
+                    if ahead is not None and not estimated:
+                        estimated = True
+                        if ahead > WORTH_TELLING:
+                            self._listener.say(f"{about(ahead)} for {left} more iterations, tests not counted")
+                    self._listener.stepped(step, course.loss, schedule.shows(step.iteration), ahead)
                     if left:
                         self._write(line)
                         line = None

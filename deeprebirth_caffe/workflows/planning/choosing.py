@@ -14,7 +14,7 @@ target holds without them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -59,18 +59,43 @@ def choose(
         What was taken. Where the targets cannot both be met it is what came nearest to the speed-up.
     """
     chosen: dict[str, Offer] = {}
+    for grown in _grown(offers, accuracy):
+        if speedup is not None and predicted(chosen, total_ms) >= speedup:
+            break
+        chosen = grown
+    return chosen if speedup is None else _trimmed(chosen, total_ms, speedup)
+
+
+def frontier(offers: Sequence[Offer], total_ms: float) -> list[dict[str, Offer]]:
+    """What can be had: choices from the slowest to the fastest, none of them slower and dearer than another.
+
+    Args:
+        offers: all that there are.
+        total_ms: what the net takes without any.
+    """
+    found: list[dict[str, Offer]] = []
+    for grown in _grown(offers, None):
+        # Moves that lower the error come first, so that an earlier choice may be slower and no cheaper.
+        found = [one for one in found if points(one) < points(grown) or offers[0].points is None]
+        found.append(grown)
+    return found
+
+
+def _grown(offers: Sequence[Offer], accuracy: float | None) -> Iterator[dict[str, Offer]]:
+    """What is chosen after each move, the cheapest move first; see `choose`."""
+    chosen: dict[str, Offer] = {}
     open_moves = [offer for offer in offers if offer.saved_ms > 0]
-    while open_moves and (speedup is None or predicted(chosen, total_ms) < speedup):
+    while open_moves:
         moves = [offer for offer in open_moves if offer.saved_ms > _saved(chosen, offer.stage)]
         affordable = [
             offer for offer in moves if accuracy is None or points({**chosen, offer.stage: offer}) <= accuracy
         ]
         if not affordable:
-            break
+            return
         best = min(affordable, key=lambda offer: _price(chosen, offer))
-        chosen[best.stage] = best
+        chosen = {**chosen, best.stage: best}
+        yield chosen
         open_moves = [offer for offer in moves if offer is not best]
-    return chosen if speedup is None else _trimmed(chosen, total_ms, speedup)
 
 
 def predicted(chosen: Chosen, total_ms: float) -> float:

@@ -43,6 +43,7 @@ class PlanOptions:
         target: what to reach; None: every merge is taken.
         test_iterations: batches of a test; 0: each record once.
         recovery: what part of the points lost at first is expected to come back (`target`).
+        nearest: write the plan that comes nearest to a target that cannot be met.
     """
 
     net: Path
@@ -66,6 +67,7 @@ class PlanOptions:
     target: Target | None = None
     test_iterations: int = 0
     recovery: float = RECOVERY
+    nearest: bool = False
     force: bool = False
 
     @property

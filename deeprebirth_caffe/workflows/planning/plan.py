@@ -12,11 +12,10 @@ from typing import Any
 from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
 from deeprebirth_caffe.extras import pip_install
 from deeprebirth_caffe.formats.collector import uncollected
-from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.rewrite import Kind, Pass
 from deeprebirth_caffe.workflows.load import load_net, upgrade_notes
-from deeprebirth_caffe.workflows.outputs import check_output
+from deeprebirth_caffe.workflows.outputs import check_output, write_output
 from deeprebirth_caffe.workflows.planning.candidates import (
     Merge,
     exactly,
@@ -28,7 +27,7 @@ from deeprebirth_caffe.workflows.planning.candidates import (
 from deeprebirth_caffe.workflows.planning.choosing import points
 from deeprebirth_caffe.workflows.planning.options import PlannedStep, PlanOptions
 from deeprebirth_caffe.workflows.planning.recipes import RECIPES
-from deeprebirth_caffe.workflows.planning.target import Reached, Search
+from deeprebirth_caffe.workflows.planning.target import Reached, Search, TargetError
 from deeprebirth_caffe.workflows.planning.trials import Show, Trials
 from deeprebirth_caffe.workflows.planning.writing import plan_text, run_words
 from deeprebirth_caffe.workflows.ranking import find_classifier
@@ -77,18 +76,23 @@ def plan(options: PlanOptions, say: Say, show: Show) -> dict[str, Any]:
     if not found.merges:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in found.left)
         raise RefusedError(f"{options.net}: there is nothing to merge{': ' if reasons else ''}{reasons}")
-    merges, reached = list(found.merges), None
+    merges, reached, unmet = list(found.merges), None, ""
     if options.target is not None:
         variants = find_variants(net, passes, selection, found.merges)
-        reached = _reach(options, net, passes, variants, metric or "", say, show)
+        try:
+            reached = _reach(options, net, passes, variants, metric or "", say, show)
+        except TargetError as error:
+            if not options.nearest:
+                raise
+            reached, unmet = error.nearest, str(error)
         chosen = {(stage, offer.passes) for stage, offer in reached.chosen.items()}
         known = {(merge.stage, merge.passes): merge for some in variants for merge in some}
         merges = [known[merge.stage, passes] for merge in found.merges for passes in _passes_of(merge, chosen)]
     steps = list(_steps(net, found.merges, merges))
-    text = plan_text(options, net.header.name, steps, found.left, metric, reached)
+    text = plan_text(options, net.header.name, steps, found.left, metric, reached, unmet)
     # Written by hand, for its comments: so it is read before anybody else does.
     parse_schedule(text, str(options.out))
-    atomic_write(options.out, text)
+    write_output(options.out, text)
     return {
         "version": 1,
         "net": str(options.net),
@@ -99,7 +103,7 @@ def plan(options: PlanOptions, say: Say, show: Show) -> dict[str, Any]:
         "metric": metric,
         "steps": [_step_row(step) for step in steps],
         "left": [{"layer": layer, "reason": reason} for layer, reason in found.left],
-        "target": None if reached is None else _target_row(options, reached),
+        "target": None if reached is None else {**_target_row(options, reached), "unmet": unmet or None},
         "notes": [*upgrade_notes(net), *([reached.doubt] if reached is not None and reached.doubt else [])],
     }
 

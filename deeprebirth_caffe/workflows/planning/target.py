@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import inf, sqrt
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deeprebirth_caffe.errors import RefusedError, UsageError
-from deeprebirth_caffe.workflows.planning.choosing import Offer, choose, points, predicted
+from deeprebirth_caffe.workflows.planning.choosing import Offer, choose, frontier, points, predicted
 from deeprebirth_caffe.workflows.planning.trials import Candidate, Choice, Made, Times, Trials
-from deeprebirth_caffe.workflows.publish import ms
+from deeprebirth_caffe.workflows.publish import about, ms
 from deeprebirth_caffe.workflows.schedule.accuracy import points as points_lost
 from deeprebirth_caffe.workflows.schedule.accuracy import values_of
 
@@ -78,6 +79,26 @@ class Reached:
     def doubt(self) -> str:
         """A sentence about the times; empty where there is nothing to say."""
         return f"The times may be off: {'; '.join(self.doubts)}." if self.doubts else ""
+
+
+class TargetError(RefusedError):
+    """A target that cannot be met.
+
+    Attributes:
+        nearest: what comes nearest to it.
+    """
+
+    def __init__(self, message: str, nearest: Reached) -> None:
+        super().__init__(message)
+        self.nearest = nearest
+
+
+class _Short(Exception):
+    """What was chosen does not meet the target."""
+
+    def __init__(self, chosen: Mapping[str, Offer], why: str) -> None:
+        super().__init__(why)
+        self.chosen = chosen
 
 
 def worth_of(offer: Offer, now: float | None = None) -> str:
@@ -160,7 +181,7 @@ class Search:
             choices: what passes would merge, all of them and some of them.
 
         Raises:
-            RefusedError: the target cannot be reached.
+            RefusedError: the target cannot be reached; a `TargetError` where it is known what comes nearest.
             EngineError: something cannot be timed or run.
         """
         # Both before minutes of timing, for a path may be wrong.
@@ -171,16 +192,37 @@ class Search:
         worth = {one: saved for one, saved in times.saved_ms.items() if saved > 0}
         if not worth:
             raise RefusedError(f"--target {self.target} cannot be reached: no merge saves time {self._where}")
-        if self.target.speedup is not None:
+        if self.target.speedup is not None and not self.options.nearest:
             self._check_speedup(worth, self.target.speedup)
-        offers = []
+        offers: list[Offer] = []
         for number, (candidate, saved) in enumerate(worth.items()):
             self.trials.show("refitting: candidates", number, len(worth))
+            began = monotonic()
             offers.append(self._offer(candidate, saved, base))
             self.say(f"{offers[-1]}: {worth_of(offers[-1])}")
-        chosen, speedup = self._choose(offers, times.total_ms)
+            if not number and len(worth) > 1:
+                rest = about((monotonic() - began) * (len(worth) - 1))
+                self.say(f"{len(worth)} candidates in all: {rest} for the others")
         before = None if base is None else 100 * float(base[self.metric])
-        return Reached(chosen, offers, times, speedup, before, tuple(self.trials.doubts.values()))
+        doubts = tuple(self.trials.doubts.values())
+        try:
+            chosen, speedup = self._choose(offers, times.total_ms)
+        except _Short as short:
+            self._show_frontier(offers, times.total_ms)
+            nearest = Reached(short.chosen, offers, times, self._speedup(short.chosen), before, doubts)
+            raise TargetError(str(short), nearest) from None
+        return Reached(chosen, offers, times, speedup, before, doubts)
+
+    def _show_frontier(self, offers: Sequence[Offer], total: float) -> None:
+        """Says what can be had, by the times of stages."""
+        accuracy = self.target.accuracy is not None
+        self.say("what can be had, from the merges that cost least on, by the times of their stages:")
+        for chosen in frontier(offers, total):
+            lost = f", {points(chosen):.2f} points expected to be lost" if accuracy else ""
+            off = sum(offer.error for offer in chosen.values())
+            self.say(
+                f"  {predicted(chosen, total):.2f} times as fast{lost}, scores off by {off:.3g}: {', '.join(chosen)}"
+            )
 
     def _check_speedup(self, worth: Mapping[Candidate, float], wanted: float) -> None:
         """Raises RefusedError where all merges together are not enough, before hours are spent on refits."""
@@ -207,7 +249,7 @@ class Search:
                 within = (
                     "" if self.target.accuracy is None else f", at {points(chosen):.2f} points expected to be lost,"
                 )
-                raise RefusedError(self._too_much(f"what pays{within} makes it {speedup:.2f} times as fast"))
+                raise _Short(chosen, self._too_much(f"what pays{within} makes it {speedup:.2f} times as fast"))
             else:
                 low = max(needed, foreseen)
             if found is None:
@@ -222,7 +264,10 @@ class Search:
     def _chosen(self, offers: Sequence[Offer], total: float, speedup: float | None) -> dict[str, Offer]:
         chosen = choose(offers, total, speedup=speedup, accuracy=self.target.accuracy)
         if not chosen:
-            raise RefusedError(f"--target {self.target} cannot be reached: {_cheapest(offers)}")
+            least = min(offers, key=lambda offer: offer.points or 0.0)
+            lost = f"the cheapest is {least} with {least.points or 0.0:.2f} points"
+            why = f"no merge is expected to cost so little; {lost}{self._hint}"
+            raise _Short({least.stage: least}, f"--target {self.target} cannot be reached: {why}")
         return chosen
 
     def _speedup(self, chosen: Mapping[str, Offer]) -> float:
@@ -256,15 +301,21 @@ class Search:
         doubts = "; ".join(self.trials.doubts.values())
         return (
             f"--target {self.target} cannot be reached: {what} {self._where}; ask for less, or plan for that and add "
-            "Tucker to the schedule, which is not in this figure"
+            f"Tucker to the schedule, which is not in this figure{self._hint}"
             f"{f'; or try again on a quiet machine, for the times may be off: {doubts}' if doubts else ''}"
+        )
+
+    @property
+    def _hint(self) -> str:
+        """What else a user can do."""
+        more = "" if self.options.nearest else "; --nearest writes the plan that comes nearest"
+        if self.target.accuracy is None:
+            return more
+        return (
+            f"; points are those of single stages (--recovery {self.options.recovery:g}), and the joint relearning at the "
+            f"end of a run often brings back more, which a plan without accuracy= leaves to the run{more}"
         )
 
     @property
     def _where(self) -> str:
         return f"({self.trials.timing.engine}, {self.trials.timing.on})"
-
-
-def _cheapest(offers: Sequence[Offer]) -> str:
-    least = min(offers, key=lambda offer: offer.points or 0.0)
-    return f"no merge is expected to cost so little; the cheapest is {least} with {least.points or 0.0:.2f} points"

@@ -29,6 +29,7 @@ def plan_text(
     left: Sequence[tuple[str, str]],
     metric: str | None,
     reached: Reached | None,
+    unmet: str = "",
 ) -> str:
     """The schedule.
 
@@ -39,9 +40,10 @@ def plan_text(
         left: why places stay as they are, by layer.
         metric: what budgets go by; None where there is none.
         reached: what a target needs; None without one.
+        unmet: why the target cannot be met, where this only comes nearest to it.
     """
     recipe = RECIPES[options.recipe]
-    parts = [_comment(_title(options, name or options.net.stem, reached)), _yaml(_head(options, name))]
+    parts = [_comment(_title(options, name or options.net.stem, reached, unmet)), _yaml(_head(options, name))]
     if metric is not None:
         parts.append(_comment(["How accuracy is measured after each step."]) + _yaml({"test": {"metric": metric}}))
     words = f"What holds for each step that does not say otherwise; {recipe.about}."
@@ -55,7 +57,7 @@ def plan_text(
     return "\n".join(parts)
 
 
-def _title(options: PlanOptions, name: str, reached: Reached | None) -> Iterator[str]:
+def _title(options: PlanOptions, name: str, reached: Reached | None, unmet: str) -> Iterator[str]:
     yield f"A schedule for `rebirth run`: {name}, recipe {options.recipe}, written by `rebirth plan`."
     yield ""
     yield (
@@ -72,6 +74,8 @@ def _title(options: PlanOptions, name: str, reached: Reached | None) -> Iterator
     if reached is None:
         return
     yield ""
+    if unmet:
+        yield f"This does not meet its target, and comes nearest to it. {unmet}."
     timing = options.timing
     place = f"{timing.engine}, {timing.on}, {timing.threads or 'all'} {'thread' if timing.threads == 1 else 'threads'}"
     yield (

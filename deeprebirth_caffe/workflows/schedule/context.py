@@ -175,6 +175,7 @@ class Context:
         data: digests of training and test data, by phase.
         base: the net that the run began with, once it is tested.
         merged: the net in front of Tucker, once that is done.
+        ahead: the iterations of the steps behind the one that runs.
     """
 
     inputs: Inputs
@@ -182,6 +183,7 @@ class Context:
     data: dict[str, str] = field(default_factory=dict)
     base: Stage | None = None
     merged: Stage | None = None
+    ahead: int = 0
 
     def data_of(self, phase: str) -> str:
         """A digest of the data that a phase reads."""

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
     from deeprebirth_caffe.workflows.schedule.model import Schedule
 
+_NET = re.compile(r"^\s*layers?\s*:?\s*\{", re.MULTILINE)
+_SOLVER = re.compile(r"^(base_lr|lr_policy|max_iter|snapshot_prefix)\s*:", re.MULTILINE)
+"""Keys that a solver has at its top and a schedule never."""
+_PLAN = "write one with: rebirth plan {net} -w {weights} -o schedule.yaml"
+
 
 def read_schedule(path: Path, files: Mapping[str, Path] | None = None) -> Schedule:
     """Reads and validates a schedule.
@@ -34,7 +39,15 @@ def read_schedule(path: Path, files: Mapping[str, Path] | None = None) -> Schedu
     except OSError as error:
         raise RebirthError(f"{path}: cannot read this schedule: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
+        if path.suffix in (".caffemodel", ".solverstate", ".h5"):
+            raise RebirthError(
+                f"{path}: these are weights, and no schedule; {_PLAN.format(net='NET', weights=path)}"
+            ) from None
         raise RebirthError(f"{path}: this is no text in UTF-8 ({error.reason} at byte {error.start})") from error
+    if _NET.search(text):
+        raise RebirthError(f"{path}: this is a net, and no schedule; {_PLAN.format(net=path, weights='WEIGHTS')}")
+    if _SOLVER.search(text):
+        raise RebirthError(f"{path}: this is a solver, and no schedule; run it with: rebirth finetune {path}")
     return parse_schedule(text, str(path), files)
 
 

@@ -31,6 +31,7 @@ from deeprebirth_caffe.workflows.schedule.context import Context, Stage
 from deeprebirth_caffe.workflows.schedule.digests import file_digest
 from deeprebirth_caffe.workflows.schedule.solvers import PREFIX, SolverText, relearning, without_places
 from deeprebirth_caffe.workflows.schedule.state import Parts
+from deeprebirth_caffe.workflows.publish import WORTH_TELLING, about
 from deeprebirth_caffe.workflows.testing import TestOptions, test
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def train(context: Context, parts: Parts, name: str, stretch: Stretch, seed: int
         of["taught"] = [file_digest(path) for path in inputs.teacher_files(stretch.teacher)]
         extra["teacher"] = teacher_options(inputs, stretch.teacher)
 
-    within = _Within(context.watcher.listener)
+    within = _Within(context.watcher.listener, context.ahead)
 
     def make(going_on: bool) -> dict[str, Any]:
         folder.mkdir(exist_ok=True)
@@ -362,8 +363,14 @@ class _Within:
         asked: the signal that came; None where none did.
     """
 
-    def __init__(self, outer: Listener) -> None:
+    def __init__(self, outer: Listener, ahead: int = 0) -> None:
+        """Args:
+        outer: is told all the rest.
+        ahead: the iterations of the steps behind this one.
+        """
         self._outer = outer
+        self._ahead = ahead
+        self._end = 0
         self.asked: str | None = None
 
     def say(self, text: str) -> None:
@@ -378,6 +385,7 @@ class _Within:
 
     def begin(self, start: int, end: int) -> None:
         """Training starts."""
+        self._end = end
         self._outer.begin(start, end)
 
     def testing(self, iteration: int, index: int) -> None:
@@ -390,6 +398,13 @@ class _Within:
 
     def stepped(self, step: Iteration, loss: float, show: bool, left: float | None) -> None:
         """An iteration is done."""
+        rest = self._end - step.iteration - 1
+        if left is not None and rest > 0 and self._ahead:
+            # Steps differ, in size and in what they read: it is a guess, and the best there is.
+            whole = left * (1 + self._ahead / rest)
+            if whole > WORTH_TELLING:
+                self._outer.say(f"{about(whole)} with the {self._ahead} iterations of later steps")
+            self._ahead = 0
         self._outer.stepped(step, loss, show, left)
 
     def saved(self, snapshot: Snapshot) -> None:

@@ -185,10 +185,14 @@ def _run(
             if folder.is_dir():
                 _parts(task, folder).forget()
     _drop_past(context, tasks, folders, first, stage)
+    lengths = _lengths(inputs)
+    if any(lengths.values()):
+        watcher.say(f"{sum(lengths.values())} iterations of training in all, if no step is tried again")
     for number in range(first, last + 1):
         task, folder = tasks[number], folders[number]
         parts = _parts(task, folder)
         watcher.say(f"step {number + 1} of {len(tasks)}: {task.name}{_about(task)}")
+        context.ahead = sum(lengths.get(one.name, 0) for one in tasks[number + 1 : last + 1])
         try:
             stage = task.do(context, parts, stage)
         except Stopped as stop:
@@ -203,6 +207,20 @@ def _run(
     rows = [{name: found[name] for name in SHOWN} for found in results_of(folders, read_json) if found]
     ended = "done" if last == len(tasks) - 1 else "partial"
     return _outcome(out, inputs, tasks, ended if stopped is None else "stopped", stopped, rows)
+
+
+def _lengths(inputs: Inputs) -> dict[str, int]:
+    """The iterations of each step that trains, by its name."""
+    schedule = inputs.schedule
+    found = {
+        step.name: inputs.iterations(step.distil, step.name, lent=False) + inputs.iterations(step.finetune, step.name)
+        for step in schedule.steps
+        if not step.skip
+    }
+    for name, more in (("joint", schedule.joint), ("tucker", schedule.tucker)):
+        if more is not None:
+            found[name] = inputs.iterations(more.finetune, name)
+    return found
 
 
 def _parts(task: Task, folder: Path, look: bool = False) -> Parts:
