@@ -7,12 +7,14 @@ import io
 import os
 import signal
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import click
 
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.cli.help import Group
+from deeprebirth_caffe.cli.streams import fitted, options, reset, verbose
 from deeprebirth_caffe.cli.text import error_line, guarded
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.isolation import leave_out_current_folder
@@ -55,8 +57,7 @@ class LazyGroup(Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"deeprebirth_caffe.cli.{cmd_name}")
-        command: click.Command = module.command
-        return command
+        return fitted(module.command, cmd_name)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:
@@ -91,6 +92,9 @@ def rebirth() -> None:
     """
 
 
+rebirth.params += options()
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Runs `rebirth` and exits: with 0, 1, 2 or 3 as documented, 130 or 143 when interrupted."""
     leave_out_current_folder()
@@ -98,6 +102,7 @@ def main(arguments: list[str] | None = None) -> Any:
         # A terminal that cannot show a letter of a layer's name is no reason to fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    reset()
     # `kill` and `timeout` end us as Ctrl-C does: whoever holds half-written files takes them away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with guarded():
@@ -116,6 +121,8 @@ def _run(arguments: list[str] | None) -> None:
         click.echo("interrupted; nothing half-written was left behind", err=True)
         sys.exit(130)
     except RebirthError as error:
+        if verbose():
+            traceback.print_exc()
         _fail(str(error), error.exit_code)
     except OSError as error:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""

@@ -11,6 +11,7 @@ from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import (
     FILE,
     FOLDER,
+    NET,
     caffe_engine,
     calibrate_options,
     calibration,
@@ -25,6 +26,7 @@ from deeprebirth_caffe.cli.options import (
     solver_options,
 )
 from deeprebirth_caffe.cli.progress import note
+from deeprebirth_caffe.cli.streams import from_stdin
 from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
 
 
@@ -78,7 +80,7 @@ class Parts(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
 
 @click.command("convert", cls=Command)
-@click.argument("net", type=FILE)
+@click.argument("net", type=NET)
 @click.option("-w", "--weights", type=FILE, help="Learned weights; gives init.caffemodel.")
 @click.option("--solver", type=FILE, help="A solver that lends what the paper does not fix.")
 @click.option("-o", "--out", type=FOLDER, help="Output directory. [default: <stem>-rebirth beside the net]")
@@ -138,6 +140,8 @@ def command(
     from deeprebirth_caffe.passes.relearn.reparametrize import PARTS
     from deeprebirth_caffe.workflows.convert import PASS_NAMES, ConvertOptions, convert
 
+    if from_stdin(net) and rest["out"] is None and not rest["dry_run"]:
+        raise click.UsageError("a net from standard input lies in no folder; say where the results go: -o DIR")
     for name in rest["skip_passes"]:
         if name not in PASS_NAMES:
             raise click.UsageError(f"--no-pass: there is no pass {name!r}; there are {', '.join(PASS_NAMES)}")

@@ -10,9 +10,10 @@ import click
 
 from deeprebirth_caffe.cli.help import Group
 from deeprebirth_caffe.cli.options import FILE, FOLDER, MAX_INT, Command, Size, json_option, print_json
+from deeprebirth_caffe.cli.streams import PathOrDash
 
-OUT_FOLDER = click.Path(path_type=Path)
-OUT_FILE = click.Path(dir_okay=False, path_type=Path)
+OUT_FOLDER = PathOrDash(why="a database is a folder")
+OUT_FILE = PathOrDash(dir_okay=False, why="a run that was interrupted goes on with this file")
 
 SHOWN = 5
 """How many pictures that were left out are named; JSON names all."""

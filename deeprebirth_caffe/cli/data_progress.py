@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
+from deeprebirth_caffe.cli.streams import quiet
 from deeprebirth_caffe.cli.text import printable
 
 EVERY = 5.0
@@ -20,6 +21,9 @@ Progress = Callable[[str, int, int], None]
 @contextlib.contextmanager
 def shown_progress() -> Iterator[Progress]:
     """Gives what is to be called with the name of what is made, how many pictures are done, and of how many."""
+    if quiet():
+        yield lambda what, done, total: None
+        return
     if not sys.stderr.isatty():
         yield _Lines()
         return

@@ -11,6 +11,7 @@ from deeprebirth_caffe.cli.options import (
     FILE,
     FOLDER,
     MAX_INT,
+    NET,
     caffe_engine,
     caffe_option,
     fixed_size_option,
@@ -22,7 +23,7 @@ from deeprebirth_caffe.cli.options import (
 
 
 @click.command("deploy", cls=Command)
-@click.argument("net", type=FILE)
+@click.argument("net", type=NET)
 @click.option("-w", "--weights", type=FILE, required=True, help="The learned weights.")
 @click.option("-o", "--out", type=FOLDER, required=True, help="Output directory.")
 @click.option("--batch", type=click.IntRange(1, MAX_INT), default=1, show_default=True, help="Of the Input layer.")

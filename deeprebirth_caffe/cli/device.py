@@ -11,6 +11,7 @@ import click
 
 from deeprebirth_caffe.cli.help import Group
 from deeprebirth_caffe.cli.options import FILE, json_option, print_json
+from deeprebirth_caffe.cli.streams import quiet
 from deeprebirth_caffe.cli.text import printable
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -97,7 +98,7 @@ def remove(where: str) -> None:
 
 
 def _progress(done: int, total: int) -> None:
-    if total and sys.stderr.isatty():
+    if total and sys.stderr.isatty() and not quiet():
         click.echo(f"\rsent {done / 1e6:.0f} of {total / 1e6:.0f} MB", err=True, nl=done == total)
 
 

@@ -8,23 +8,40 @@ from typing import Any
 import click
 
 from deeprebirth_caffe.cli.help import Command
-from deeprebirth_caffe.cli.options import FILE, json_option, print_json, shapes_option
+from deeprebirth_caffe.cli.options import NET, json_option, print_json, shapes_option
 
 
 @click.command("diff", cls=Command)
-@click.argument("a", type=FILE)
-@click.argument("b", type=FILE)
+@click.argument("a", type=NET)
+@click.argument("b", type=NET)
 @click.option("--phase", type=click.Choice(["TRAIN", "TEST"]), default="TEST", show_default=True, help="Which phase.")
 @shapes_option
+@click.option("--exit-code", is_flag=True, help="End with exit code 3 if the nets differ.")
 @json_option
-def command(a: Path, b: Path, phase: str, input_shapes: tuple[tuple[str, tuple[int, ...]], ...], as_json: bool) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    a: Path,
+    b: Path,
+    phase: str,
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    exit_code: bool,
+    as_json: bool,
+) -> None:
     """Compare nets A and B by layer name: removed, new and changed layers, with shapes and costs."""
     from deeprebirth_caffe.workflows.diff import diff
 
     found = diff(a, b, phase=phase, shapes=dict(input_shapes))
     if as_json:
         print_json(found)
-        return
+    else:
+        _show(found)
+    if exit_code and any(found[key] for key in ("removed", "new", "changed")):
+        ctx.exit(3)
+
+
+def _show(found: dict[str, Any]) -> None:
     from deeprebirth_caffe.cli.show import show_totals
     from deeprebirth_caffe.cli.text import printable
 

@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from deeprebirth_caffe.cli.help import Command
-from deeprebirth_caffe.cli.options import FILE, caffe_place_option, json_option, print_json
+from deeprebirth_caffe.cli.options import NET, caffe_place_option, json_option, print_json
 
 MOST = 5
 """How many places of one kind are shown."""
 
 
 @click.command("doctor", cls=Command)
-@click.argument("net", type=FILE, required=False)
+@click.argument("net", type=NET, required=False)
 @caffe_place_option
 @json_option
 def command(net: Path | None, caffe: str | None, as_json: bool) -> None:
@@ -53,7 +53,7 @@ def _dialects(net: Path, as_json: bool) -> None:
         return
     from deeprebirth_caffe.cli.text import printable
 
-    found, net = printable(found), printable(str(net))
+    found, name = printable(found), printable(str(net))
     for one in found["python_layers"][:MOST]:
         click.echo(f"{one['where']}: {one['layer']} runs the code of {one['module']}.{one['class']} in real Caffe")
     if len(found["python_layers"]) > MOST:
@@ -61,10 +61,10 @@ def _dialects(net: Path, as_json: bool) -> None:
     if found["python_layers"]:
         click.echo("read that code before you allow it: --python-layers, or REBIRTH_PYTHON_LAYERS=1 (docs/security.md)")
     if found["plain"]:
-        click.echo(f"{net}: plain Caffe")
+        click.echo(f"{name}: plain Caffe")
         return
     for one in found["dialects"]:
-        click.echo(f"{net}: {one['title']}, by {', '.join(one['explains'])}")
+        click.echo(f"{name}: {one['title']}, by {', '.join(one['explains'])}")
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for one in found["evidence"]:
         groups.setdefault((one["kind"], one["what"]), []).append(one)

@@ -11,6 +11,7 @@ from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import (
     FILE,
     MAX_INT,
+    NET,
     caffe_engine,
     caffe_option,
     json_option,
@@ -21,7 +22,7 @@ from deeprebirth_caffe.cli.options import (
 
 
 @click.command("export", cls=Command)
-@click.argument("net", type=FILE)
+@click.argument("net", type=NET)
 @click.option("-w", "--weights", type=FILE, required=True, help="The learned weights.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The ONNX file to write.")
 @click.option("--opset", type=int, help="Version of ONNX's operators. [default: 13, which every reader knows]")

@@ -21,7 +21,10 @@ from deeprebirth_caffe.cli.options import (
     json_option,
     print_json,
 )
+from deeprebirth_caffe.cli.streams import PathOrDash
 from deeprebirth_caffe.errors import UsageError
+
+LOG = PathOrDash(dir_okay=False, why="a log is gone on with when a run is resumed; name a file")
 
 
 @click.command("finetune", cls=Command)
@@ -43,9 +46,7 @@ from deeprebirth_caffe.errors import UsageError
     "[default: a quarter of the free memory]",
 )
 @click.option("--max-iter", type=click.IntRange(1, MAX_INT), help="In place of the solver's max_iter.")
-@click.option(
-    "--log", type=click.Path(dir_okay=False, path_type=Path), help="Append a JSON object an iteration (docs/json.md)."
-)
+@click.option("--log", type=LOG, help="Append a JSON object an iteration (docs/json.md).")
 @click.option("--teacher", type=FILE, help="A net that says what it would answer: a train_val or a deploy prototxt.")
 @click.option("--teacher-weights", type=FILE, help="Its weights.")
 @click.option("--temperature", type=POSITIVE, help="What scores are divided by. [default: 2]")

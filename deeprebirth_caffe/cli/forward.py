@@ -11,6 +11,7 @@ from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import (
     FILE,
     MAX_INT,
+    NET,
     Size,
     chosen_engine,
     engine_options,
@@ -24,7 +25,7 @@ from deeprebirth_caffe.cli.options import (
 
 
 @click.command("forward", cls=Command)
-@click.argument("net", type=FILE)
+@click.argument("net", type=NET)
 @click.argument("more", nargs=-1, metavar="[IMAGES]...")
 @click.option("-w", "--weights", type=FILE, required=True, help="The learned weights.")
 @click.option("-i", "--images", multiple=True, help="A picture, a folder or a pattern; may be repeated.")

@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from deeprebirth_caffe.cli.help import Command
-from deeprebirth_caffe.cli.options import FILE, json_option, print_json, shapes_option
+from deeprebirth_caffe.cli.options import FILE, NET, json_option, print_json, shapes_option
 
 
 @click.command("inspect", cls=Command)
-@click.argument("net", type=FILE)
+@click.argument("net", type=NET)
 @click.option(
     "-w", "--weights", type=FILE, help="Learned weights: they tell channels, and are checked against the net."
 )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from deeprebirth_caffe.cli.streams import PathOrDash
+
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Engine
     from deeprebirth_caffe.workflows.calibration import CalibrationOptions
@@ -25,8 +27,12 @@ MAX_INT = 2**31 - 1
 PYTHON_LAYERS = "REBIRTH_PYTHON_LAYERS"
 """The environment variable that says what `--python-layers` says."""
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = PathOrDash(exists=True, dir_okay=False, why="this file is read more than once, or from where it lies; save it")
+NET = PathOrDash(exists=True, dir_okay=False)
+"""A net, which may come through standard input."""
+FOLDER = PathOrDash(file_okay=False, why="a folder is written, with several files")
+OUT = click.Path(path_type=Path)
+"""A file to write; - is standard output."""
 
 caffe_place_option = click.option(
     "--caffe",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deeprebirth_caffe.cli.streams import quiet
 from deeprebirth_caffe.cli.text import printable
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ STOPPING = "stopping after this iteration, and saving; once more to stop at once
 
 def training_progress() -> Listener:
     """What shows a run on this stderr."""
-    if not sys.stderr.isatty():
+    if quiet() or not sys.stderr.isatty():
         return Lines()
     from rich.console import Console
 
@@ -31,7 +32,9 @@ def training_progress() -> Listener:
 
 
 def note(text: str) -> None:
-    """A line for people, on stderr."""
+    """A line for people, on stderr, unless they asked for quiet."""
+    if quiet():
+        return
     click.echo(printable(text), err=True)
 
 

@@ -10,7 +10,17 @@ from typing import Any
 import click
 
 from deeprebirth_caffe.cli.help import Command
-from deeprebirth_caffe.cli.options import FILE, MAX_INT, Number, caffe_option, json_option, print_json, shapes_option
+from deeprebirth_caffe.cli.options import (
+    FILE,
+    MAX_INT,
+    NET,
+    Number,
+    caffe_option,
+    json_option,
+    print_json,
+    shapes_option,
+)
+from deeprebirth_caffe.cli.streams import quiet
 
 ENGINES = ("caffe", "torch", "opencv", "mnn", "onnxruntime", "ncnn")
 UNITS = {"B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -45,7 +55,7 @@ class Cpus(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
 
 @click.command("time", cls=Command)
-@click.argument("net", type=FILE)
+@click.argument("net", type=NET)
 @click.option("-w", "--weights", type=FILE, help="NET's learned weights. [default: random ones]")
 @click.option("--vs", "others", type=FILE, multiple=True, metavar="NET", help="A net to time beside it; repeatable.")
 @click.option(
@@ -146,23 +156,23 @@ def command(
 
 
 def _write(path: Path, kind: str, result: dict[str, Any], by: str) -> None:
-    from deeprebirth_caffe.formats.files import atomic_write
+    from deeprebirth_caffe.workflows.outputs import write_output
 
     if kind == "csv":
         from deeprebirth_caffe.cli.show_time import csv_text
 
-        atomic_write(path, csv_text(result))
+        write_output(path, csv_text(result))
     else:
         from deeprebirth_caffe.cli.time_page import page
 
-        atomic_write(path, page(result, by))
+        write_output(path, page(result, by))
 
 
 class _Bar:
     """Progress on stderr, where that is a terminal."""
 
     def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
+        self._shown = sys.stderr.isatty() and not quiet()
 
     def __enter__(self) -> _Bar:
         return self

@@ -11,6 +11,7 @@ from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import (
     FILE,
     FOLDER,
+    NET,
     Number,
     calibrate_options,
     calibration,
@@ -23,10 +24,11 @@ from deeprebirth_caffe.cli.options import (
     shapes_option,
     solver_options,
 )
+from deeprebirth_caffe.cli.streams import from_stdin
 
 
 @click.command("tucker", cls=Command)
-@click.argument("net", type=FILE)
+@click.argument("net", type=NET)
 @click.option("-w", "--weights", type=FILE, required=True, help="Learned weights.")
 @click.option("--solver", type=FILE, help="A solver that lends what the paper does not fix.")
 @click.option("-o", "--out", type=FOLDER, help="Output directory. [default: <stem>-tucker beside the net]")
@@ -61,6 +63,8 @@ def command(
     """
     from deeprebirth_caffe.workflows.tucker import TuckerOptions, tucker
 
+    if from_stdin(net) and rest["out"] is None and not rest["dry_run"]:
+        raise click.UsageError("a net from standard input lies in no folder; say where the results go: -o DIR")
     options = TuckerOptions(
         net=net,
         input_shapes=dict(input_shapes),

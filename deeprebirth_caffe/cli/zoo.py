@@ -7,15 +7,22 @@ from pathlib import Path
 import click
 
 from deeprebirth_caffe.cli.help import Command
-from deeprebirth_caffe.cli.options import FOLDER, force_option, json_option, print_json
+from deeprebirth_caffe.cli.options import OUT, force_option, json_option, print_json
 
 
 @click.command("zoo", cls=Command)
 @click.argument("name")
-@click.option("-o", "--out", type=FOLDER, help="Output directory. [default: NAME]")
+@click.option("-o", "--out", type=OUT, help="Output directory; - prints one file. [default: NAME]")
+@click.option(
+    "--part",
+    type=click.Choice(["train_val", "deploy", "solver"]),
+    default="train_val",
+    show_default=True,
+    help="Which file -o - prints.",
+)
 @json_option
 @force_option
-def command(name: str, out: Path | None, as_json: bool, force: bool) -> None:
+def command(name: str, out: Path | None, part: str, as_json: bool, force: bool) -> None:
     """Write train_val.prototxt, deploy.prototxt and solver.prototxt of a known net; `rebirth zoo list` lists them."""
     from deeprebirth_caffe import zoo
 
@@ -30,8 +37,11 @@ def command(name: str, out: Path | None, as_json: bool, force: bool) -> None:
         return
     if name not in zoo.names():
         raise click.UsageError(f"there is no net {name!r} in the zoo; there are {', '.join(zoo.names())}")
-    from deeprebirth_caffe.workflows.outputs import Place
+    from deeprebirth_caffe.workflows.outputs import STDOUT, Place, write_output
 
+    if out == STDOUT:
+        write_output(out, zoo.build(name).files()[f"{part}.prototxt"])
+        return
     directory = out if out is not None else Path(name)
     files = zoo.build(name).files()
     place = Place(directory, force, tuple(files))

@@ -7,6 +7,7 @@ them, so an array that nobody changed is copied byte by byte.
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -86,6 +87,7 @@ def read_caffemodel(path: str | os.PathLike[str]) -> Caffemodel:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise CaffemodelError(f"{name}: cannot read it: {reason}") from error
+    logging.getLogger(__name__).info("read %s", name)
     other = not_weights(data[:1024], name)
     if other:
         raise CaffemodelError(f"{name}: {other}")

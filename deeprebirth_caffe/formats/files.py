@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import secrets
 import shutil
@@ -15,6 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from deeprebirth_caffe.errors import RebirthError, UsageError
+
+log = logging.getLogger(__name__)
 
 Content = str | bytes | Callable[[BinaryIO], object]
 """What goes into a file: a text (lone surrogates as the bytes they stand for), bytes, or what writes them."""
@@ -140,6 +143,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(target)
         _sync_directory(target.parent)
+        log.info("wrote %s", os.fspath(path))
     except OSError as error:
         raise RebirthError(f"{os.fspath(path)}: cannot write it: {error.strerror or error}") from error
     finally:
@@ -249,6 +253,7 @@ def publish_directory(
             _move_in(list(staged), work, target, gone)
             _sync_directory(target)
             done = True
+        log.info("wrote %s: %s", os.fspath(directory), ", ".join(staged))
     except OSError as error:
         at = error.filename2 or error.filename or target
         raise RebirthError(f"{at}: cannot write it: {error.strerror or error}") from error

@@ -232,7 +232,7 @@ def _from_own(
     try:
         alive = net.view(phase).layers
     except NetError:  # a file that is for one phase alone
-        alive = ()
+        alive = []
     fed = [layer for layer in alive if is_fed(layer) and layer.type not in _GIVEN]
     layers = [layer for layer in fed if reads_source(layer)]
     if not layers:
@@ -255,10 +255,10 @@ def _from_own(
     for layer in fed:
         message.layer.add().CopyFrom(_as_tested(layer, view))
     blobs = [top for layer in message.layer for top in layer.top]
-    for layer in message.layer:
-        if layer.name in {one.name for one in layers}:
-            said = "; ".join(spell(layer.transform_param))
-            _tell(notes, f"{options.source}: layer {layer.name} in {phase}: {source_of(Layer(layer))}; {said}")
+    for layer, param in zip(fed, message.layer, strict=True):
+        if reads_source(layer):
+            said = "; ".join(spell(param.transform_param))
+            _tell(notes, f"{options.source}: layer {layer.name} in {phase}: {source_of(layer)}; {said}")
     counts = [count_records(layer, root, options.samples) for layer in layers]
     # Of several that are read side by side, the longest tells when all has been there.
     count = None if None in counts else max(one for one in counts if one is not None)

@@ -13,11 +13,10 @@ from deeprebirth_caffe.engines.agree import Agreement, agree, first_failure
 from deeprebirth_caffe.engines.libraries import need
 from deeprebirth_caffe.engines.prepare import Ready, plain, random_inputs
 from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
-from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.workflows.deploy import strip
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
-from deeprebirth_caffe.workflows.outputs import check_output
+from deeprebirth_caffe.workflows.outputs import check_output, write_output
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Engine
@@ -68,7 +67,7 @@ def export(options: ExportOptions, engine: Engine | None = None) -> dict[str, An
     made = _translate(onnx, ready, opset, dynamic=options.batch is None)
     checks = compare(made, ready, engine) if engine is not None else None
     data = made.model.SerializeToString()
-    atomic_write(options.out, data)
+    write_output(options.out, data)
     shapes = ready.outputs
     return {
         "version": 1,

@@ -13,7 +13,7 @@ import numpy as np
 
 from deeprebirth_caffe.engines.probe import probe_message
 from deeprebirth_caffe.errors import RebirthError, UsageError
-from deeprebirth_caffe.formats.files import atomic_file, read_regular_text
+from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net, View
 from deeprebirth_caffe.ops import Shape
@@ -21,7 +21,7 @@ from deeprebirth_caffe.ops.base import by
 from deeprebirth_caffe.workflows.choose import EngineOptions, choose
 from deeprebirth_caffe.workflows.feeding import at_once, picture_input, preprocessing_for, with_zeros
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net
-from deeprebirth_caffe.workflows.outputs import check_output
+from deeprebirth_caffe.workflows.outputs import check_output, output_file
 from deeprebirth_caffe.workflows.pictures import PictureOptions, data_layer, find_pictures
 from deeprebirth_caffe.workflows.publish import finite
 from deeprebirth_caffe.workflows.ranking import find_classifier
@@ -131,7 +131,7 @@ def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
     }
     if scores is None:
         assert options.out is not None
-        with atomic_file(options.out) as out:
+        with output_file(options.out) as out:
             np.savez(out, **arrays)  # type: ignore[arg-type]
         result["inputs"] = [{"file": str(path)} for path in files]
         result["output"] = str(options.out)

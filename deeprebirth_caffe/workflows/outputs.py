@@ -11,7 +11,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import Content, atomic_file, check_directory, publish_directory
@@ -24,6 +24,8 @@ DERIVED = ("refit.caffemodel",)
 """Files that other commands make of a result in its own directory: they go when it goes."""
 SHOWN = 4
 """How many files a note names before it only counts them."""
+
+_standard: list[TextIO] = []
 
 _SNAPSHOT = re.compile(r".+_iter_\d+\.(caffemodel|solverstate)(\.h5)?(\.resume)?")
 
@@ -95,9 +97,20 @@ def output_file(out: Path) -> Iterator[BinaryIO]:
         return
     buffer = io.BytesIO()
     yield buffer
-    sys.stdout.flush()
-    sys.stdout.buffer.write(buffer.getvalue())
-    sys.stdout.buffer.flush()
+    stream = _standard[-1] if _standard else sys.stdout
+    stream.flush()
+    stream.buffer.write(buffer.getvalue())
+    stream.buffer.flush()
+
+
+@contextlib.contextmanager
+def standard_output(stream: TextIO) -> Iterator[None]:
+    """Says where `STDOUT` leads in the block, wherever words go in it."""
+    _standard.append(stream)
+    try:
+        yield
+    finally:
+        _standard.pop()
 
 
 def write_output(out: Path, content: str | bytes) -> None:

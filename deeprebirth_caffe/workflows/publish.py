@@ -14,6 +14,8 @@ MAX_NAMED = 4
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Control characters, those that turn the writing direction, bytes that are no text, line separators."""
 
+STANDS_FOR: dict[str, str] = {}
+"""Paths that mean nothing to people, and what is shown in their place: a net that came through standard input."""
 WORTH_TELLING = 60.0
 """Seconds of work ahead from which on people are told."""
 
@@ -24,7 +26,7 @@ def json_bytes(data: Any) -> bytes:
     Letters that a terminal would obey, and bytes of a path or a name that are no text (PEP 383), become JSON's own
     escapes: what reads the JSON gets them as they are. NaN and infinity, which JSON has no word for, become null.
     """
-    text = json.dumps(finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = _shown(json.dumps(finite(data), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
     # Only strings hold such letters; the control characters of ASCII are escaped in there already, but for DEL.
     hidden = {ord(letter): json.dumps(letter)[1:-1] for letter in set(text) if letter > "\x7f" and is_hidden(letter)}
     return text.translate({0x7F: "\\u007f", **hidden}).encode(errors="backslashreplace")
@@ -89,12 +91,20 @@ def printable(data: Any) -> Any:
     Names in nets and of files come from strangers: they must not move the cursor or start a second line.
     """
     if isinstance(data, str):
+        data = _shown(data)
         return data if data.isprintable() else "".join(map(escaped, data))
     if isinstance(data, dict):
         return {printable(key): printable(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
         return [printable(value) for value in data]
     return data
+
+
+def _shown(text: str) -> str:
+    """A text with what paths stand for."""
+    for path, name in STANDS_FOR.items():
+        text = text.replace(path, name)
+    return text
 
 
 def is_hidden(letter: str) -> bool:

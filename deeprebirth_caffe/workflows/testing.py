@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.formats.files import atomic_file
 from deeprebirth_caffe.ir import Layer, Net, View, Weights
 from deeprebirth_caffe.workflows.choose import EngineOptions, choose
 from deeprebirth_caffe.workflows.labels import check_labels
 from deeprebirth_caffe.workflows.load import check_weights, layers_without_weights
-from deeprebirth_caffe.workflows.outputs import check_output
+from deeprebirth_caffe.workflows.outputs import check_output, output_file
 from deeprebirth_caffe.workflows.publish import counted, finite
 from deeprebirth_caffe.workflows.ranking import Ranking, find_classifier
 from deeprebirth_caffe.workflows.roots import check_regular, find_root
@@ -108,7 +107,7 @@ def test(options: TestOptions, say: Say, show: Show) -> dict[str, Any]:
     ranking: Ranking | None = None
     with ExitStack() as stack:
         if classifier is not None:
-            rows = stack.enter_context(atomic_file(options.per_image)) if options.per_image else None
+            rows = stack.enter_context(output_file(options.per_image)) if options.per_image else None
             ranking = Ranking(classifier, None if options.iterations else records, rows)
         keys = _keys(source, root, iterations) if options.per_image else iter(())
         batches = choice.engine.batches(

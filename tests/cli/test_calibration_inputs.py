@@ -146,7 +146,7 @@ def test_what_is_not_there() -> None:
     Path("fed.prototxt").write_text("\n".join([text[0], layer, *text[5:]]))
     with pytest.raises(RebirthError, match="no data layer of its own in TRAIN"):
         read("own", 3, "fed.prototxt")
-    with pytest.raises(UsageError, match="fed.prototxt: no data layer of it says how pictures are prepared; say it"):
+    with pytest.raises(UsageError, match=r"fed\.prototxt: no data layer of it says how pictures are prepared; say it"):
         read("test_lmdb", 3, "fed.prototxt")
     raw = read("test_lmdb", 3, "fed.prototxt", pictures=PictureOptions(raw=True))["data"]
     np.testing.assert_allclose(raw, stored("test_lmdb", 3) * 256, rtol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_the_papers_way(plan: Callable[..., Result]) -> None:
 def test_the_best_way(plan: Callable[..., Result]) -> None:
     result = plan()
     assert (result.code, result.err) == (0, "")
-    assert "wrote plan.yaml; run it with: rebirth run plan.yaml" in result.out
+    assert result.out.endswith("wrote plan.yaml\nthen: rebirth run plan.yaml\n")
     found = schedule()
     assert {step.init for step in found.steps} == {"refit"} and found.joint is not None
     assert (found.joint.finetune.epochs, found.joint.finetune.base_lr) == (10, 0.01)
@@ -320,7 +321,7 @@ def test_a_busy_machine_is_told(plan: Callable[..., Result], machine: Machine) -
 
 def test_missing_data_shows_before_anything_is_timed(plan: Callable[..., Result], machine: Machine) -> None:
     pytest.importorskip("torch")
-    assert "digits/test" in complaint(plan("--target", "speedup=1.4", "--engine", "torch"), 1)
+    assert "digits/train" in complaint(plan("--target", "speedup=1.4", "--engine", "torch"), 1)
     assert machine.opened == 0 and listing() == ["googlenet28"]
 
 
@@ -400,6 +401,27 @@ def test_a_speedup_within_an_accuracy(plan: Callable[..., Result]) -> None:
     said = plan("--target", "speedup=3", "--target", "accuracy=0.5")
     assert said.code == 3 and not Path("plan.yaml").exists()
     assert "speedup=3 and accuracy=0.5 cannot be reached: what pays, at 0." in said.err
+    assert "--nearest writes the plan that comes nearest" in said.err and "--recovery" in said.err
+    # What can be had: faster and dearer from line to line.
+    rows = re.findall(r"^  ([\d.]+) times as fast, ([\d.]+) points expected to be lost", said.err, re.MULTILINE)
+    assert len(rows) > 1 and rows == sorted(rows, key=lambda row: [float(one) for one in row])
+    nearest = plan("--target", "speedup=3", "--target", "accuracy=0.5", "--nearest", "--json")
+    assert nearest.code == 3 and "error: --target speedup=3 and accuracy=0.5 cannot be reached" in nearest.err
+    jsondocs.check(nearest.data, "plan")
+    target = nearest.data["target"]
+    assert target["unmet"] in nearest.err and target["expected_points"] <= 0.5 and target["reached_speedup"] < 3
+    assert stages() == [one["stage"] for one in target["candidates"] if one["chosen"]]
+    text = Path("plan.yaml").read_text(encoding="utf-8").replace("\n# ", " ")
+    assert "This does not meet its target, and comes nearest to it." in text
+
+
+@pytest.mark.usefixtures("tested")
+def test_the_nearest_to_what_is_too_fast_or_too_dear(plan: Callable[..., Result]) -> None:
+    fast = plan("--target", "speedup=400", "--nearest", "--json")
+    assert fast.code == 3 and stages() == ALL and 1 < fast.data["target"]["reached_speedup"] < 400
+    Path("plan.yaml").unlink()
+    dear = plan("--target", "accuracy=0.1", "--only", "conv?", "--nearest", "--json")
+    assert dear.code == 3 and stages() == ["conv2"]
 
 
 def test_refits_for_real(cli: Cli, net28: SmallNet, machine: Machine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from bisect import bisect_right
 
@@ -76,6 +77,7 @@ def read_document(path: str | os.PathLike[str]) -> Document:
         raise PrototxtError(f"{name}: this text is UTF-16; save it as UTF-8")
     if b"\0" in data:
         raise PrototxtError(f"{name}: this is a binary file, not a prototxt; is it a caffemodel?")
+    logging.getLogger(__name__).info("read %s", name)
     text = data.decode("utf-8", "surrogateescape")
     if text[:256].lstrip("\ufeff \t\r\n").lower().startswith(_HTML):
         raise PrototxtError(f"{name}: this is a web page, not a prototxt; download the raw file")

@@ -312,8 +312,8 @@ class Search:
         if self.target.accuracy is None:
             return more
         return (
-            f"; points are those of single stages (--recovery {self.options.recovery:g}), and the joint relearning at the "
-            f"end of a run often brings back more, which a plan without accuracy= leaves to the run{more}"
+            f"; points are those of single stages (--recovery {self.options.recovery:g}), and the joint relearning at "
+            f"the end of a run often brings back more, which a plan without accuracy= leaves to the run{more}"
         )
 
     @property

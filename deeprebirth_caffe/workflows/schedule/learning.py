@@ -26,12 +26,12 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import atomic_file, atomic_write, open_regular, read_regular
 from deeprebirth_caffe.formats.solverstate import read_solverstate
 from deeprebirth_caffe.workflows.finetune import FinetuneOptions, finetune
+from deeprebirth_caffe.workflows.publish import WORTH_TELLING, about
 from deeprebirth_caffe.workflows.schedule.accuracy import over_budget, points, values_of
 from deeprebirth_caffe.workflows.schedule.context import Context, Stage
 from deeprebirth_caffe.workflows.schedule.digests import file_digest
 from deeprebirth_caffe.workflows.schedule.solvers import PREFIX, SolverText, relearning, without_places
 from deeprebirth_caffe.workflows.schedule.state import Parts
-from deeprebirth_caffe.workflows.publish import WORTH_TELLING, about
 from deeprebirth_caffe.workflows.testing import TestOptions, test
 
 if TYPE_CHECKING:
