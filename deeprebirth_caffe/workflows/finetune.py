@@ -38,7 +38,7 @@ from deeprebirth_caffe.workflows.learn.training import Course, Training
 from deeprebirth_caffe.workflows.outputs import check_inputs
 from deeprebirth_caffe.workflows.publish import counted, finite
 from deeprebirth_caffe.workflows.roots import check_regular, find_root
-from deeprebirth_caffe.workflows.sources import check_sources, source_layers
+from deeprebirth_caffe.workflows.sources import check_sources, reads_source, source_layers, source_of
 
 NAMED = 8
 """How many layers a note names before it only counts them."""
@@ -143,8 +143,12 @@ def prepare(options: FinetuneOptions, listener: Listener) -> Prepared:
         listener.say(f"paths in {file} start in {root}")
     plan = read_plan(file, root)
     solver = _settled(original, options, plan)
-    nets = solver_nets(plan)
-    _check_sources(nets, root)
+    data = _data_root(plan)
+    if data != root:
+        listener.say(f"paths in {plan.train.source} start in {data if data != Path() else 'the working directory'}")
+        _leave(solver, plan)
+    nets = solver_nets(replace(plan, root=data))
+    _check_sources(nets, data)
     lesson, lines = plan_lesson(options.teacher, nets.train.view) if options.teacher is not None else (None, [])
     choice = _choose(options, nets, lesson)
     if choice.reason:
@@ -186,7 +190,7 @@ def prepare(options: FinetuneOptions, listener: Listener) -> Prepared:
     if plan.hdf5:
         check_writable([layer.name for layer in nets.train.view.layers], str(file))
     check_room(plan, solver, nets.train.view)
-    return Prepared(solver, solver == original, root, weights, ledger, schedule, choice, lesson, older)
+    return Prepared(solver, solver == original, data, weights, ledger, schedule, choice, lesson, older)
 
 
 def go_on(options: FinetuneOptions, state: Path | None) -> str:
@@ -255,6 +259,26 @@ def _net_paths(solver: pb.SolverParameter) -> list[str]:
     inline = [*solver.test_net_param, solver.net_param, solver.train_net_param]
     parts = [(one.data_param, one.image_data_param, one.hdf5_data_param) for net in inline for one in net.layer]
     return files or [part.source for group in parts for part in group if part.source]
+
+
+def _data_root(plan: Plan) -> Path:
+    """Where the paths in a solver's nets start: as its own do, unless they lead somewhere from elsewhere alone."""
+    planned = (plan.train, *plan.tests)
+    names = dict.fromkeys(source_of(layer) for one in planned for layer in one.net.layers if reads_source(layer))
+    missing = [name for name in names if not (plan.root / name).exists()]
+    elsewhere = find_root(missing, Path(plan.train.source))
+    return elsewhere if missing and (elsewhere / missing[0]).exists() else plan.root
+
+
+def _leave(solver: pb.SolverParameter, plan: Plan) -> None:
+    """Makes a solver's paths absolute, so that those in its nets can start elsewhere."""
+    for name in ("net", "train_net"):
+        if solver.HasField(name):
+            setattr(solver, name, str((plan.root / getattr(solver, name)).absolute()))
+    tests = [str((plan.root / name).absolute()) for name in solver.test_net]
+    del solver.test_net[:]
+    solver.test_net.extend(tests)
+    solver.snapshot_prefix = str((plan.root / plan.prefix).absolute())
 
 
 def _settled(original: pb.SolverParameter, options: FinetuneOptions, plan: Plan) -> pb.SolverParameter:

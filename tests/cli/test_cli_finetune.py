@@ -653,3 +653,19 @@ def test_a_log_on_a_full_disk(cli: Cli) -> None:
     said = last_line(result, 1)
     assert "--log /dev/full: cannot write it: No space left on device" in said
     assert Path("snap/tiny_iter_3.solverstate").is_file()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_data_where_we_are_and_a_solver_elsewhere(cli: Cli, engine: str) -> None:
+    """As `rebirth test` finds it: what a net names is looked for from here on, whatever the solver's paths start from."""
+    Path("zoo").mkdir()
+    for name in ("net.prototxt", "solver.prototxt"):
+        Path(name).rename(Path("zoo", name))
+    more = ("--engine", engine, "--threads", 1, "--max-iter", 11)
+    result = cli("finetune", "zoo/solver.prototxt", *more)
+    assert result.code == 0, result.err
+    assert "start in the working directory" in result.err and "start in the zoo" not in result.err
+    assert "tiny_iter_11.caffemodel" in listing("zoo/snap") and not Path("snap").exists()
+    assert cli("finetune", "zoo/solver.prototxt", *more).code == 1, "an older run's snapshots are found there too"
+    state = "zoo/snap/tiny_iter_10.solverstate"
+    assert cli("finetune", "zoo/solver.prototxt", *more, "--resume", state).code == 0
