@@ -9,7 +9,17 @@ from typing import Any
 import click
 
 from deeprebirth_caffe.cli.help import Command
-from deeprebirth_caffe.cli.options import COUNT, FILE, FOLDER, POSITIVE, force_option, json_option, print_json
+from deeprebirth_caffe.cli.options import (
+    COUNT,
+    FILE,
+    FOLDER,
+    POSITIVE,
+    force_option,
+    json_option,
+    picture_options,
+    pictures,
+    print_json,
+)
 from deeprebirth_caffe.workflows.defaults import DISTIL_BASE_LR, DISTIL_ITERATIONS
 
 
@@ -22,6 +32,13 @@ from deeprebirth_caffe.workflows.defaults import DISTIL_BASE_LR, DISTIL_ITERATIO
 @click.option("--max-iter", type=COUNT, default=DISTIL_ITERATIONS, show_default=True, help="Iterations of the solver.")
 @click.option("--batch", type=COUNT, help="Batch size of the training data layers.")
 @click.option("--base-lr", type=POSITIVE, default=DISTIL_BASE_LR, show_default=True, help="The solver's learning rate.")
+@click.option(
+    "--calibrate",
+    "images",
+    metavar="PICTURES",
+    help="Learn from these pictures, without labels: a folder, a pattern, a list. [default: the net's own data]",
+)
+@picture_options
 @json_option
 @force_option
 def command(as_json: bool, **given: Any) -> None:
@@ -32,7 +49,10 @@ def command(as_json: bool, **given: Any) -> None:
     """
     from deeprebirth_caffe.workflows.distil import DistilOptions, distil
 
-    manifest = distil(DistilOptions(**given))
+    prepared = pictures(given)
+    if given["images"] is None and prepared != type(prepared)():
+        raise click.UsageError("how pictures are prepared is said of --calibrate's; give it too")
+    manifest = distil(DistilOptions(pictures=prepared, **given))
     if as_json:
         print_json(manifest)
     else:

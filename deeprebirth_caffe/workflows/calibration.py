@@ -336,7 +336,7 @@ def _from_pictures(
     target = picture_input(path, view)
     preprocessing = preprocessing_for(options.pictures, path, net, target)
     _tell(notes, preprocessing.said)
-    files = find_pictures(_listed(options.source))
+    files = find_pictures(listed(options.source))
     # Spread over all of them: folders are often sorted by class.
     images = _there(options, len(files), notes)
     files = files[:: max(1, len(files) // max(1, images))][:images]
@@ -350,7 +350,7 @@ def _bare(net: Net) -> pb.NetParameter:
     return pb.NetParameter(name=net.header.name)
 
 
-def _listed(source: str) -> list[str]:
+def listed(source: str) -> list[str]:
     """The pictures that a text file names, first on each line, beside it; anything else names itself."""
     path = Path(source)
     if path.suffix.lower() not in (".txt", ".lst", ".list") or not path.is_file():

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe import __version__
-from deeprebirth_caffe.engines.probe import save_weights
+from deeprebirth_caffe.engines.probe import is_fed, save_weights
 from deeprebirth_caffe.formats.collector import uncollected
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import read_solver
+from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.conversion import Opened, open_conversion
+from deeprebirth_caffe.workflows.calibration import listed
+from deeprebirth_caffe.workflows.conversion import Opened, Pair, open_conversion
 from deeprebirth_caffe.workflows.defaults import DISTIL_BASE_LR, DISTIL_ITERATIONS
 from deeprebirth_caffe.workflows.distilling import Distilling, distilling_net
+from deeprebirth_caffe.workflows.feeding import picture_input, preprocessing_for
 from deeprebirth_caffe.workflows.manifest import SCHEMA, read_earlier
 from deeprebirth_caffe.workflows.outputs import MANIFEST, Place
+from deeprebirth_caffe.workflows.pictures import PictureOptions, find_pictures
 from deeprebirth_caffe.workflows.publish import json_bytes
 from deeprebirth_caffe.workflows.rewriting import INIT, SOLVER
 from deeprebirth_caffe.workflows.solver import WEIGHT_DECAY
 
 NET = "distil.prototxt"
+IMAGES = "images.txt"
+"""The list of pictures without labels."""
+PICTURES_AT_ONCE = 32
+"""The batch of those, where nobody says another."""
 PREFIX = "distil"
 """Of the snapshots."""
 
@@ -46,6 +54,8 @@ class DistilOptions:
         max_iter: how long the solver learns.
         batch: of the training data layers; None: as they are.
         base_lr: of the solver.
+        images: pictures to learn from, in place of the net's own data: a folder, a pattern, a list; None: its own.
+        pictures: how those are prepared.
         force: write into an output directory that is not empty.
     """
 
@@ -57,6 +67,8 @@ class DistilOptions:
     max_iter: int = DISTIL_ITERATIONS
     batch: int | None = None
     base_lr: float = DISTIL_BASE_LR
+    images: str | None = None
+    pictures: PictureOptions = PictureOptions()
     force: bool = False
 
 
@@ -76,13 +88,18 @@ def distil(options: DistilOptions) -> dict[str, Any]:
         RefusedError: the original cannot teach in one net with the converted one; nothing is written.
     """
     out = options.out if options.out is not None else options.directory / PREFIX
-    files = (NET, SOLVER, INIT, MANIFEST)
-    place = Place(out, options.force, files)
+    files = (NET, SOLVER, INIT, MANIFEST, *([IMAGES] if options.images is not None else []))
+    place = Place(out, options.force, (NET, SOLVER, INIT, MANIFEST, IMAGES))
     opened = open_conversion(options.directory, options.weights, options.teacher, options.teacher_weights)
     lent = (options.directory / SOLVER, options.directory / MANIFEST)
     place.check((opened.found.net, opened.start, opened.pair.path, opened.teacher_weights, *lent))
-    made = distilling_net(opened.pair, read_earlier(opened.found.net).reparam, options.batch)
-    manifest = {**_manifest(options, opened, made, out), "notes": place.notes(files)}
+    pair, listed, notes = opened.pair, "", place.notes(files)
+    if options.images is not None:
+        pair, listed, said = _on_pictures(options, pair, options.images, out / IMAGES)
+        notes.append(said)
+    batch = None if options.images is not None else options.batch
+    made = distilling_net(pair, read_earlier(opened.found.net).reparam, batch)
+    manifest = {**_manifest(options, opened, made, out), "notes": notes}
     net, weights = made.net, made.net.weights
     assert weights is not None
     place.publish(
@@ -90,10 +107,41 @@ def distil(options: DistilOptions) -> dict[str, Any]:
             NET: format_message(net.message()),
             SOLVER: _solver(options, out),
             INIT: lambda file: save_weights(file, net, weights),
+            **({IMAGES: listed} if listed else {}),
             MANIFEST: json_bytes(manifest),
         }
     )
     return manifest
+
+
+def _on_pictures(options: DistilOptions, pair: Pair, images: str, listing: Path) -> tuple[Pair, str, str]:
+    """Nets of which the converted one reads pictures of a list, which need no labels, in place of what it reads.
+
+    Args:
+        options: how pictures are prepared, and how many are read at a time.
+        pair: the nets.
+        images: where pictures are.
+        listing: where the list will be.
+
+    Returns:
+        The nets, the list, and for people how pictures are prepared.
+    """
+    student = pair.student
+    target = picture_input(pair.path, student.view("TEST"))
+    prepared = preprocessing_for(options.pictures, pair.path, pair.teacher, target)
+    files = find_pictures(listed(images))
+    assert target.shape is not None, "picture_input looks at it"
+    reader = Layer(prepared.data_layer(target.name, str(listing), options.batch or PICTURES_AT_ONCE))
+    header = pb.NetParameter()
+    header.CopyFrom(student.header)
+    for name in ("input", "input_shape", "input_dim"):
+        header.ClearField(name)
+    twin = student.copy()
+    layers = [reader, *(layer for layer in twin.layers if not is_fed(layer))]
+    net = Net(header, layers, weights=twin.weights)
+    net.data[reader] = target.shape[1:]
+    text = "".join(f"{path.absolute()} 0\n" for path in files)
+    return replace(pair, student=net), text, f"{prepared.said}; {len(files)} of them, without labels"
 
 
 def _solver(options: DistilOptions, out: Path) -> str:
@@ -147,7 +195,12 @@ def _manifest(options: DistilOptions, opened: Opened, made: Distilling, out: Pat
             "weights": INIT,
             "manifest": MANIFEST,
         },
-        "options": {"max_iter": options.max_iter, "batch": options.batch, "base_lr": options.base_lr},
+        "options": {
+            "max_iter": options.max_iter,
+            "batch": options.batch,
+            "base_lr": options.base_lr,
+            "calibrate": options.images,
+        },
         "blocks": [
             {
                 "loss": block.loss,

@@ -112,10 +112,10 @@ class _Building:
 
     def __post_init__(self) -> None:
         given = self.pair.student
-        if not given.trains or not any(map(is_fed, given.layers)):
+        if not any(layer.op is not None and layer.op.data and layer.type != "Input" for layer in given.layers):
             raise RebirthError(
-                f"{given.source.name if given.source else 'the net'}: it has no data layer to train "
-                "with; convert a training net (train_val.prototxt)"
+                f"{given.source.name if given.source else 'the net'}: it has no data layer to train with; name "
+                "pictures, which need no labels (--calibrate), or convert a training net (train_val.prototxt)"
             )
         self.student = _without_dropout(given, self.batch)
         self.teacher = self.pair.teacher.view("TEST")

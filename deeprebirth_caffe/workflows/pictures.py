@@ -183,6 +183,29 @@ class Preprocessing:
         """Whether pictures are read as blue, green and red; else as gray."""
         return self._channels == 3
 
+    def data_layer(self, top: str, source: str, batch: int) -> pb.LayerParameter:
+        """A layer with which Caffe itself prepares the pictures of a list so.
+
+        Args:
+            top: the blob that they go into.
+            source: the list, with a label behind each path, which means nothing.
+            batch: how many are read at a time.
+        """
+        layer = pb.LayerParameter(name=top, type="ImageData", top=[top, f"{top}/unused"])
+        layer.transform_param.CopyFrom(self._param.transform_param)
+        height, width = self._size
+        layer.image_data_param.MergeFrom(
+            pb.ImageDataParameter(
+                source=source,
+                batch_size=batch,
+                new_height=height,
+                new_width=width,
+                is_color=self.color,
+                shuffle=True,
+            )
+        )
+        return layer
+
     def read(self, files: Sequence[Path]) -> FloatArray:
         """The pictures of some files, one behind the other.
 

@@ -42,6 +42,12 @@ FEW_CLASSES = 20
 LONGEST = 60
 """Letters of a step's name."""
 
+WITHOUT_LABELS = (
+    "; without labels there is another way: rebirth convert NET -w WEIGHTS --init refit --calibrate PICTURES, then "
+    "rebirth distil DIR --calibrate PICTURES"
+)
+"""What an error says to those who have pictures and no labels."""
+
 Say = Callable[[str], None]
 
 
@@ -67,9 +73,12 @@ def plan(options: PlanOptions, say: Say, show: Show) -> dict[str, Any]:
         raise UsageError(f"--recipe {options.recipe}: there is {', '.join(RECIPES)}")
     net = load_net(options.net, options.weights, options.input_shapes)
     if not net.trains:
-        raise UsageError(f"{options.net}: a schedule relearns; give the net that trains (train_val.prototxt)")
+        raise UsageError(
+            f"{options.net}: a schedule relearns; give the net that trains (train_val.prototxt){WITHOUT_LABELS}"
+        )
     selection = Selection(options.only, options.skip)
     selection.check(net)
+    _check_data(options.net, net)
     metric = _metric(options, net)
     passes = options.conversion.passes()
     found = find_merges(net, passes, selection)
@@ -115,6 +124,19 @@ def _check_libraries() -> None:
         import yaml  # noqa: F401
     except ImportError as error:
         raise RebirthError(f"schedules need {error.name}: {pip_install('run')}") from error
+
+
+def _check_data(path: Path, net: Net) -> None:
+    """Refuses a net that no run can train and test.
+
+    Raises:
+        UsageError: it has no data in a phase, or tests no accuracy.
+    """
+    for phase in ("TRAIN", "TEST"):
+        if not source_layers(net.view(phase)):
+            raise UsageError(f"{path}: it has no data layer that reads a source in {phase}{WITHOUT_LABELS}")
+    if not metrics_of(net.view("TEST")):
+        raise UsageError(f"{path}: it has no Accuracy and no loss over classes in TEST{WITHOUT_LABELS}")
 
 
 def _metric(options: PlanOptions, net: Net) -> str | None:
