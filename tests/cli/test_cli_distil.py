@@ -7,8 +7,12 @@ import re
 from pathlib import Path
 
 import jsondocs
+import numpy as np
+import pytest
 from cli_tools import Cli, SmallNet, complaint, listing
 from distil_tools import NET, converted
+
+from deeprebirth_caffe.ir import Net
 
 
 def _converted(cli: Cli, net: SmallNet) -> str:
@@ -93,3 +97,36 @@ def test_the_cache_is_the_embedded_engines(cli: Cli) -> None:
     assert cli("distil", "made", "--max-iter", "6").code == 0
     done = cli("finetune", "made/distil/solver.prototxt", "--engine", "caffe", "--cache", "64")
     assert "--cache" in complaint(done, 2)
+
+
+def test_pictures_without_labels_and_a_deploy_net(cli: Cli, net28: SmallNet) -> None:
+    cv2 = pytest.importorskip("cv2")
+    pytest.importorskip("torch")
+    random = np.random.default_rng(0)
+    Path("my photos").mkdir()
+    for index in range(9):
+        cv2.imwrite(f"my photos/{index}.png", random.integers(0, 255, (40, 30)).astype(np.uint8))
+    assert cli("convert", net28.deploy, "-w", net28.weights, "-o", "out").code == 0
+    assert "name pictures, which need no labels (--calibrate)" in complaint(cli("distil", "out"), 1)
+    common = ("distil", "out", "--calibrate", "my photos", "--batch", 4, "--max-iter", 2)
+    assert "no data layer of it says how pictures are prepared" in complaint(cli(*common), 2)
+    assert "--calibrate's; give it too" in complaint(cli("distil", "out", "--scale", 2), 2)
+    result = cli(*common, "--mean-value", 7, "--scale", 0.5, "--json")
+    assert result.code == 0, result.err
+    jsondocs.check(result.data, "distil")
+    assert result.data["options"]["calibrate"] == "my photos"
+    assert "pictures: gray; resized to 28x28; minus 7; times 0.5; 9 of them, without labels" in result.data["notes"]
+    (reader,) = (layer for layer in Net.read("out/distil/distil.prototxt").layers if layer.type == "ImageData")
+    read, transform = reader.param.image_data_param, reader.param.transform_param
+    assert (read.batch_size, read.new_height, read.new_width, read.is_color) == (4, 28, 28, False)
+    assert (list(transform.mean_value), transform.scale) == ([7], 0.5)
+    assert (
+        Path("out/distil/images.txt").read_text(encoding="utf-8").splitlines()[0] == f"{Path.cwd()}/my photos/0.png 0"
+    )
+    trained = cli("finetune", "out/distil/solver.prototxt", "--engine", "torch", "--threads", 1, "--json")
+    assert trained.code == 0, trained.err
+    deployed = cli("deploy", "out/deploy.prototxt", "-w", trained.data["model"], "-o", "phone")
+    assert deployed.code == 0, deployed.err
+    # Without pictures the list of an earlier result goes.
+    again = cli(*common, "--raw-pixels", "--force")
+    assert again.code == 0 and "distil_iter_2" in again.out

@@ -657,7 +657,7 @@ def test_a_log_on_a_full_disk(cli: Cli) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_data_where_we_are_and_a_solver_elsewhere(cli: Cli, engine: str) -> None:
-    """As `rebirth test` finds it: what a net names is looked for from here on, whatever the solver's paths start from."""
+    """As `rebirth test` finds it: what a net names is looked for on its own, wherever the solver lies."""
     Path("zoo").mkdir()
     for name in ("net.prototxt", "solver.prototxt"):
         Path(name).rename(Path("zoo", name))

@@ -165,7 +165,7 @@ def test_options(folder: Path) -> None:
     manifest, net = _written(
         made, out=Path("there"), batch=2, max_iter=9, base_lr=0.5, teacher_weights=Path("elsewhere.caffemodel")
     )
-    assert manifest["options"] == {"max_iter": 9, "batch": 2, "base_lr": 0.5}
+    assert manifest["options"] == {"max_iter": 9, "batch": 2, "base_lr": 0.5, "calibrate": None}
     assert manifest["source"]["teacher_weights"] == "elsewhere.caffemodel"
     sizes = [layer.param.data_param.batch_size for layer in net.layers if layer.type == "Data"]
     assert sizes == [2, 4]
