@@ -165,7 +165,8 @@ def test_exact_without_weights_asks_for_them(cli: Cli, small) -> None:  # type: 
 def test_a_plan_for_a_net_without_labels_says_what_to_do(cli: Cli, net28: SmallNet) -> None:
     pytest.importorskip("pydantic")
     lines = [line for line in NET.splitlines() if "Accuracy" not in line]
-    Path("blind.prototxt").write_text("\n".join(lines).replace("SoftmaxWithLoss", "EuclideanLoss"), encoding="utf-8")
+    blind = "\n".join(lines).replace("SoftmaxWithLoss", "EuclideanLoss").replace("num_output: 4", "num_output: 1")
+    Path("blind.prototxt").write_text(blind, encoding="utf-8")
     fed = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 8 dim: 8 } } }'
     alone = [lines[0], fed, *lines[5:]]
     Path("fed.prototxt").write_text("\n".join(alone).replace('bottom: "label"', 'bottom: "fc2"'), encoding="utf-8")
