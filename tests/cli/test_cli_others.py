@@ -187,7 +187,9 @@ def test_deploy(cli: Cli, small: Callable[[str], SmallNet], everything: Everythi
     given = ("deploy", net.train_val, "-w", net.weights, "--input-shape", net.shape)
     result = cli(*given, "-o", "out", "--batch", "3")
     assert (result.code, result.err) == (0, "")
-    assert result.out.splitlines()[-1] == "wrote out: deploy.prototxt, deploy.caffemodel, manifest.json"
+    wrote, after = result.out.splitlines()[-2:]
+    assert wrote == "wrote out: deploy.prototxt, deploy.caffemodel, manifest.json"
+    assert after.startswith("then: rebirth time out/deploy.prototxt -w out/deploy.caffemodel --vs ")
     assert listing("out") == ["deploy.caffemodel", "deploy.prototxt", "manifest.json"]
     made = Net.read("out/deploy.prototxt")
     assert made.view().blobs["data"].shape == (3, 3, 64, 64)
