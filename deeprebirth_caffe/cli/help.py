@@ -14,18 +14,23 @@ GROUPS = {
         "--force-merge --ratio --ranks"
     ),
     "How new layers start": "--init --seed --reparam --reparam-parts --ridge --rounds --positions",
-    "Calibration pictures": ("--calibrate --samples --transform-from --mean --mean-value --scale --resize --crop"),
+    "Calibration pictures": (
+        "--calibrate --samples --transform-from --mean-file --mean-value --scale --raw-pixels --resize --crop"
+    ),
     "Teacher": "--teacher --teacher-weights --temperature --alpha --match-blobs --match-weight",
     "Solver and training": (
-        "--solver --batch --base-lr --stepsize --gamma --momentum --max-iter --lr-factor --clip-gradients --resume "
+        "--solver --batch --base-lr --stepsize --gamma --momentum --max-iter --lr-factor --step-over --clip-gradients --resume "
         "--cache --epochs --recipe --tucker"
     ),
     "Measuring": (
         "--on --iterations --runs --warmup --cooldown --cpus --time-with --time-threads --by --fit --test-batches "
-        "--recovery --metric --target --check"
+        "--recovery --nearest --metric --target --check"
     ),
     "Engine": "--engine --device --precision --threads --caffe --python-layers",
-    "Output": ("--out --log --per-image --blob --labels --top --csv --html --dry-run --json --force --schema --help"),
+    "Output": (
+        "--out --log --per-image --blob --labels --top --csv --html --dry-run --json --force --schema --part --exit-code --quiet --verbose "
+        "--help"
+    ),
 }
 """Titles, and the options below each one. What stands nowhere is what the command is about, and goes first."""
 
