@@ -19,8 +19,8 @@ GROUPS = {
     ),
     "Teacher": "--teacher --teacher-weights --temperature --alpha --match-blobs --match-weight",
     "Solver and training": (
-        "--solver --batch --base-lr --stepsize --gamma --momentum --max-iter --lr-factor --step-over --clip-gradients --resume "
-        "--cache --epochs --recipe --tucker"
+        "--solver --batch --base-lr --stepsize --gamma --momentum --max-iter --lr-factor --step-over --clip-gradients "
+        "--resume --cache --epochs --recipe --tucker"
     ),
     "Measuring": (
         "--on --iterations --runs --warmup --cooldown --cpus --time-with --time-threads --by --fit --test-batches "
@@ -28,8 +28,8 @@ GROUPS = {
     ),
     "Engine": "--engine --device --precision --threads --caffe --python-layers",
     "Output": (
-        "--out --log --per-image --blob --labels --top --csv --html --dry-run --json --force --schema --part --exit-code --quiet --verbose "
-        "--help"
+        "--out --log --per-image --blob --labels --top --csv --html --dry-run --json --force --schema --part "
+        "--exit-code --quiet --verbose --help"
     ),
 }
 """Titles, and the options below each one. What stands nowhere is what the command is about, and goes first."""

@@ -74,6 +74,8 @@ class DeployOptions:
     skip_passes: tuple[str, ...] = ()
     fixed_size: bool = False
     force: bool = False
+    shared: bool = False
+    """Whether the output directory is meant to hold other files too, so that nothing is said of them."""
 
 
 def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, An
         before=totals(original),
         after=totals(made.net),
         checks=checks,
-        notes=[*upgrade_notes(original), *place.notes(files)],
+        notes=[*upgrade_notes(original), *(() if options.shared else place.notes(files))],
     )
     weights = made.net.weights
     assert weights is not None

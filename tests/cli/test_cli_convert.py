@@ -345,7 +345,7 @@ def test_each_option_has_its_test() -> None:
     here = {"as_json": "test_cli_json", "check": "below", "caffe": "below", "force": "below"}
     calibrated = ("calibrate", "samples", "transform_from", "mean", "mean_value", "scale", "raw")
     here |= dict.fromkeys(calibrated, "test_calibration_inputs, test_cli_refit")
-    here |= dict.fromkeys(("engine", "device", "precision", "threads"), "test_cli_refit")
+    here |= dict.fromkeys(("engine", "device", "precision", "threads", "python_layers"), "test_cli_refit")
     named = {param.name for param in command.params if isinstance(param, click.Option)}
     # test_cli_streams looks at those that every command has.
     assert named - {"quiet", "verbose"} == {*OPTIONS, *here}

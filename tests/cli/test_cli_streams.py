@@ -167,9 +167,10 @@ def test_a_plan_for_a_net_without_labels_says_what_to_do(cli: Cli, net28: SmallN
     lines = [line for line in NET.splitlines() if "Accuracy" not in line]
     blind = "\n".join(lines).replace("SoftmaxWithLoss", "EuclideanLoss").replace("num_output: 4", "num_output: 1")
     Path("blind.prototxt").write_text(blind, encoding="utf-8")
-    fed = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 8 dim: 8 } } }'
-    alone = [lines[0], fed, *lines[5:]]
-    Path("fed.prototxt").write_text("\n".join(alone).replace('bottom: "label"', 'bottom: "fc2"'), encoding="utf-8")
+    given = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 8 dim: 8 } } }'
+    alone = [lines[0], given, *lines[5:]]
+    fed = "\n".join(alone).replace('bottom: "label"', 'bottom: "fc2"').replace("SoftmaxWithLoss", "EuclideanLoss")
+    Path("fed.prototxt").write_text(fed, encoding="utf-8")
     for path in ("blind.prototxt", "fed.prototxt", net28.deploy):
         net = load_net(path, shapes={} if path != "blind.prototxt" else {"data": (1, 8, 8)})
         save_weights(Path("w.caffemodel"), net, random_weights(net))

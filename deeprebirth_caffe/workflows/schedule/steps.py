@@ -382,7 +382,7 @@ def _deploy(context: Context, parts: Parts, before: Stage | None) -> Stage:
     for name, stage in nets.items():
         out = parts.folder / name
         options = DeployOptions(
-            stage.net, stage.weights, out, inputs.schedule.input_shapes, batch=asked.batch, force=True
+            stage.net, stage.weights, out, inputs.schedule.input_shapes, batch=asked.batch, force=True, shared=True
         )
 
         def make(_: bool, options: DeployOptions = options) -> dict[str, Any]:
