@@ -18,14 +18,14 @@ class Costs:
     """Bytes; None where a shape is not known.
 
     Attributes:
-        blob_bytes: of all blobs as pycaffe lists them.
+        memory_bytes: what Caffe needs for one image (`ir.NetCost`).
         param_bytes: of the learned numbers, shared ones once.
-        memory_required_for_data: as Caffe logs it.
-        reused_bytes: of blobs, were each buffer used again as soon as nobody reads it any more.
+        memory_required_for_data: as Caffe logs it, for the whole batch.
+        reused_bytes: of one image's blobs, were each buffer used again as soon as nobody reads it any more.
         fit: how memory grows with the batch.
     """
 
-    blob_bytes: int | None
+    memory_bytes: int | None
     param_bytes: int | None
     memory_required_for_data: int | None
     reused_bytes: int | None
@@ -38,7 +38,14 @@ def costs(net: Net) -> Costs:
     total = summarize(view)
     one, two = (probe_net(net, view, batch).view("TEST") for batch in (1, 2))
     params = None if total.params is None else FLOAT_BYTES * total.params
-    return Costs(total.blob_bytes, params, total.memory_required_for_data, reused_bytes(view), fit(one, two))
+    reused = reused_bytes(view)
+    return Costs(
+        total.memory_bytes,
+        params,
+        total.memory_required_for_data,
+        None if reused is None else reused // view.batch,
+        fit(one, two),
+    )
 
 
 class _Counter(io.RawIOBase):

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deeprebirth_caffe.ir import Layer, Value, View, summarize
-from deeprebirth_caffe.ops import FLOAT_BYTES, ShapeError, count
-
-SHARES = ("Flatten", "Reshape", "Split")
-"""Types whose tops are their bottom's memory."""
+from deeprebirth_caffe.ops import FLOAT_BYTES, count
 
 
 def reused_bytes(view: View) -> int | None:
@@ -64,28 +61,36 @@ def _source(layer: Layer, index: int, ins: Sequence[Value]) -> Value | None:
     """The value whose memory a top takes over."""
     if layer.in_place(index):
         return ins[index]
-    return ins[0] if layer.type in SHARES and ins else None
+    return ins[0] if layer.op is not None and layer.op.shares(layer.param) and ins else None
+
+
+PROCESS_BYTES = 128 << 20
+"""Of a process with pycaffe and no net (Debian's Caffe 1.0, one thread)."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How memory grows with the batch: fixed + batch * each.
+    """How the memory of a forward pass in Caffe grows with the batch.
 
     Attributes:
+        process_bytes: of a process without a net.
         param_bytes: of the learned numbers.
-        column_bytes: of the buffers in which convolutions unroll one image; each layer keeps its own.
-        image_bytes: of all blobs, for one image more.
-        constant_bytes: of what does not grow with the batch.
+        workspace_bytes: of what layers keep whatever the batch is, such as one image that a convolution has unrolled;
+            each layer keeps its own.
+        image_bytes: of one image more (`ir.NetCost.memory_bytes`).
+        constant_bytes: of blobs that do not grow with the batch.
     """
 
+    process_bytes: int
     param_bytes: int
-    column_bytes: int
+    workspace_bytes: int
     image_bytes: int
     constant_bytes: int
 
     def bytes(self, batch: int) -> int:
         """What a batch needs."""
-        return self.param_bytes + self.column_bytes + self.constant_bytes + batch * self.image_bytes
+        fixed = self.process_bytes + self.param_bytes + self.workspace_bytes + self.constant_bytes
+        return fixed + batch * self.image_bytes
 
     def largest(self, size: int) -> int:
         """The largest batch whose need is at most `size` bytes; 0 where not even one image fits."""
@@ -93,43 +98,12 @@ class Fit:
 
 
 def fit(one: View, two: View) -> Fit | None:
-    """The model of a net from its views at batch 1 and 2; None where shapes are not known or no blob grows.
-
-    Blobs are counted as pycaffe lists them, each top of an inserted Split included.
-    """
+    """The model of a net from its views at batch 1 and 2; None where shapes are not known or no blob grows."""
     single, double = summarize(one), summarize(two)
-    columns = [_column_bytes(one, layer) for layer in one.layers]
-    if (
-        single.uncounted
-        or single.params is None
-        or single.blob_bytes is None
-        or double.blob_bytes is None
-        or None in columns
-    ):
+    if single.uncounted or single.params is None or single.memory_bytes is None or double.memory_bytes is None:
         return None
-    each = double.blob_bytes - single.blob_bytes
-    if each <= 0:
+    first = single.batch * single.memory_bytes
+    each = double.batch * double.memory_bytes - first
+    if each <= 0 or single.workspace_bytes is None:
         return None
-    buffers = sum(size for size in columns if size is not None)
-    return Fit(FLOAT_BYTES * single.params, buffers, each, single.blob_bytes - each)
-
-
-def _column_bytes(view: View, layer: Layer) -> int | None:
-    """Of the buffer of one convolution: its window's taps for every place of one image; none for 1x1."""
-    if layer.type not in ("Convolution", "Deconvolution"):
-        return 0
-    from deeprebirth_caffe.ops.geometry import conv_split
-
-    image = view.ins[layer][0].shape
-    out = view.outs[layer][0].shape
-    if image is None or out is None:
-        return None
-    try:
-        axis, window = conv_split(layer.param, image)
-    except ShapeError:
-        return None
-    if window.pointwise:
-        return 0
-    if layer.type == "Deconvolution":
-        image, out = out, image
-    return FLOAT_BYTES * image[axis] * count(window.kernel) * count(out, axis + 1)
+    return Fit(PROCESS_BYTES, FLOAT_BYTES * single.params, single.workspace_bytes, each, first - each)

@@ -45,7 +45,7 @@ def _show(found: dict[str, Any]) -> None:
     from deeprebirth_caffe.workflows.publish import mib, without
 
     found = printable(found)
-    rows = [("stage", "layer", "type", "output", "parameters", "multiply-adds")]
+    rows = [("stage", "layer", "type", "output", "parameters", "multiply-adds an image")]
     for layer in found["layers"]:
         shapes = [
             ("x".join(map(str, shape)) or "scalar") if shape is not None else "?" for shape in layer["top_shapes"]
@@ -64,8 +64,11 @@ def _show(found: dict[str, Any]) -> None:
     click.echo()
     say(
         f"{len(found['layers'])} layers in {found['state']['phase']}, {_number(found['params']) or '0'} parameters, "
-        f"{_number(found['macs']) or '0'} multiply-adds, blobs {mib(found['blob_bytes'])}, "
-        f"Caffe's memory for data {mib(found['memory_required_for_data'])}"
+        f"{_number(found['macs']) or '0'} multiply-adds an image, {mib(found['memory_bytes'])} of memory an image"
+    )
+    say(
+        f'batch {found["batch"]}, of which Caffe logs "Memory required for data": '
+        f"{mib(found['memory_required_for_data'])}"
     )
     if found["uncounted"]:
         click.echo(f"at least: {without(found['uncounted'])}")

@@ -111,14 +111,14 @@ def show_refusals(refusals: Sequence[Mapping[str, Any]], word: str = "refused") 
 def show_totals(
     before: Mapping[str, Any], after: Mapping[str, Any], names: Sequence[str] = ("before", "after")
 ) -> None:
-    """Layers, parameters, multiply-adds and memory of two nets side by side."""
+    """Layers, parameters, and multiply-adds and memory of one image, of two nets side by side."""
     rows = [("", names[0], names[1], "")]
     for label, key, form in (
         ("layers", "layers", str),
         ("parameters", "params", _count),
         ("file size", "params", _file_size),
-        ("multiply-adds", "macs", _count),
-        ("blob memory", "blob_bytes", mib),
+        ("multiply-adds an image", "macs", _count),
+        ("memory an image", "memory_bytes", mib),
     ):
         old, new = before[key], after[key]
         ratio = (

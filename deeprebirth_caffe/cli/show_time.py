@@ -139,14 +139,15 @@ def bar(group: Group, longest: float, room: int = BAR) -> str:
 
 
 def _costs(nets: Sequence[Mapping[str, Any]], heads: Sequence[str], fit_bytes: int | None) -> None:
-    titles = ["MiB", "peak memory", "blobs", "reused", "parameters", "file", "with heads", "energy"]
+    titles = ["MiB", "peak memory", "an image", "reused", "parameters", "file", "with heads", "energy"]
     if fit_bytes is not None:
         titles.append(f"batch in {mib(fit_bytes)}")
     rows = [titles]
-    sizes = ("peak_rss_bytes", "blob_bytes", "reused_bytes", "param_bytes", "storage_bytes", "storage_with_heads_bytes")
+    sizes = ("peak_rss", "memory", "reused", "param", "storage", "storage_with_heads")
     for head, net in zip(heads, nets):
         energy = net["energy"]["mj"]
-        row = [head, *("-" if net[size] is None else f"{net[size] / 2**20:.2f}" for size in sizes)]
+        bytes_ = [net[f"{size}_bytes"] for size in sizes]
+        row = [head, *("-" if size is None else f"{size / 2**20:.2f}" for size in bytes_)]
         row.append("-" if energy is None else f"{energy:.1f} mJ")
         if fit_bytes is not None:
             row.append("-" if net["fit_batch"] is None else str(net["fit_batch"]))

@@ -46,11 +46,22 @@ def page(result: Mapping[str, Any], by: str) -> str:
 
 def _figures(nets: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = [
-        ("net", "engine", "batch", "best run ms", "median ms", "p10", "p90", "peak memory", "blobs", "parameters")
+        (
+            "net",
+            "engine",
+            "batch",
+            "best run ms",
+            "median ms",
+            "p10",
+            "p90",
+            "peak memory",
+            "memory an image",
+            "parameters",
+        )
     ]
     for net in nets:
         times = (ms(net[key]) for key in ("best_ms", "median_ms", "p10_ms", "p90_ms"))
-        sizes = (mib(net[key]) for key in ("peak_rss_bytes", "blob_bytes", "param_bytes"))
+        sizes = (mib(net[key]) for key in ("peak_rss_bytes", "memory_bytes", "param_bytes"))
         rows.append((net["net"], net["engine"], str(net["batch"]), *times, *sizes))
     return rows
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from deeprebirth_caffe.formats.prototxt import LayerSource
 from deeprebirth_caffe.ir.errors import NetError
@@ -113,13 +114,25 @@ class Value:
         return any(layer.type != SILENCE for layer, _ in self.uses)
 
     @property
+    def weighted(self) -> bool:
+        """Whether it is a loss, so that Caffe itself reads it too, and keeps its gradient."""
+        return self.producer is not None and _has_loss(self.producer, self.index)
+
+    @property
+    def shared(self) -> bool:
+        """Whether it takes no memory of its own: it overwrites another value, or looks at its memory."""
+        maker = self.producer
+        if maker is None:
+            return False
+        return maker.in_place(self.index) or (maker.op is not None and maker.op.shares(maker.param))
+
+    @property
     def copies(self) -> int:
         """How many tops the Split has that Caffe inserts behind it; 0 where it needs none.
 
         A blob that is a loss and is read as well counts as read once more.
         """
-        weighted = self.producer is not None and _has_loss(self.producer, self.index)
-        readers = len(self.uses) + (weighted and bool(self.uses))
+        readers = len(self.uses) + (self.weighted and bool(self.uses))
         return readers if readers > 1 else 0
 
 
@@ -152,6 +165,12 @@ class View:
     def values(self) -> list[Value]:
         """Every value, net inputs first, then in the order of the layers."""
         return self.inputs + [value for layer in self.layers for value in self.outs[layer]]
+
+    @cached_property
+    def batch(self) -> int:
+        """How many images a pass takes: the first dimension of the first blob that comes from outside; else 1."""
+        fed = (value for value in self.values if value.producer is None or _brings(value.producer))
+        return next((max(1, value.shape[0]) for value in fed if value.shape), 1)
 
     @property
     def outputs(self) -> list[Value]:
@@ -288,8 +307,11 @@ class View:
                 value.unknown = reason or "its shape is not known"
 
 
+def _brings(layer: Layer) -> bool:
+    return layer.op is not None and layer.op.data
+
+
 def _has_loss(layer: Layer, index: int) -> bool:
-    """Whether a top is a loss, so that Caffe itself reads it too."""
     weights = layer.param.loss_weight
     if index < len(weights):
         return bool(weights[index])

@@ -16,16 +16,20 @@ class LayerCost:
         top_shapes: of each top, batch included.
         param_shapes: of each learned blob.
         params: how many numbers those hold.
-        macs: multiply-adds for the whole batch.
-        cost: predicted time in MAC-equivalents (`ops.cost`).
+        macs: multiply-adds of one image.
+        cost: predicted time of the whole batch in MAC-equivalents (`ops.cost`).
+        buffers: numbers that Caffe keeps beside the tops, for the whole batch (`Op.buffers`).
+        workspace: and those that do not grow with the batch (`Op.workspace`).
     """
 
     layer: Layer
     top_shapes: tuple[Shape | None, ...]
-    param_shapes: tuple[Shape, ...] | None
-    params: int | None
-    macs: int | None
-    cost: float | None
+    param_shapes: tuple[Shape, ...] | None = None
+    params: int | None = None
+    macs: int | None = None
+    cost: float | None = None
+    buffers: int | None = None
+    workspace: int | None = None
 
 
 @dataclass(frozen=True)
@@ -34,18 +38,22 @@ class NetCost:
 
     Attributes:
         uncounted: the layers that are missing from a sum, since a shape is not known.
+        batch: the images of a pass (`View.batch`).
         params: learned numbers, shared ones once.
-        macs: multiply-adds of a forward pass of the whole batch.
-        blob_bytes: of all blobs as pycaffe lists them: one that is overwritten in place counts once, and each top of
-            the Split layers that Caffe inserts counts too.
-        memory_required_for_data: as Caffe logs it: each top of each layer, those that overwrite their bottom and
-            those of the Split layers that Caffe inserts included.
+        macs: multiply-adds of one image, forward.
+        memory_bytes: what Caffe needs for one image in a forward pass: every blob once, however many names its memory
+            has (in place, Split, Flatten, Reshape), and what layers keep beside (`Op.buffers`).
+        workspace_bytes: what it needs besides, whatever the batch is.
+        memory_required_for_data: what Caffe logs under this name, for the whole batch: each top of each layer, those
+            that are the memory of another one too, and nothing that layers keep beside.
     """
 
     layers: tuple[LayerCost, ...]
+    batch: int
     params: int | None
     macs: int | None
-    blob_bytes: int | None
+    memory_bytes: int | None
+    workspace_bytes: int | None
     memory_required_for_data: int | None
     uncounted: tuple[Layer, ...] = ()
 
@@ -55,10 +63,12 @@ def summarize(view: View) -> NetCost:
     rows = tuple(_layer_cost(view, layer) for layer in view.layers)
     return NetCost(
         rows,
+        view.batch,
         _params(rows),
         _total([row.macs for row in rows if not row.layer.fed]),
-        _blob_bytes(view),
-        _memory(view),
+        _memory(view, rows),
+        _bytes([row.workspace for row in rows]),
+        _logged(view),
         tuple(row.layer for row in rows if None in (*row.top_shapes, row.params, row.macs)),
     )
 
@@ -79,10 +89,10 @@ def _layer_cost(view: View, layer: Layer) -> LayerCost:
     kind = layer.op
     blobs = param_shapes(view, layer)
     if kind is None or blobs is None or layer.unknown:
-        return LayerCost(layer, tops, None, None, None, None)
+        return LayerCost(layer, tops)
     params = sum(map(count, blobs))
     if None in tops:
-        return LayerCost(layer, tops, blobs, params, None, None)
+        return LayerCost(layer, tops, blobs, params)
     bottoms = [value.shape for value in view.ins[layer] if value.shape is not None]
     shapes = [shape for shape in tops if shape is not None]
     return LayerCost(
@@ -90,8 +100,10 @@ def _layer_cost(view: View, layer: Layer) -> LayerCost:
         tops,
         blobs,
         params,
-        kind.macs(layer.param, bottoms, shapes),
+        kind.macs(layer.param, bottoms, shapes) // view.batch,
         kind.cost(layer.param, bottoms, shapes),
+        kind.buffers(layer.param, bottoms, shapes, train=view.state.phase == "TRAIN"),
+        kind.workspace(layer.param, bottoms, shapes),
     )
 
 
@@ -117,16 +129,18 @@ def _params(rows: tuple[LayerCost, ...]) -> int | None:
     return total
 
 
-def _blob_bytes(view: View) -> int | None:
-    return _bytes(
-        [
-            None if value.shape is None else count(value.shape) * ((view.blobs[value.name] is value) + value.copies)
-            for value in view.values
-        ]
-    )
+def _memory(view: View, rows: tuple[LayerCost, ...]) -> int | None:
+    """Of one image; a loss has its gradient from the start, in which Caffe keeps the weight."""
+    blobs = [
+        None if value.shape is None else count(value.shape) * (value.weighted + (not value.shared))
+        for value in view.values
+    ]
+    total = _bytes(blobs)
+    buffers = sum(row.buffers for row in rows if row.buffers is not None)
+    return None if total is None else (total + FLOAT_BYTES * buffers) // view.batch
 
 
-def _memory(view: View) -> int | None:
+def _logged(view: View) -> int | None:
     tops = [None if value.shape is None else count(value.shape) * (1 + value.copies) for value in view.values]
     total = _bytes(tops)
     losses = sum(layer.op.auto_tops(layer.param) for layer in view.layers if layer.op is not None)

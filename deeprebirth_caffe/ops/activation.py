@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .base import Op, Shape, ShapesFn, by, fail, legacy, not_in_place, per_input, same_shape
+from .base import (
+    BuffersFn,
+    Op,
+    Shape,
+    ShapesFn,
+    by,
+    fail,
+    keeps_input,
+    legacy,
+    no_buffers,
+    not_in_place,
+    per_input,
+    same_shape,
+)
 from .cost import BNLL, COPY, ELEMENT, EXP, LOG, POWER, PRELU, SIGMOID
 from .memory import count
 
@@ -25,8 +38,32 @@ def _prelu_shapes(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: obj
     return [bottoms[0]]
 
 
-def _neuron(type_name: str, weight: float, shapes: ShapesFn = same_shape) -> Op:
-    return Op(type_name, shapes, cost_fn=per_input(weight), pointwise=True, channelwise=True, in_place=True)
+def _prelu_buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """In place, a copy of the input."""
+    return count(bottoms[0]) if layer.bottom[0] == layer.top[0] else 0
+
+
+def _prelu_workspace(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    return count(bottoms[0], 1)
+
+
+def _neuron(
+    type_name: str,
+    weight: float,
+    shapes: ShapesFn = same_shape,
+    buffers: BuffersFn = no_buffers,
+    train_buffers: BuffersFn = no_buffers,
+) -> Op:
+    return Op(
+        type_name,
+        shapes,
+        cost_fn=per_input(weight),
+        pointwise=True,
+        channelwise=True,
+        in_place=True,
+        buffers_fn=buffers,
+        train_buffers_fn=train_buffers,
+    )
 
 
 def _power_cost(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> float:
@@ -56,13 +93,13 @@ OPS = [
     Op("AbsVal", _absolute, cost_fn=per_input(ELEMENT), pointwise=True, channelwise=True),
     _neuron("BNLL", BNLL),
     _neuron("Clip", ELEMENT),
-    _neuron("Dropout", COPY),
+    _neuron("Dropout", COPY, train_buffers=keeps_input()),
     _neuron("ELU", LOG),
     _neuron("Exp", EXP, _exp_shapes),
     _neuron("Log", LOG, _log_shapes),
     _neuron("ReLU", ELEMENT),
     _neuron("Sigmoid", SIGMOID),
-    _neuron("Swish", SIGMOID),
+    _neuron("Swish", SIGMOID, buffers=keeps_input(2)),
     _neuron("TanH", SIGMOID),
     _neuron("Threshold", ELEMENT),
     Op("Power", same_shape, cost_fn=_power_cost, pointwise=True, channelwise=True, in_place=True),
@@ -74,5 +111,7 @@ OPS = [
         pointwise=True,
         channelwise=True,
         in_place=True,
+        buffers_fn=_prelu_buffers,
+        workspace_fn=_prelu_workspace,
     ),
 ]

@@ -20,6 +20,7 @@ ShapesFn = Callable[["pb.LayerParameter", Sequence[Shape], "Datum | None"], list
 ParamsFn = Callable[["pb.LayerParameter", Sequence[Shape]], list[Shape]]
 MacsFn = Callable[["pb.LayerParameter", Sequence[Shape], Sequence[Shape]], int]
 CostFn = Callable[["pb.LayerParameter", Sequence[Shape], Sequence[Shape]], float]
+BuffersFn = Callable[["pb.LayerParameter", Sequence[Shape], Sequence[Shape]], int]
 LayerTest = Callable[["pb.LayerParameter"], bool]
 
 MAX_AXES = 32
@@ -92,6 +93,20 @@ def no_macs(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[S
     return 0
 
 
+def no_buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """A layer that keeps nothing beside its outputs."""
+    return 0
+
+
+def keeps_input(times: int = 1) -> BuffersFn:
+    """A layer that keeps so many buffers of the size of its first input."""
+
+    def buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        return times * count(bottoms[0])
+
+    return buffers
+
+
 def free(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> float:
     """A layer that moves nothing: it only shares or renames memory."""
     return 0.0
@@ -144,6 +159,10 @@ class Op:
             None: any of them may be judged.
         in_place: Computes the right answer when its output is its input blob.
         custom: Its code is not Caffe's, so its learnable blobs are not known.
+        buffers_fn: See `buffers`.
+        train_buffers_fn: What it keeps in TRAIN alone, besides.
+        workspace_fn: See `workspace`.
+        shares_fn: Whether its outputs are the memory of its first input (or, without one, of its learned blobs).
         may_be_empty: Its outputs may have no elements (other layers then end in an abort when they run).
     """
 
@@ -166,6 +185,10 @@ class Op:
     judged: int | None = None
     in_place: bool = False
     channels_fn: LayerTest | None = None
+    buffers_fn: BuffersFn = no_buffers
+    train_buffers_fn: BuffersFn = no_buffers
+    workspace_fn: BuffersFn = no_buffers
+    shares_fn: LayerTest | None = None
     may_be_empty: bool = False
     custom: bool = False
 
@@ -207,6 +230,25 @@ class Op:
     def cost(self, layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> float:
         """Predicted forward cost on a CPU in MAC-equivalents, for any layer; see `ops.cost`."""
         return self.macs_fn(layer, bottoms, tops) + self.cost_fn(layer, bottoms, tops)
+
+    def buffers(
+        self, layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape], *, train: bool = False
+    ) -> int:
+        """Elements that Caffe keeps for the whole batch beside the outputs, in a forward pass on a CPU.
+
+        The mask of a max pooling, for one. All are 4 bytes wide, the integers among them too. Layer types of forks
+        count for nothing here.
+        """
+        kept = self.buffers_fn(layer, bottoms, tops)
+        return kept + self.train_buffers_fn(layer, bottoms, tops) if train else kept
+
+    def workspace(self, layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Elements that Caffe keeps for the layer whatever the batch is: the columns of a convolution, for one."""
+        return self.workspace_fn(layer, bottoms, tops)
+
+    def shares(self, layer: pb.LayerParameter) -> bool:
+        """Whether the outputs take no memory of their own: see `shares_fn`."""
+        return self.shares_fn is not None and self.shares_fn(layer)
 
     def keeps_channels(self, layer: pb.LayerParameter) -> bool:
         """Whether this layer, with its parameters, keeps channels (axis 1) apart; see `channelwise`."""

@@ -40,6 +40,21 @@ def _checked(layer: pb.LayerParameter, bottoms: Sequence[Shape]) -> tuple[int, C
     return axis, window
 
 
+def _workspace(columns: int, window: ConvGeometry, top: Shape, axis: int) -> int:
+    """One image unrolled, unless the kernel is a point's, and a one for each place that a bias goes to."""
+    return (0 if window.pointwise else columns) + window.bias * count(top, axis + 1)
+
+
+def _conv_workspace(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    axis, window = conv_split(layer, bottoms[0])
+    return _workspace(bottoms[0][axis] * count(window.kernel) * count(tops[0], axis + 1), window, tops[0], axis)
+
+
+def _deconv_workspace(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    axis, window = conv_split(layer, bottoms[0])
+    return _workspace(window.num_output * count(window.kernel) * count(bottoms[0], axis + 1), window, tops[0], axis)
+
+
 def _column_cost(window: ConvGeometry) -> float:
     return PACK if window.pointwise else PACK + UNROLL
 
@@ -120,6 +135,7 @@ OPS = [
         _conv_params,
         _conv_macs,
         _conv_cost,
+        workspace_fn=_conv_workspace,
         max_bottoms=None,
         max_tops=None,
         equal_counts=True,
@@ -131,6 +147,7 @@ OPS = [
         _deconv_params,
         _deconv_macs,
         _deconv_cost,
+        workspace_fn=_deconv_workspace,
         max_bottoms=None,
         max_tops=None,
         equal_counts=True,

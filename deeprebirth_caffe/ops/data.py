@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .base import Datum, Op, Shape, ShapesFn, by, fail, unknown
+from .base import BuffersFn, Datum, Op, Shape, ShapesFn, by, fail, no_buffers, unknown
+from .memory import count
 
 if TYPE_CHECKING:
     from ..proto import caffe_pb2 as pb
@@ -161,7 +162,16 @@ def _hdf5_output(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datu
     return []
 
 
-def _source(name: str, shapes: ShapesFn, min_tops: int, max_tops: int | None) -> Op:
+def _prefetched(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """The batches that are read ahead; the tops are the memory of one of them."""
+    return max(0, layer.data_param.prefetch - 1) * sum(map(count, tops))
+
+
+def _copied(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    return sum(map(count, bottoms))
+
+
+def _source(name: str, shapes: ShapesFn, min_tops: int, max_tops: int | None, buffers: BuffersFn = no_buffers) -> Op:
     return Op(
         name,
         shapes,
@@ -171,17 +181,18 @@ def _source(name: str, shapes: ShapesFn, min_tops: int, max_tops: int | None) ->
         max_tops=max_tops,
         data=True,
         may_be_empty=name == "Input",
+        buffers_fn=buffers,
     )
 
 
 OPS = [
-    _source("Data", _data, 1, 2),
-    _source("ImageData", _image_data, 2, 2),
-    _source("WindowData", _window_data, 2, 2),
+    _source("Data", _data, 1, 2, _prefetched),
+    _source("ImageData", _image_data, 2, 2, _prefetched),
+    _source("WindowData", _window_data, 2, 2, _prefetched),
     _source("HDF5Data", _hdf5_data, 1, None),
     _source("MemoryData", _memory_data, 2, 2),
     _source("DummyData", _dummy_data, 1, None),
     _source("Input", _input, 1, None),
-    Op("Parameter", _parameter, _parameter_params, min_bottoms=0, max_bottoms=0),
-    Op("HDF5Output", _hdf5_output, min_bottoms=2, max_bottoms=2, min_tops=0, max_tops=0),
+    Op("Parameter", _parameter, _parameter_params, min_bottoms=0, max_bottoms=0, shares_fn=lambda layer: True),
+    Op("HDF5Output", _hdf5_output, min_bottoms=2, max_bottoms=2, min_tops=0, max_tops=0, buffers_fn=_copied),
 ]

@@ -49,7 +49,25 @@ def _embed_shapes(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Dat
     return [(*bottoms[0], layer.embed_param.num_output)]
 
 
+def _inner_buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """A one for each row that the bias goes to."""
+    p = layer.inner_product_param
+    return p.bias_term * count(bottoms[0], 0, axis_of(layer, p.axis, bottoms[0]))
+
+
+def _embed_buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    return layer.embed_param.bias_term * count(bottoms[0])
+
+
 OPS = [
-    Op("InnerProduct", _inner_shapes, _inner_params, _inner_macs, _inner_cost, tensor=True),
-    Op("Embed", _embed_shapes, _embed_params, cost_fn=per_output(COPY)),
+    Op(
+        "InnerProduct",
+        _inner_shapes,
+        _inner_params,
+        _inner_macs,
+        _inner_cost,
+        tensor=True,
+        buffers_fn=_inner_buffers,
+    ),
+    Op("Embed", _embed_shapes, _embed_params, cost_fn=per_output(COPY), buffers_fn=_embed_buffers),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .base import Datum, Op, Shape, axis_of, by, fail, legacy, per_input
+from .base import BuffersFn, Datum, Op, Shape, ShapesFn, axis_of, by, fail, keeps_input, legacy, no_buffers, per_input
 from .cost import ELEMENT, SIGMOID, SOFTMAX
 from .memory import count
 
@@ -38,6 +38,22 @@ def _labels(layer: pb.LayerParameter, bottoms: Sequence[Shape], axis: int) -> No
 
 def _tops(layer: pb.LayerParameter, second: Shape = ()) -> list[Shape]:
     return [(), second][: len(layer.top)]
+
+
+def _softmax_workspace(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """A maximum, later a sum, for each place of one image: Caffe has room for all, and touches no more than that."""
+    own = layer.infogain_loss_param if layer.type == "InfogainLoss" else layer.softmax_param
+    return count(bottoms[0], axis_of(layer, own.axis, bottoms[0]) + 1)
+
+
+def _softmax_loss_buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """The probabilities, and their gradient with the loss's weight; a second top is the probabilities."""
+    return (2 if len(tops) < 2 else 1) * count(bottoms[0])
+
+
+def _contrastive_buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """The differences and a distance a pair."""
+    return count(bottoms[0]) + bottoms[0][0]
 
 
 def _softmax_loss(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
@@ -98,8 +114,24 @@ def _accuracy(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum |
     return _tops(layer, (bottoms[0][axis],))
 
 
+_LOSSES: tuple[tuple[str, ShapesFn, float, int, BuffersFn], ...] = (
+    ("EuclideanLoss", _euclidean, ELEMENT, 2, keeps_input()),
+    # It writes the gradient of its input on the way.
+    ("HingeLoss", _hinge, ELEMENT, 1, keeps_input()),
+    ("MultinomialLogisticLoss", _multinomial, ELEMENT, 1, no_buffers),
+    ("SigmoidCrossEntropyLoss", _euclidean, SIGMOID, 1, keeps_input()),
+)
+"""Name, shapes, cost of an element, how many of its inputs it judges, what it keeps."""
+
 OPS = [
-    Op("Softmax", _softmax, cost_fn=per_input(SOFTMAX), channels_fn=_softmax_channels, in_place=True),
+    Op(
+        "Softmax",
+        _softmax,
+        cost_fn=per_input(SOFTMAX),
+        channels_fn=_softmax_channels,
+        in_place=True,
+        workspace_fn=_softmax_workspace,
+    ),
     Op(
         "SoftmaxWithLoss",
         _softmax_loss,
@@ -108,6 +140,8 @@ OPS = [
         max_bottoms=2,
         loss=True,
         judged=1,
+        buffers_fn=_softmax_loss_buffers,
+        workspace_fn=_softmax_workspace,
     ),
     Op(
         "InfogainLoss",
@@ -118,15 +152,21 @@ OPS = [
         max_tops=2,
         loss=True,
         judged=1,
+        buffers_fn=_softmax_loss_buffers,
+        workspace_fn=_softmax_workspace,
     ),
     *(
-        Op(name, shapes, cost_fn=per_input(weight), min_bottoms=2, max_bottoms=2, loss=True, judged=judged)
-        for name, shapes, weight, judged in (
-            ("EuclideanLoss", _euclidean, ELEMENT, 2),
-            ("HingeLoss", _hinge, ELEMENT, 1),
-            ("MultinomialLogisticLoss", _multinomial, ELEMENT, 1),
-            ("SigmoidCrossEntropyLoss", _euclidean, SIGMOID, 1),
+        Op(
+            name,
+            shapes,
+            cost_fn=per_input(weight),
+            min_bottoms=2,
+            max_bottoms=2,
+            loss=True,
+            judged=judged,
+            buffers_fn=buffers,
         )
+        for name, shapes, weight, judged, buffers in _LOSSES
     ),
     Op(
         "ContrastiveLoss",
@@ -136,6 +176,7 @@ OPS = [
         max_bottoms=3,
         loss=True,
         judged=2,
+        buffers_fn=_contrastive_buffers,
     ),
     Op(
         "Accuracy",

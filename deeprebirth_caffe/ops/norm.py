@@ -30,6 +30,11 @@ def _lrn_cost(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence
     return (LRN_WITHIN + AVE_TAP * window if _within(layer) else LRN_ACROSS) * count(bottoms[0])
 
 
+def _lrn_buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """The factors; within channels what three layers inside put out: squares, their averages, and a power of those."""
+    return (3 if _within(layer) else 1) * count(bottoms[0])
+
+
 def _channels(layer: pb.LayerParameter, bottom: Shape) -> int:
     if len(bottom) < 2:
         fail(layer, f"needs an input with a channel axis, got {by(bottom)}")
@@ -47,6 +52,35 @@ def _batch_norm_params(layer: pb.LayerParameter, bottoms: Sequence[Shape]) -> li
     if len(layer.param) < 3 and any(param.lr_mult for param in layer.param):
         fail(layer, "its statistics cannot be learnt: set lr_mult: 0 in each param")
     return [(channels,), (channels,), (1,)]
+
+
+def _batch_norm_buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """The spread-out variances and a copy of the output; sums for each channel of each image, and a one an image."""
+    return 2 * count(bottoms[0]) + count(bottoms[0], 0, 2) + bottoms[0][0]
+
+
+def _batch_norm_workspace(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """Mean and variance, and a one for each place."""
+    return 2 * _channels(layer, bottoms[0]) + count(bottoms[0], 2)
+
+
+def _mvn_parts(layer: pb.LayerParameter, bottom: Shape) -> int:
+    """How many means there are."""
+    return count(bottom, 0, 1 if layer.mvn_param.across_channels else 2)
+
+
+def _mvn_buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """A copy, the means and the variances."""
+    return count(bottoms[0]) + _mvn_parts(layer, bottoms[0]) * (1 + layer.mvn_param.normalize_variance)
+
+
+def _mvn_workspace(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    return count(bottoms[0]) // max(1, _mvn_parts(layer, bottoms[0]))
+
+
+def _scale_buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """In place, a copy of the input, which a backward pass would need."""
+    return count(bottoms[0]) if layer.bottom[0] == layer.top[0] else 0
 
 
 def _mvn_shapes(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
@@ -103,7 +137,7 @@ def _element_cost(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequ
 
 
 OPS = [
-    Op("LRN", _lrn_shapes, cost_fn=_lrn_cost, channels_fn=_within),
+    Op("LRN", _lrn_shapes, cost_fn=_lrn_cost, channels_fn=_within, buffers_fn=_lrn_buffers),
     Op(
         "BatchNorm",
         _batch_norm_shapes,
@@ -111,12 +145,16 @@ OPS = [
         cost_fn=per_input(NORMALISE),
         channelwise=True,
         in_place=True,
+        buffers_fn=_batch_norm_buffers,
+        workspace_fn=_batch_norm_workspace,
     ),
     Op(
         "MVN",
         _mvn_shapes,
         cost_fn=per_input(MVN),
         channels_fn=lambda layer: not layer.mvn_param.across_channels,
+        buffers_fn=_mvn_buffers,
+        workspace_fn=_mvn_workspace,
     ),
     Op(
         "Scale",
@@ -127,6 +165,7 @@ OPS = [
         pointwise=True,
         channelwise=True,
         in_place=True,
+        buffers_fn=_scale_buffers,
     ),
     Op(
         "Bias",

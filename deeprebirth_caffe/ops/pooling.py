@@ -38,6 +38,12 @@ def _pool_cost(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequenc
     return weight * count(tops[0]) * count(window.kernel) if tops else 0.0
 
 
+def _pool_buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """The mask of max pooling: where each maximum was. A second top takes its place."""
+    masked = pool_geometry(layer, bottoms[0]).method == "MAX" and len(tops) == 1
+    return count(tops[0]) if masked else 0
+
+
 def spp_windows(layer: pb.LayerParameter, bottom: Shape) -> list[PoolGeometry]:
     """The pooling windows of a spatial pyramid, coarsest (one bin) first.
 
@@ -76,7 +82,14 @@ def _spp_cost(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence
     return weight * len(windows) * count(bottoms[0]) + COPY * sum(map(count, tops))
 
 
+def _spp_buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """The levels before they are joined (a single one is the top itself), and the masks of max pooling."""
+    windows = spp_windows(layer, bottoms[0])
+    levels = sum(count(_output(layer, window, bottoms[0])) for window in windows)
+    return levels * ((len(windows) > 1) + (windows[0].method == "MAX"))
+
+
 OPS = [
-    Op("Pooling", _pool_shapes, cost_fn=_pool_cost, max_tops=2, channelwise=True),
-    Op("SPP", _spp_shapes, cost_fn=_spp_cost),
+    Op("Pooling", _pool_shapes, cost_fn=_pool_cost, max_tops=2, channelwise=True, buffers_fn=_pool_buffers),
+    Op("SPP", _spp_shapes, cost_fn=_spp_cost, buffers_fn=_spp_buffers),
 ]

@@ -78,6 +78,27 @@ def _macs(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Sha
     return count(bottoms[0]) * rows + once + steps * batch * hidden * recurrent
 
 
+def _buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """The blobs of the net of all steps that a recurrent layer builds inside.
+
+    The input times its weights and, of several steps, its slices and those of the flags; in each step the flagged
+    state, its product, the sum of both and what becomes of it; the states before the first step, and the gradients of
+    those after the last. The outputs are joined into the top, which a single step is itself, and read by a loss that
+    has a one for each of them.
+    """
+    steps, batch, hidden, exposed = _check(layer, bottoms)
+    lstm, several = layer.type == "LSTM", steps > 1
+    rows = (4 if lstm else 1) * hidden
+    copies = (1 + several) * steps * batch * rows + (several + 1) * steps * batch  # flags, and ones for the bias
+    products = batch * (hidden + 2 * rows)
+    states = batch * hidden * (1 + several) if lstm else batch * (hidden * (2 + several) + 1)
+    static = _static(layer, bottoms)
+    once = 0 if static is None else batch * rows
+    # Exposed states are the memory of bottoms and tops.
+    ends = 0 if exposed else 2 * _states(layer) * batch * hidden
+    return copies + steps * (products + states + batch * hidden) + once + ends
+
+
 def _gates(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> float:
     return SIGMOID * (5 if layer.type == "LSTM" else 2) * (count(tops[0]) if tops else 0)
 
@@ -108,7 +129,19 @@ OPS = [
         max_bottoms=5,
         max_tops=3,
         tensor=True,
+        buffers_fn=_buffers,
     ),
-    Op("RNN", _shapes, _rnn_params, _macs, _gates, min_bottoms=2, max_bottoms=4, max_tops=2, tensor=True),
+    Op(
+        "RNN",
+        _shapes,
+        _rnn_params,
+        _macs,
+        _gates,
+        min_bottoms=2,
+        max_bottoms=4,
+        max_tops=2,
+        tensor=True,
+        buffers_fn=_buffers,
+    ),
     Op("LSTMUnit", _unit, cost_fn=_unit_cost, min_bottoms=3, max_bottoms=3, min_tops=2, max_tops=2),
 ]

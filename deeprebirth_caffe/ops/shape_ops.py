@@ -193,13 +193,37 @@ def _nothing(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | 
     return []
 
 
+def _always(layer: pb.LayerParameter) -> bool:
+    return True
+
+
+def _eltwise_buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """For a maximum, which input it came from."""
+    return count(tops[0]) if layer.eltwise_param.operation == layer.eltwise_param.MAX else 0
+
+
+def _reduction_workspace(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+    """A one for each number of a sum."""
+    p = layer.reduction_param
+    summed = p.operation in (p.SUM, p.MEAN)
+    return count(bottoms[0], axis_of(layer, p.axis, bottoms[0])) if summed else 0
+
+
 OPS = [
-    Op("Concat", _concat, cost_fn=per_output(COPY), max_bottoms=None),
-    Op("Slice", _slice, cost_fn=per_input(COPY), max_tops=None),
-    Op("Split", _split, max_tops=None, channelwise=True),
-    Op("Eltwise", _eltwise, cost_fn=per_input(ELEMENT), min_bottoms=2, max_bottoms=None, channelwise=True),
-    Op("Flatten", _flatten),
-    Op("Reshape", _reshape),
+    Op("Concat", _concat, cost_fn=per_output(COPY), max_bottoms=None, shares_fn=lambda layer: len(layer.bottom) == 1),
+    Op("Slice", _slice, cost_fn=per_input(COPY), max_tops=None, shares_fn=lambda layer: len(layer.top) == 1),
+    Op("Split", _split, max_tops=None, channelwise=True, shares_fn=_always),
+    Op(
+        "Eltwise",
+        _eltwise,
+        cost_fn=per_input(ELEMENT),
+        min_bottoms=2,
+        max_bottoms=None,
+        channelwise=True,
+        buffers_fn=_eltwise_buffers,
+    ),
+    Op("Flatten", _flatten, shares_fn=_always),
+    Op("Reshape", _reshape, shares_fn=_always),
     Op(
         "Crop",
         _crop,
@@ -209,7 +233,7 @@ OPS = [
         channels_fn=lambda layer: layer.crop_param.axis >= 2,
     ),
     Op("Tile", _tile, cost_fn=per_output(COPY)),
-    Op("Reduction", _reduction, cost_fn=per_input(ELEMENT)),
+    Op("Reduction", _reduction, cost_fn=per_input(ELEMENT), workspace_fn=_reduction_workspace),
     Op("ArgMax", _argmax, cost_fn=per_input(SELECT)),
     Op(
         "BatchReindex",

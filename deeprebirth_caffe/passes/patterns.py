@@ -66,7 +66,10 @@ class Facts:
         return [value.shape for value in values if value.shape is not None]
 
     def macs(self, layer: Layer, param: pb.LayerParameter | None = None, bottom: Shape | None = None) -> int | None:
-        """Multiply-adds of a layer in the TEST view, or of another version of it; None where shapes are not known."""
+        """Multiply-adds of a layer for one image in the TEST view, or of another version of it.
+
+        None where shapes are not known.
+        """
         if param is None and bottom is None:
             if layer not in self._macs:
                 self._macs[layer] = self._count(layer, layer.param, None)
@@ -78,7 +81,8 @@ class Facts:
         bottoms: list[Shape] | str = [bottom] if bottom is not None else self.shapes_in(layer)
         if kind is None or isinstance(bottoms, str):
             return None
-        return kind.macs(param, bottoms, kind.shapes(param, bottoms))
+        batch = next((view.batch for view in self._views if layer in view.ins), 1)
+        return kind.macs(param, bottoms, kind.shapes(param, bottoms)) // batch
 
     def fixed(self, layer: Layer) -> str:
         """Why a layer with weights must not be rewritten, whatever its neighbours; empty when it may."""

@@ -141,7 +141,7 @@ def predict(nets: Sequence[View]) -> tuple[bool, str]:
     work, layers = sum(parts) / CAFFE_RATE, len(cost.layers)
     caffe = passes * (work + layers * CAFFE_LAYER)
     torch = passes * (work / TORCH_GAIN + layers * TORCH_LAYER)
-    size = f"{_short(passes * cost.macs)} multiply-adds an iteration, {layers} layer{'s' * (layers != 1)}"
+    size = f"{_short(passes * cost.batch * cost.macs)} multiply-adds an iteration, {layers} layer{'s' * (layers != 1)}"
     if torch < caffe:
         return True, f"predicted faster: {size}"
     return False, f"predicted faster on a net this small: {size}"

@@ -55,10 +55,8 @@ def preprocessing_for(options: PictureOptions, path: Path, net: Net, target: Val
 def at_once(view: View, target: Value, most_bytes: int = MOST_BYTES) -> int:
     """How many pictures run together, so that the blobs of the net take no more than that."""
     assert target.shape is not None
-    size = summarize(view).blob_bytes
-    if not size:
-        return MOST_PICTURES
-    return max(1, min(MOST_PICTURES, most_bytes * max(1, target.shape[0]) // size))
+    size = summarize(view).memory_bytes
+    return max(1, min(MOST_PICTURES, most_bytes // size)) if size else MOST_PICTURES
 
 
 def with_zeros(view: View, given: Mapping[str, FloatArray]) -> dict[str, FloatArray]:

@@ -28,9 +28,10 @@ def totals(net: Net) -> dict[str, Any]:
     cost = summarize(view)
     return {
         "layers": len(view.layers),
+        "batch": cost.batch,
         "params": cost.params,
         "macs": cost.macs,
-        "blob_bytes": cost.blob_bytes,
+        "memory_bytes": cost.memory_bytes,
         "memory_required_for_data": cost.memory_required_for_data,
         "uncounted": uncounted(cost),
     }

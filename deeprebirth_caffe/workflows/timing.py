@@ -237,7 +237,7 @@ def _net_row(
         "tensor_share": tensor_share(layers),
         "layers": [asdict(layer) for layer in layers],
         "peak_rss_bytes": found.peak_rss_bytes,
-        "blob_bytes": net.costs.blob_bytes,
+        "memory_bytes": net.costs.memory_bytes,
         "param_bytes": net.costs.param_bytes,
         "memory_required_for_data": net.costs.memory_required_for_data,
         "reused_bytes": net.costs.reused_bytes,

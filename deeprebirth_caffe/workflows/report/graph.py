@@ -19,7 +19,6 @@ from deeprebirth_caffe.workflows.pages import short, svg
 from deeprebirth_caffe.workflows.publish import printable
 from deeprebirth_caffe.workflows.report.gather import DEPLOYED, Run
 from deeprebirth_caffe.workflows.schedule.steps import BASE
-from deeprebirth_caffe.workflows.sources import batch_of, source_layers
 
 BOX, TALL, ACROSS, DOWN, EDGE = 122, 36, 132, 58, 4
 """Width and height of a box, from one column and row to the next, and the rim of a picture, in pixels."""
@@ -95,16 +94,6 @@ def panels(run: Run) -> list[Panel]:
         right = _picture(_boxes(views[1], new), stage, set(made), "new")
         found.append(Panel(stage, left, right, tuple(gone), tuple(made), (len(old), len(new))))
     return found
-
-
-def images_of_a_pass(run: Run) -> int | None:
-    """How many images the nets that learn take at a time in TEST; None where no data layer says."""
-    nets = [_read(run.folder / run.base.folder)] if run.base is not None else []
-    made = (step.manifest for step in run.steps if step.manifest is not None)
-    nets += [_read(one.folder, one.data["outputs"]["net"]) for one in made]
-    net = next((one for one in nets if one is not None), None)
-    layers = source_layers(_view(net)) if net is not None else []
-    return (batch_of(layers[0]) or None) if layers else None
 
 
 def _nets(run: Run) -> tuple[Net | None, Net | None]:

@@ -13,7 +13,7 @@ from deeprebirth_caffe.workflows.publish import counted, mib, ms, printable, wit
 from deeprebirth_caffe.workflows.report.curves import Line, plot
 from deeprebirth_caffe.workflows.report.figures import Drop, Pair, by_stage, drop, metrics, own_output, pairs, trade
 from deeprebirth_caffe.workflows.report.gather import LEARNING, Run, Step, number
-from deeprebirth_caffe.workflows.report.graph import Panel, images_of_a_pass, panels
+from deeprebirth_caffe.workflows.report.graph import Panel, panels
 from deeprebirth_caffe.workflows.report.logs import Log
 
 NONE = "-"
@@ -145,23 +145,25 @@ def _summary(run: Run, timed: Sequence[Pair]) -> Iterator[Block]:
 
 
 def _totals(run: Run) -> Iterator[Row]:
-    """Layers, parameters and multiply-adds of the first conversion's input and the last one's output."""
+    """Layers, parameters and costs of an image, of the first conversion's input and the last one's output."""
     before, after = _before(run), _after(run)
-    images = images_of_a_pass(run)
-    for name, key in (("layers", "layers"), ("parameters", "params"), (_macs_name(images), "macs")):
-        old, new = (_figure(one, key, images) for one in (before, after))
+    for name, key, form in (
+        ("layers", "layers", _count),
+        ("parameters", "params", _count),
+        (MACS, "macs", _count),
+        (MEMORY, "memory_bytes", _mib),
+    ):
+        old, new = (number(one.get(key)) for one in (before, after))
         if old and new:
-            yield name, _count(old), _count(new), f"{old / new:.2f}x", NONE
+            yield name, form(old), form(new), f"{old / new:.2f}x", NONE
 
 
-def _macs_name(images: int | None) -> str:
-    return "multiply-adds of a batch" if images is None else "multiply-adds of an image"
+MACS = "multiply-adds of an image"
+MEMORY = "memory of an image in Caffe"
 
 
-def _figure(figures: Mapping[str, Any], key: str, images: int | None) -> float | None:
-    """A figure of a manifest; multiply-adds, which it has for a batch, of one image where its size is known."""
-    found = number(figures.get(key))
-    return found / images if found is not None and images is not None and key == "macs" else found
+def _mib(value: float) -> str:
+    return mib(round(value))
 
 
 def _before(run: Run) -> Mapping[str, Any]:
@@ -186,8 +188,7 @@ def _accuracy(run: Run) -> Iterator[Block]:
     main = shown[0]
     distilled = any(step.after_distil for step in tested)
     head = ["step", *shown, "points lost", "95 % interval", "just converted", *(["distilled"] if distilled else [])]
-    images = images_of_a_pass(run)
-    head += ["parameters", _macs_name(images), "iterations", "took", "status"]
+    head += ["parameters", MACS, "iterations", "took", "status"]
     rows: list[Row] = [head]
     for step in tested:
         after = _before(run) if step is base else step.manifest.data.get("after", {}) if step.manifest else {}
@@ -200,7 +201,7 @@ def _accuracy(run: Run) -> Iterator[Block]:
                 interval(lost),
                 _score(step.after_convert, main),
                 *([_score(step.after_distil, main)] if distilled else []),
-                *(_count(_figure(after, key, images)) for key in ("params", "macs")),
+                *(_count(number(after.get(key))) for key in ("params", "macs")),
                 NONE if step.iterations is None else str(step.iterations),
                 duration(step.seconds),
                 _status(step),
@@ -318,8 +319,8 @@ def _ms(value: float | None) -> str:
 def _costs(timed: Sequence[Pair]) -> Iterator[Block]:
     sizes = (
         ("peak memory of the process", "peak_rss_bytes"),
-        ("blobs", "blob_bytes"),
-        ("blobs, buffers used again", "reused_bytes"),
+        (MEMORY, "memory_bytes"),
+        ("its blobs, were buffers used again", "reused_bytes"),
         ("parameters", "param_bytes"),
         ("weights file", "storage_bytes"),
     )
