@@ -116,7 +116,7 @@ def timed(net: Path, median: float, stages: Mapping[str, tuple[float, float]]) -
         "tensor_share": 0.5 if layers else None,
         "layers": layers,
         "peak_rss_bytes": 5 * 2**20,
-        "blob_bytes": int(median * 2**20),
+        "memory_bytes": int(median * 2**20),
         "param_bytes": 2**20,
         "reused_bytes": None,
         "storage_bytes": 2**20,

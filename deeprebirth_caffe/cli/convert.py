@@ -86,7 +86,9 @@ class Parts(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option("-o", "--out", type=FOLDER, help="Output directory. [default: <stem>-rebirth beside the net]")
 @click.option("--only", multiple=True, metavar="STAGE", help="Only this stage (name, glob or block); may be repeated.")
 @click.option("--skip", multiple=True, metavar="STAGE", help="Not this stage; may be repeated.")
-@click.option("--paper", is_flag=True, help="As the paper: no pool behind a Concat, BatchNorm pruned, Xavier start.")
+@click.option(
+    "--paper", is_flag=True, help="As the paper: pools of inception nets, BatchNorm pruned, Xavier start, batch 32."
+)
 @click.option("--exact", is_flag=True, help="Only rewrites that keep the net's function.")
 @click.option("--portable", is_flag=True, help="Say what a fork of Caffe says in plain Caffe first (docs/forks.md).")
 @click.option("--no-streamline", is_flag=True, help="Leave pooling and LRN (and BatchNorm to prune) alone.")

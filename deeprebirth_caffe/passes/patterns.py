@@ -237,7 +237,7 @@ def _in_the_way(layer: Layer, *, through_joins: bool, through_pools: bool) -> st
     if layer.type in ("Concat", "Eltwise"):
         if not through_joins:
             return (
-                f"no convolution directly in front: {layer.name} ({layer.type}) stands between (left alone by --paper)"
+                f"left alone by --paper: no convolution directly in front, {layer.name} ({layer.type}) stands between"
             )
         axis = layer.param.concat_param
         if layer.type == "Concat" and (axis.axis if not axis.HasField("concat_dim") else axis.concat_dim) not in (

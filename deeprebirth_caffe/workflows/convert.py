@@ -33,8 +33,9 @@ from deeprebirth_caffe.workflows.solver import CLIP
 class ConvertOptions(RewriteOptions):
     """What `rebirth convert` is told; see its help.
 
-    `paper` sets what the paper does: no pool behind a Concat or Eltwise is folded, BatchNorm is pruned, and rebirth
-    layers start from Xavier noise, unless `bn` or `init` say otherwise; gradients are cut only where somebody says so
+    `paper` sets what the paper does: pools are folded in nets of inception modules alone, and none behind a Concat or
+    Eltwise; BatchNorm is pruned, and rebirth layers start from Xavier noise, unless `bn` or `init` say otherwise; 32
+    images are learned at a time, unless `batch` says otherwise; gradients are cut only where somebody says so
     (`usual_clip`). `fixed_size` says that images always have the size of the file. `portable` first says in plain
     Caffe what a fork says, wherever that can be done, whatever `only` and `skip` name.
     """
@@ -80,9 +81,8 @@ class ConvertOptions(RewriteOptions):
                 MergeBranches(reduce=self.reduce, patterns=self.reduce_patterns, force=self.force_merge, start=start)
             )
         if self.streamline:
-            joins = not self.paper
-            found.append(RemoveLrn(joins=joins, start=start))
-            found.append(PoolToStride(kernel=self.kernel, joins=joins, force=self.force_merge, start=start))
+            found.append(RemoveLrn(joins=not self.paper, start=start))
+            found.append(PoolToStride(kernel=self.kernel, paper=self.paper, force=self.force_merge, start=start))
         return [one for one in found if one.name not in self.skip_passes]
 
     @property
@@ -115,6 +115,8 @@ class ConvertOptions(RewriteOptions):
         }
 
 
+PAPER_BATCH = 32
+"""Images that the paper learns from at a time."""
 REFIT = "refit"
 """The start that is fitted to calibration data (`workflows.refitting`)."""
 PASS_NAMES = (*EXACT_NAMES, *(one.name for one in (PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride)))
@@ -143,6 +145,8 @@ def convert(options: ConvertOptions, engine: Engine | None = None, say: Say = la
     solver = replace(options.solver_options, usual_clip=usual_clip(options.paper))
     options = replace(options, solver_options=solver)
     work = Rewriting(options)
+    if options.paper and options.batch is None and work.net.trains:
+        work.options = options = replace(options, batch=PAPER_BATCH)
     net, rewriter = work.net, work.rewriter
     net.fixed_size = options.fixed_size
     _check_patterns(options, net)

@@ -191,7 +191,7 @@ class Rewriting:
         if missing := layers_without_weights(net):
             notes.append(f"no weights for {', '.join(missing)}: left to what their fillers say")
         if options.batch is not None and not self._set_batch(options.batch):
-            notes.append("this net has no data layer in TRAIN: --batch changes nothing")
+            notes.append("this net has no data layer in TRAIN, so its batch stays as it is")
         deploy_net, runs = self._deploy_net(engine)
         checks = None
         if engine is not None:

@@ -283,7 +283,9 @@ def option_batch(convert: Convert, net: SmallNet) -> None:
     convert("--batch", "7")
     sizes = [layer.param.data_param.batch_size for layer in Net.read("out/train_val.prototxt").layer_named("data")]
     assert sizes == [7, 71]
-    assert any("--batch changes nothing" in note for note in convert("--batch", "7", net=net.deploy, out="2")["notes"])
+    assert any(
+        "so its batch stays as it is" in note for note in convert("--batch", "7", net=net.deploy, out="2")["notes"]
+    )
 
 
 def option_lr_factor(convert: Convert, net: SmallNet) -> None:

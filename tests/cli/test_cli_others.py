@@ -28,7 +28,7 @@ def test_inspect_knows_googlenets_figures(cli: Cli, googlenet: str) -> None:
     found = cli("inspect", f"{googlenet}/deploy.prototxt", "--json").data
     # What real Caffe 1.0 says of it (tests/parity): net.params, net.blobs and its log.
     assert found["params"] == 6_998_552
-    assert found["blob_bytes"] == 42_244_608 and found["memory_required_for_data"] == 55_149_248
+    assert found["memory_bytes"] == 36_223_492 and found["memory_required_for_data"] == 55_149_248
     assert found["macs"] == 1_582_671_872
     layers = {layer["name"]: layer for layer in found["layers"]}
     assert layers["conv1/7x7_s2"] == {
@@ -46,13 +46,14 @@ def test_inspect_knows_googlenets_figures(cli: Cli, googlenet: str) -> None:
     assert found["state"] == {"phase": "TEST", "level": 0, "stages": []} and found["states"] == ["TEST"]
 
 
-def test_inspect_counts_the_batch(cli: Cli, googlenet: str) -> None:
+def test_inspect_counts_an_image(cli: Cli, googlenet: str) -> None:
     train, test = (
         cli("inspect", f"{googlenet}/train_val.prototxt", "--phase", phase, "--json").data
         for phase in ("TRAIN", "TEST")
     )
     batches = {name: found["layers"][0]["top_shapes"][0][0] for name, found in (("train", train), ("test", test))}
-    assert train["macs"] / batches["train"] == pytest.approx(test["macs"] / batches["test"])
+    assert (train["batch"], test["batch"]) == (batches["train"], batches["test"])
+    assert train["batch"] != test["batch"] and train["macs"] == test["macs"]
     assert train["state"]["phase"] == "TRAIN" and set(train["states"]) == {"TRAIN", "TEST"}
     assert len(train["layers"]) < len(test["layers"])  # accuracies
 
@@ -69,7 +70,7 @@ def test_inspect_foretells_convert(cli: Cli, googlenet: str) -> None:
 
 def test_inspect_for_people(cli: Cli, net28: SmallNet) -> None:
     lines = cli("inspect", net28.deploy).out.splitlines()
-    assert lines[0].split() == ["stage", "layer", "type", "output", "parameters", "multiply-adds"]
+    assert lines[0].split() == ["stage", "layer", "type", "output", "parameters", "multiply-adds", "an", "image"]
     assert ["conv1", "conv1/5x5", "Convolution", "1x24x28x28", "624", "470,400"] in [line.split() for line in lines]
     assert any(line.startswith("57 layers in TEST, 146,690 parameters, ") for line in lines)
     assert any(line.startswith("could merge conv1: remove-lrn (relearn): pool1/norm1") for line in lines)

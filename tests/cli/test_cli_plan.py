@@ -65,7 +65,13 @@ def test_the_papers_way(plan: Callable[..., Result]) -> None:
     for step in found.steps:
         assert (step.paper, step.init, step.lr_factor) == (True, "xavier", 10)
         learn = step.finetune
-        assert (learn.epochs, learn.batch, learn.base_lr, learn.drops, learn.gamma) == (2, 32, 0.001, (0.4444,), 0.1)
+        assert (learn.epochs, learn.batch, learn.base_lr, learn.drops, learn.gamma) == (
+            2,
+            32,
+            0.001,
+            (0.4444, 0.8889),
+            0.1,
+        )
     assert found.joint is None and found.tucker.ratio == 0.5 and found.tucker.finetune.epochs == 2
     assert found.time.engines == ("caffe",) and found.deploy is not None
 

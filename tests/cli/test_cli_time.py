@@ -137,7 +137,7 @@ def test_json(cli: Cli, net28: SmallNet, target: FakeTarget) -> None:
     assert {layer["type"] for layer in tensor} == {"Convolution", "InnerProduct"}
     assert first["tensor_share"] == pytest.approx(len(tensor) / len(first["layers"]))
     assert {layer["stage"] for layer in first["layers"]} >= {"conv1", "inception_3a"}
-    assert first["fit_batch"] > 100 and 0 < first["reused_bytes"] < first["blob_bytes"]
+    assert first["fit_batch"] > 100 and 0 < first["reused_bytes"] < first["memory_bytes"]
     assert first["energy"] == {
         "method": "not available here: a stand-in",
         **dict.fromkeys(("mj", "low_mj", "high_mj", "idle_watts")),
@@ -152,7 +152,7 @@ def test_a_net_that_trains(cli: Cli, net28: SmallNet, target: FakeTarget) -> Non
     found = result.data["nets"][0]
     assert any("`rebirth deploy`" in note for note in found["notes"])
     assert any("random weights" in note for note in found["notes"])
-    for key in ("param_bytes", "blob_bytes", "reused_bytes", "batch"):
+    for key in ("param_bytes", "memory_bytes", "reused_bytes", "batch"):
         assert found[key] == plain[key]
     assert [layer["name"] for layer in found["layers"]] == [layer["name"] for layer in plain["layers"]]
     assert plain["storage_with_heads_bytes"] is None

@@ -55,9 +55,9 @@ def test_rows_are_caffes_layers(net: Path, caffe: CaffeWorker) -> None:
     assert [(row["name"], row["type"]) for row in found["layers"]] == kinds
     assert all(row["stage"] for row in found["layers"])
     assert found["threads"] == 1 and found["runtime"]["version"].startswith("1.0")
-    assert found["blob_bytes"] == summarize(Net.read(net).view("TEST")).blob_bytes
+    assert found["memory_bytes"] == summarize(Net.read(net).view("TEST")).memory_bytes
     assert found["memory_required_for_data"] == loaded.memory_required_for_data
-    assert found["peak_rss_bytes"] > found["param_bytes"] + found["blob_bytes"]
+    assert found["peak_rss_bytes"] > found["param_bytes"] + found["memory_bytes"]
     assert 0 < found["tensor_share"] < 1 and found["best_ms"] > 0
     # 2 runs of 2 passes and one that does not count
     assert len(found["runs_ms"]) == 2 and found["cpu_ms"] > 0

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from nets import conv, data, fc, layer, names, parse, pool, reasons, relu, rewrite
 
+from deeprebirth_caffe import zoo
 from deeprebirth_caffe.ops import conv_geometry
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
 from deeprebirth_caffe.passes.relearn import inception
 from deeprebirth_caffe.passes.relearn.merge_branches import MergeBranches
-from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
+from deeprebirth_caffe.passes.relearn.pool_to_stride import PAPER_KEEPS, PoolToStride
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
 from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
 from deeprebirth_caffe.rewrite import Pass
+from deeprebirth_caffe.workflows.convert import ConvertOptions
 
 D = data(1, 4, 16, 16)
 SOURCE = layer("Data", "data", (), ("data", "label"), "data_param { batch_size: 2 }")
@@ -141,10 +145,45 @@ def test_lrn_without_a_host(text: str, reason: str) -> None:
 @pytest.mark.parametrize("kind", ["Concat", "Eltwise"])
 def test_joins_are_left_alone_where_the_paper_does(kind: str) -> None:
     text = D + CONV + conv("b", "data") + layer(kind, "both", ("conv", "b")) + pool("pool", "both")
-    reason = f"no convolution directly in front: both ({kind}) stands between (left alone by --paper)"
-    assert only(text, PoolToStride(joins=False), "pool") == reason
+    reason = f"left alone by --paper: no convolution directly in front, both ({kind}) stands between"
+    assert only(text, PoolToStride(paper=True), "pool") == (reason if kind == "Concat" else PAPER_KEEPS)
     text = text.replace('type: "Pooling"', 'type: "LRN"').replace("pooling_param { kernel_size: 2 stride: 2 }", "")
     assert only(text, RemoveLrn(joins=False), "pool") == reason
+
+
+MODULE = conv("c", "pool") + conv("d", "pool") + layer("Concat", "both", ("c", "d"))
+
+
+@pytest.mark.parametrize(
+    ("behind", "folds"),
+    [
+        ("", False),
+        (conv("c", "pool") + conv("d", "pool") + layer("Eltwise", "both", ("c", "d")), False),
+        (
+            conv("c", "pool", 4, 1) + layer("Concat", "both", ("pool", "c")),
+            False,
+        ),  # dense: one branch is the blob itself
+        (MODULE, True),
+    ],
+)
+def test_pools_that_the_paper_folds(behind: str, folds: bool) -> None:
+    text = D + CONV + POOL + behind
+    assert reasons(text, PoolToStride(paper=True)) == ({} if folds else {"pool": PAPER_KEEPS})
+    assert reasons(text, PoolToStride()) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "folded"),
+    [
+        ("googlenet", ["pool1/3x3_s2", "pool2/3x3_s2"]),
+        ("alexnet", []),
+        ("resnet50", []),
+    ],
+)
+def test_the_papers_nets(name: str, folded: list[str]) -> None:
+    net = parse(zoo.build(name).deploy)
+    found = rewrite(net, ConvertOptions(Path(name), paper=True).passes()).rewrites
+    assert [one.applied.removed[0] for one in found if one.pass_name == "pool-to-stride"] == folded
 
 
 def test_pooling_behind_other_linear_layers() -> None:

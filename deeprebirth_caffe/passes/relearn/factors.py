@@ -40,7 +40,7 @@ _GEOMETRY = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one layer, or of several together."""
+    """Of one layer, or of several together: multiply-adds of one image, predicted time of the batch."""
 
     weights: int
     macs: int
@@ -139,7 +139,7 @@ class Site:
         for param in params:
             tops = kind.shapes(param, [shape])
             weights = sum(map(count, kind.params(param, [shape])))
-            total += Cost(weights, kind.macs(param, [shape], tops), kind.cost(param, [shape], tops))
+            total += Cost(weights, kind.macs(param, [shape], tops) // shape[0], kind.cost(param, [shape], tops))
             shape = tops[0]
         return total
 

@@ -7,6 +7,9 @@ Concat or an Eltwise goes into the last convolution of every branch; nobody else
 (`geometry.py`) keeps the output's height and width, the blob keeps the pool's name, and the shift of the sampling grid
 is reported. The kernel k' is k (`keep`), the receptive field k + (m - 1) * s (`receptive`), or a number.
 
+As in the paper (`paper`), pools behind a join stay, and so do all pools of a net without inception modules: the paper
+folds pool1 and pool2 of GoogLeNet, and leaves those of AlexNet, a plain chain, and ResNet-50, whose branches are added.
+
 Start: the old taps, placed so that they look at the middle of the pool's window as far as the kernel's size allows.
 """
 
@@ -23,9 +26,15 @@ from deeprebirth_caffe.ops import conv_geometry, pool_geometry
 from deeprebirth_caffe.passes.convs import set_geometry
 from deeprebirth_caffe.passes.patterns import Facts, Hosts, any_size, find_hosts, strange, unknown_shape
 from deeprebirth_caffe.passes.relearn.geometry import Axis, AxisPlan
+from deeprebirth_caffe.passes.relearn.inception import Module, find_modules
 from deeprebirth_caffe.passes.relearn.start import Start, set_filler
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+
+PAPER_KEEPS = (
+    "left alone by --paper: the paper folds pools into strides in nets of inception modules (GoogLeNet) alone; "
+    "its AlexNet and ResNet-50 keep theirs"
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class PoolToStride(Pass):
 
     Attributes:
         kernel: "keep", "receptive" or a size.
-        joins: whether pools behind a Concat or Eltwise are taken too (the paper leaves them).
+        paper: take the pools alone that the paper takes; see the module.
         force: merge even where the predicted cost rises.
         start: how the rebirth layers start.
     """
@@ -53,28 +62,31 @@ class PoolToStride(Pass):
     kind: ClassVar[Kind] = Kind.RELEARN
 
     kernel: str | int = "keep"
-    joins: bool = True
+    paper: bool = False
     force: bool = False
     start: Start = Start()
 
     def match(self, net: Net) -> Iterator[Match | Refusal]:
         facts = Facts(net)
+        kept = PAPER_KEEPS if self.paper and not _has_modules(facts) else ""
         for layer in net.layers:
             if layer.type == "Pooling":
-                found = self._look(facts, layer)
+                found = self._look(facts, layer, kept)
                 if isinstance(found, str):
                     yield Refusal(layer, found)
                 else:
                     yield Match(layer, found.hosts.all | {layer}, found)
 
-    def _look(self, facts: Facts, pool: Layer) -> _Plan | str:
+    def _look(self, facts: Facts, pool: Layer, kept: str) -> _Plan | str:
         if reason := strange(pool):
             return reason
         if len(pool.tops) != 1:
             return f"somebody may read the mask {pool.tops[1]}"
         if pool.param.pooling_param.global_pooling:
             return "global pooling: its averages are what the layers behind it need"
-        hosts = find_hosts(facts, pool, through_joins=self.joins)
+        if kept:
+            return kept
+        hosts = find_hosts(facts, pool, through_joins=not self.paper)
         if isinstance(hosts, str):
             return hosts
         axes: dict[Layer, tuple[AxisPlan, ...]] = {}
@@ -174,6 +186,15 @@ class PoolToStride(Pass):
             done.notes.append(_note(twin, axes))
         rewriter.erase(pool)
         return done
+
+
+def _has_modules(facts: Facts) -> bool:
+    """Whether somewhere several branches with convolutions part at one blob and meet in a Concat."""
+    return any(
+        sum(bool(branch.convs) for branch in found.branches) > 1
+        for found in find_modules(facts)
+        if isinstance(found, Module)
+    )
 
 
 def _with_axes(layer: Layer, axes: tuple[AxisPlan, ...]) -> pb.LayerParameter:

@@ -39,9 +39,16 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = {
     "paper": Recipe(
-        "rebirth layers start from Xavier noise at ten times the rate, which falls to a tenth at 44 %",
+        "rebirth layers start from Xavier noise at ten times the rate, which falls to a tenth at 44 % and at 89 %",
         {"paper": True, "init": "xavier", "lr_factor": 10},
-        {"batch": 32, "base_lr": 0.001, "policy": "multistep", "drops": [0.4444], "gamma": 0.1, "momentum": 0.9},
+        {
+            "batch": 32,
+            "base_lr": 0.001,
+            "policy": "multistep",
+            "drops": [0.4444, 0.8889],
+            "gamma": 0.1,
+            "momentum": 0.9,
+        },
         joint=None,
         looks=False,
     ),

@@ -213,7 +213,7 @@ class Recipe(Part):
     """How stages are merged and relearned: what a step says, and `defaults` for all steps."""
 
     paper: bool = False
-    """As the paper: no pool behind a Concat, BatchNorm pruned, Xavier start."""
+    """As the paper: pools of inception nets alone, BatchNorm pruned, Xavier start."""
     exact: bool = False
     """Only rewrites that keep the net's function."""
     streamline: bool = True
