@@ -162,7 +162,7 @@ MODULE = conv("c", "pool") + conv("d", "pool") + layer("Concat", "both", ("c", "
         (
             conv("c", "pool", 4, 1) + layer("Concat", "both", ("pool", "c")),
             False,
-        ),  # dense: one branch is the blob itself
+        ),
         (MODULE, True),
     ],
 )

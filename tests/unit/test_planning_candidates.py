@@ -64,7 +64,8 @@ def test_a_branch_of_a_residual_block_is_one_step() -> None:
 
 
 def test_layers_in_a_row_are_steps_of_their_own() -> None:
-    assert groups("alexnet64") == [["conv1"], ["conv2"], ["conv5"]]
+    assert groups("alexnet64") == [["conv1"], ["conv2"]]
+    assert groups("alexnet64", paper=False) == [["conv1"], ["conv2"], ["conv5"]]
 
 
 def test_merges_tell_what_goes_and_what_it_saves() -> None:
