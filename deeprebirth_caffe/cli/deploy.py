@@ -26,7 +26,9 @@ from deeprebirth_caffe.cli.options import (
 @click.argument("net", type=NET)
 @click.option("-w", "--weights", type=FILE, required=True, help="The learned weights.")
 @click.option("-o", "--out", type=FOLDER, required=True, help="Output directory.")
-@click.option("--batch", type=click.IntRange(1, MAX_INT), default=1, show_default=True, help="Of the Input layer.")
+@click.option(
+    "--batch", type=click.IntRange(1, MAX_INT), help="Images of a pass. [default: 1; where NET has inputs, its own]"
+)
 @click.option("--no-pass", "skip_passes", multiple=True, metavar="PASS", help="Leave one pass out; may be repeated.")
 @fixed_size_option
 @shapes_option
@@ -38,7 +40,7 @@ def command(
     net: Path,
     weights: Path,
     out: Path,
-    batch: int,
+    batch: int | None,
     skip_passes: tuple[str, ...],
     fixed_size: bool,
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...],

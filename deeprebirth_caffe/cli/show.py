@@ -141,7 +141,7 @@ def show_totals(
 def _change(rewrite: Mapping[str, Any]) -> str:
     removed, made = rewrite["removed"], rewrite["rebirth"]
     if not made:
-        return f"{some(removed)} out"
+        return f"{some(removed)} out" if removed else "inputs"
     return f"{some(removed)} -> {some(made)}" if removed else some(made)
 
 

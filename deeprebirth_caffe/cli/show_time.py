@@ -27,6 +27,8 @@ def show_times(result: Mapping[str, Any], by: str) -> None:
     nets = result["nets"]
     heads = _heads([net["net"] for net in nets])
     _figures(nets, heads)
+    if (batch := nets[0]["batch"]) not in (1, None):
+        click.echo(f"times are of a pass of {batch} images")
     for ratio in result["ratios"]:
         say(ratio_line(ratio), indent=4)
     _groups(nets, heads, by)

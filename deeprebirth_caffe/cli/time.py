@@ -81,7 +81,7 @@ class Cpus(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option("--threads", type=click.IntRange(1, 1024), help="Of the engine. [default: the engine's own]")
 @click.option("--cpus", type=Cpus(), help="Processors to run on: a list (0-3,6) or a mask (0x4f).")
 @click.option("--cooldown", type=Number(0, 3600), default=0.0, metavar="S", help="Seconds of rest before each run.")
-@click.option("--batch", type=click.IntRange(1, MAX_INT), help="Of every net. [default: the file's]")
+@click.option("--batch", type=click.IntRange(1, MAX_INT), help="Images of a pass, in every net. [default: NET's own]")
 @click.option(
     "--by", type=click.Choice(["layer", "type", "stage"]), default="stage", show_default=True, help="Rows to show."
 )

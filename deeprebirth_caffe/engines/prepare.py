@@ -107,7 +107,7 @@ def plain(net: Net, *, batch: int | None = None) -> Ready:
     view = net.view("TEST")
     # Not every engine knows a Silence, or gives a blob that a layer reads.
     if net.trains or (view.silenced and view.results == view.silenced):
-        net, why = _run(net, StripTraining(batch=batch or 1))
+        net, why = _run(net, StripTraining(batch=batch))
         if why:
             raise EngineError(f"no deploy net can be made: {why}")
     if any(layer.op is None or layer.understood.fork for layer in net.layers):

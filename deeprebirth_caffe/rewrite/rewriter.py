@@ -212,6 +212,19 @@ class Rewriter:
                 found = True
         return found
 
+    def set_input_batch(self, old: int, batch: int) -> None:
+        """Sets the first dimension of the net's inputs and of its Input layers, wherever it is `old`."""
+        header = self.net.header
+        shapes = list(header.input_shape)
+        for layer in self.net.layers:
+            shapes += layer.param.input_param.shape
+        for shape in shapes:
+            if shape.dim and shape.dim[0] == old:
+                shape.dim[0] = batch
+        for index in range(0, len(header.input_dim), 4):  # four of each input
+            if header.input_dim[index] == old:
+                header.input_dim[index] = batch
+
     def insert_before(self, anchor: Layer, layer: Layer) -> None:
         """Puts a new layer in front of another."""
         self._replaced[anchor] = [layer, *self._replaced.get(anchor, [anchor])]

@@ -37,13 +37,18 @@ class Stripped:
 
 
 def strip(
-    net: Net, *, batch: int = 1, fold: bool = True, skip_passes: Collection[str] = (), keep_exact: bool = False
+    net: Net,
+    *,
+    batch: int | None = None,
+    fold: bool = True,
+    skip_passes: Collection[str] = (),
+    keep_exact: bool = False,
 ) -> Stripped:
     """A copy of the net with what only training needs taken out, and all other exact passes where there are weights.
 
     Args:
         net: left as it is.
-        batch: of the Input layers.
+        batch: see `StripTraining`.
         fold: whether the other exact passes run too.
         skip_passes: which of them do not.
         keep_exact: whether to keep the nets before and after, for a check.
@@ -70,7 +75,7 @@ class DeployOptions:
     weights: Path
     out: Path
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
-    batch: int = 1
+    batch: int | None = None
     skip_passes: tuple[str, ...] = ()
     fixed_size: bool = False
     force: bool = False
@@ -115,7 +120,7 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, An
         },
         options={
             "passes": [StripTraining.name, *(one.name for one in all_exact(options.skip_passes))],
-            "batch": options.batch,
+            "batch": made.net.view("TEST").batch,
             **({"fixed_size": True} if options.fixed_size else {}),
             "input_shapes": {blob: list(shape) for blob, shape in options.input_shapes.items()},
         },

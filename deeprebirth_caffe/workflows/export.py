@@ -102,7 +102,7 @@ def _read(options: ExportOptions) -> tuple[Ready, list[str]]:
     net = load_net(options.net, options.weights, options.input_shapes)
     notes = upgrade_notes(net)
     if net.trains:
-        net = strip(net, batch=options.batch or 1).net
+        net = strip(net, batch=options.batch).net
         notes.append("it trains: exported is what `rebirth deploy` makes of it")
     if missing := layers_without_weights(net):
         raise RebirthError(

@@ -46,7 +46,7 @@ class TimeOptions:
         nets: each with its weights; None for random ones. The first is what the others are compared with.
         on: where; see `open_target`.
         cpus: processors that each net may run on; None: any.
-        batch: of every net; None keeps the file's.
+        batch: of every net; None: the first net's own.
         fit_bytes: memory for which to find the largest batch.
     """
 
@@ -109,10 +109,10 @@ def time_nets(options: TimeOptions, progress: Progress = lambda done, total: Non
     with ExitStack() as stack:
         target = stack.enter_context(open_target(options.on, caffe=options.caffe, timeout=options.timeout))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebirth-time-")))
-        nets = [
-            _prepare(path, weights, options, folder / str(number))
-            for number, (path, weights) in enumerate(options.nets)
-        ]
+        nets: list[Prepared] = []
+        for number, (path, weights) in enumerate(options.nets):
+            like = nets[0].ready.batch if nets and options.batch is None else None
+            nets.append(_prepare(path, weights, options, folder / str(number), like))
         place = target.describe()
         meter = target.meter()
         before = machine.state(target.read_files(machine.STATE))
@@ -142,8 +142,16 @@ def time_nets(options: TimeOptions, progress: Progress = lambda done, total: Non
     }
 
 
-def _prepare(path: Path, weights: Path | None, options: TimeOptions, folder: Path) -> Prepared:
-    """Reads a net and writes what is run."""
+def _prepare(path: Path, weights: Path | None, options: TimeOptions, folder: Path, like: int | None) -> Prepared:
+    """Reads a net and writes what is run.
+
+    Args:
+        path: of the net.
+        weights: its caffemodel.
+        options: what to do.
+        folder: to write into.
+        like: the batch of the net that this one is compared with.
+    """
     net = load_net(path, weights, options.input_shapes)
     notes = upgrade_notes(net)
     if net.weights is None:
@@ -155,13 +163,18 @@ def _prepare(path: Path, weights: Path | None, options: TimeOptions, folder: Pat
     if net.trains:
         with_heads = storage_bytes(net, net.weights)
         # The net as it was trained: `rebirth deploy` may join its branches, and is timed by its own files.
-        net = strip(net, batch=options.batch or 1, skip_passes=[one.name for one in FINISHING]).net
+        net = strip(net, batch=options.batch, skip_passes=[one.name for one in FINISHING]).net
         notes.append("it trains: timed is what `rebirth deploy` makes of it")
     if missing := layers_without_weights(net):
         if weights is None:
             raise RebirthError(f"{path}: no random weights can be made for {', '.join(missing)}; give some with -w")
         raise RebirthError(f"{weights}: holds nothing for {', '.join(missing)}; are these the weights of this net?")
     ready = plain(net, batch=options.batch)
+    if like not in (None, ready.batch):
+        if ready.batch is None:
+            raise RebirthError(f"{path}: its inputs have no batch in common; give all nets one with --batch")
+        notes.append(f"batch {like}, as the first net, instead of its own {ready.batch}")
+        ready = plain(net, batch=like)
     folder.mkdir()
     files = ready.write(folder)
     assert ready.net.weights is not None

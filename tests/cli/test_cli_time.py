@@ -146,6 +146,23 @@ def test_json(cli: Cli, net28: SmallNet, target: FakeTarget) -> None:
     assert data["warnings"] == [] and not data["interrupted"]
 
 
+def test_nets_of_unlike_batch_are_brought_to_one(cli: Cli, net28: SmallNet, target: FakeTarget) -> None:
+    ten = Path("ten.prototxt")
+    text = Path(net28.deploy).read_text(encoding="utf-8")
+    ten.write_text(text.replace("dim: 1 dim: 1 ", "dim: 10 dim: 1 ", 1), encoding="utf-8")
+    assert Net.read(ten).view("TEST").batch == 10
+    first, other = cli("time", net28.deploy, "--vs", ten, "--runs", 1, "--json").data["nets"]
+    assert (first["batch"], other["batch"]) == (1, 1)
+    assert "batch 1, as the first net, instead of its own 10" in other["notes"]
+    assert not any("instead" in note for note in first["notes"])
+    for key in ("memory_bytes", "reused_bytes", "memory_required_for_data"):
+        assert other[key] == first[key]
+    result = cli("time", ten, "--vs", net28.deploy, "--runs", 1)
+    assert "times are of a pass of 10 images" in result.out and "instead of its own 1" in result.out
+    both = cli("time", net28.deploy, "--vs", ten, "--runs", 1, "--batch", 3, "--json").data["nets"]
+    assert [net["batch"] for net in both] == [3, 3] and not any("instead" in note for note in both[1]["notes"])
+
+
 def test_a_net_that_trains(cli: Cli, net28: SmallNet, target: FakeTarget) -> None:
     plain = cli("time", net28.deploy, "--runs", 1, "--batch", 3, "--json").data["nets"][0]
     result = cli("time", net28.train_val, "--input-shape", net28.shape, "--runs", 1, "--batch", 3, "--json")

@@ -16,7 +16,7 @@ LOSS = layer("SoftmaxWithLoss", "loss", ("score", "label"), "loss")
 ACC = layer("Accuracy", "acc", ("score", "label"), "acc", TEST)
 
 
-def strip(text: str, *, weights: bool = False, batch: int = 1) -> Net:
+def strip(text: str, *, weights: bool = False, batch: int | None = None) -> Net:
     net = parse(text, weights=weights, datum=(3, 8, 8))
     rewrite(net, StripTraining(batch=batch))
     return net
@@ -32,6 +32,45 @@ def test_data_becomes_an_input_of_the_batch_asked_for() -> None:
     assert by_name(net, "data").type == "Input"
     assert [list(shape.dim) for shape in by_name(net, "data").param.input_param.shape] == [[5, 3, 8, 8]]
     assert net.view("TEST").blobs["prob"].shape == (5, 5)
+
+
+FEW = "input_shape { dim: 10 dim: 3 dim: 8 dim: 8 }"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'input: "data" {FEW} ',
+        'input: "data" input_dim: 10 input_dim: 3 input_dim: 8 input_dim: 8 ',
+        data(10, 3, 8, 8),
+        layer("DummyData", "data", fields="dummy_data_param { shape { dim: 10 dim: 3 dim: 8 dim: 8 } }"),
+        layer(
+            "MemoryData",
+            "data",
+            tops=("data", "label"),
+            fields="memory_data_param { batch_size: 10 channels: 3 height: 8 width: 8 }",
+        ),
+    ],
+)
+def test_the_batch_asked_for_wherever_images_come_from(text: str) -> None:
+    net = strip(text + SCORE, batch=4)
+    assert net.view("TEST").batch == 4 and net.view("TEST").blobs["data"].shape == (4, 3, 8, 8)
+    assert net.view("TEST").blobs["score"].shape == (4, 5)
+    again = Net.parse(net.text()).view("TEST")
+    assert again.blobs["score"].shape == (4, 5)
+
+
+def test_inputs_keep_their_batch_where_none_is_asked_for() -> None:
+    net = strip(data(10, 3, 8, 8) + data(300, 5, name="boxes") + SCORE, batch=None)
+    assert net.view("TEST").blobs["data"].shape == (10, 3, 8, 8)
+    assert strip(SOURCE + SCORE + LOSS, batch=None).view("TEST").batch == 1
+
+
+def test_other_inputs_are_no_images() -> None:
+    text = data(1, 3, 8, 8) + data(1, 3, name="info") + data(300, 5, name="boxes")
+    text += SCORE + fc("a", "info") + fc("b", "boxes")
+    blobs = strip(text, batch=2).view("TEST").blobs
+    assert [blobs[name].shape for name in ("data", "info", "boxes")] == [(2, 3, 8, 8), (2, 3), (300, 5)]
 
 
 def test_a_blob_that_the_net_needs_from_its_source_is_an_input_too() -> None:

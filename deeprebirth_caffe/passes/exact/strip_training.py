@@ -41,6 +41,7 @@ class _Plan:
     silences: dict[Layer, list[str]]
     loose: list[str]
     stale: list[str]
+    old_batch: int
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ class StripTraining(Pass):
     """Makes a deploy net.
 
     Attributes:
-        batch: of the new Input layers.
+        batch: of all inputs; None: 1 of those that take the place of a data layer, the file's own of the others.
     """
 
     name: ClassVar[str] = "strip-training"
     kind: ClassVar[Kind] = Kind.EXACT
 
-    batch: int = 1
+    batch: int | None = None
 
     def match(self, net: Net) -> Iterator[Match | Refusal]:
         view = net.view("TEST")
@@ -80,21 +81,26 @@ class StripTraining(Pass):
         ends = {head.layer: _PROBABILITIES.get(head.layer.type, "") for head in heads if _ends_openly(view, head, keep)}
         dropouts = _dropouts(view, keep, wanted)
         ruled = any(layer.param.include or layer.param.exclude for layer in keep)
-        if len(keep) == len(net.layers) and not inputs and not dropouts and not ruled:
+        same = self.batch in (None, view.batch)
+        if len(keep) == len(net.layers) and not inputs and not dropouts and not ruled and same:
             return
         # What layers that go overwrote in place is not what the blob's name meant.
         unread = {*loose, *(name for names in silences.values() for name in names)}
         stale = [name for name in unread if view.blobs[name].producer not in keep and view.blobs[name].producer]
-        plan = _Plan(frozenset(keep), inputs, ends, dropouts, silences, loose, sorted(stale))
+        plan = _Plan(frozenset(keep), inputs, ends, dropouts, silences, loose, sorted(stale), view.batch)
         yield Match(net.layers[0], frozenset(net.layers), plan)
 
     def apply(self, match: Match, rewriter: Rewriter) -> Applied:
         plan: _Plan = match.data
         done = Applied()
+        if self.batch is not None:
+            rewriter.set_input_batch(plan.old_batch, self.batch)
+            if self.batch != plan.old_batch:
+                done.notes.append(f"{self.batch} images a pass instead of {plan.old_batch}")
         made: set[tuple[str, str]] = set()
         for layer in list(rewriter.net.layers):
             if layer in plan.inputs:
-                rewriter.insert_before(layer, _input_layer(layer, plan.inputs[layer], self.batch))
+                rewriter.insert_before(layer, _input_layer(layer, plan.inputs[layer], self.batch or 1))
             end = plan.ends.get(layer)
             if end and (end, layer.bottoms[0]) not in made:
                 made.add((end, layer.bottoms[0]))
