@@ -76,7 +76,7 @@ DETECTION = (
 def test_sums_do_without_what_is_not_known() -> None:
     """How many boxes are found depends on the data; all else is as it was without."""
     cost, rest = (summarize(parse(text).views[0]) for text in (DETECTION, DETECTION[: DETECTION.rindex("layer {")]))
-    assert (cost.params, cost.macs, cost.blob_bytes) == (rest.params, rest.macs, rest.blob_bytes)
+    assert (cost.params, cost.macs, cost.memory_bytes) == (rest.params, rest.macs, rest.memory_bytes)
     assert cost.params == 16 and cost.macs == 3 * 4 * 64
     assert [one.name for one in cost.uncounted] == ["det"] and not rest.uncounted
     assert (cost.layers[-1].params, cost.layers[-1].macs, cost.layers[-1].cost) == (0, None, None)
