@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -15,25 +15,41 @@ from deeprebirth_caffe.formats import wire
 MAX_AXES = 32
 """Caffe's own limit."""
 
+_RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
+"""NVCaffe's Type: DOUBLE, FLOAT, FLOAT16; it has INT and UINT too, which no weights are."""
+_GRADIENTS = (6, 9, 11, 13)
+"""The fields of a blob's gradients, NVCaffe's among them."""
+
 
 @dataclass(frozen=True, eq=False)
 class BlobView:
     """One stored array.
 
     Attributes:
-        array: float32 or float64, a read-only view of the buffer wherever the values stand together.
+        array: float32, float64 or (NVCaffe alone) float16, a read-only view of the buffer wherever the values stand
+            together.
         legacy: whether the shape was given by num, channels, height and width.
+        plain: whether plain Caffe reads it; false for NVCaffe's raw data.
     """
 
     array: NDArray[Any]
     legacy: bool
+    plain: bool = True
+
+
+class ForkBlobError(ValueError):
+    """A blob whose values a fork of Caffe keeps in a way that is not understood."""
 
 
 def read_blob(data: wire.Buffer, begin: int, end: int) -> BlobView:
     """Reads the BlobProto that fills ``[begin, end)``; gradients are passed over.
 
+    Besides Caffe's own fields, NVCaffe's are read: ``raw_data_type`` (10) and ``raw_data`` (12), the values as they lie
+    in memory. NVCaffe has written them since 0.16, and so does OpenCV's ``shrinkCaffeModel``.
+
     Raises:
         WireError: the bytes are no message.
+        ForkBlobError: the values are kept in a fork's own way.
         ValueError: shape and values do not fit each other.
     """
     old = [0, 0, 0, 0]
@@ -41,6 +57,8 @@ def read_blob(data: wire.Buffer, begin: int, end: int) -> BlobView:
     dims: list[int] = []
     floats = _Values("<f4", 5, wire.FIXED32)
     doubles = _Values("<f8", 8, wire.FIXED64)
+    raw_type, raw = 0, (0, 0)
+    forks: dict[int, None] = {}
     resume = begin
     while resume < end:
         # A run of unpacked values is taken at once; the walk over the fields goes on behind it.
@@ -57,12 +75,46 @@ def read_blob(data: wire.Buffer, begin: int, end: int) -> BlobView:
             elif 1 <= number <= 4 and kind == wire.VARINT:
                 old[number - 1] = _signed(first, 32)
                 legacy = True
+            elif (number, kind) == (10, wire.VARINT):
+                raw_type = first
+            elif (number, kind) == (12, wire.BYTES):
+                raw = first, last
+            elif number not in _GRADIENTS:
+                forks[number] = None
     shape = old if legacy else dims
-    array = doubles.array() if doubles.count else floats.array()
+    plain = doubles.count > 0 or floats.count > 0 or raw[0] == raw[1]
+    if plain:
+        array = doubles.array() if doubles.count else floats.array()
+    else:
+        array = _raw_array(data, raw_type, *raw)
     if any(dim < 0 for dim in shape) or prod(shape) != array.size:
         wanted = " x ".join(map(str, shape)) or "one value"
+        if forks and not array.size:
+            raise _in_fork_fields(wanted, forks)
         raise ValueError(f"its shape is {wanted}, but it holds {array.size} values")
-    return BlobView(array.reshape(shape), legacy)
+    return BlobView(array.reshape(shape), legacy, plain)
+
+
+def _raw_array(data: wire.Buffer, raw_type: int, first: int, last: int) -> NDArray[Any]:
+    """The values that NVCaffe keeps as bytes, which mean what `raw_type` says."""
+    if raw_type not in _RAW_TYPES:
+        raise ForkBlobError(
+            f"its raw_data (field 12, NVCaffe's) is of type {raw_type}, and only 0 (DOUBLE), 1 (FLOAT) and 2 (FLOAT16) "
+            "are known; let that Caffe save it with store_blobs_in_old_format: true"
+        )
+    dtype = np.dtype(_RAW_TYPES[raw_type])
+    if (last - first) % dtype.itemsize:
+        raise ValueError(f"its {last - first} bytes of raw data are not a multiple of {dtype.itemsize}")
+    return np.frombuffer(data, dtype, (last - first) // dtype.itemsize, first)
+
+
+def _in_fork_fields(wanted: str, numbers: Iterable[int]) -> ForkBlobError:
+    shown = ", ".join(map(str, numbers))
+    whose = ": half_data, as NVCaffe before 0.16 and TensorRT have it" if 10 in numbers else ""
+    return ForkBlobError(
+        f"its shape is {wanted}, but its values are not where Caffe keeps them; a fork of Caffe put them in field "
+        f"{shown}{whose}; let that Caffe save the weights in single precision"
+    )
 
 
 def read_floats(data: wire.Buffer, number: int) -> NDArray[Any]:
@@ -151,14 +203,18 @@ class _Values:
         return np.concatenate(self._pieces) if self._pieces else np.zeros(0, self._dtype)
 
 
-def encode_blob(array: NDArray[Any]) -> tuple[int, list[Any]]:
+def encode_blob(array: NDArray[Any], legacy: bool = False) -> tuple[int, list[Any]]:
     """The BlobProto of an array, in pieces: bytes, and the array itself, to be written as float32.
+
+    Args:
+        array: the values.
+        legacy: give its shape by the old four dimensions, which it then has.
 
     Returns:
         The size of the whole in bytes, and the pieces.
     """
     head = wire.encode_head(5, 4 * array.size) if array.size else b""
-    tail = _encode_shape(array.shape)
+    tail = _encode_old_shape(array.shape) if legacy else _encode_shape(array.shape)
     return len(head) + 4 * array.size + len(tail), [head, array, tail]
 
 
@@ -166,3 +222,9 @@ def _encode_shape(shape: Sequence[int]) -> bytes:
     dims = b"".join(map(wire.encode_varint, shape))
     inner = wire.encode_head(1, len(dims)) + dims if dims else b""
     return wire.encode_head(7, len(inner)) + inner
+
+
+def _encode_old_shape(shape: Sequence[int]) -> bytes:
+    return b"".join(
+        wire.encode_tag(number, wire.VARINT) + wire.encode_varint(dim) for number, dim in enumerate(shape, start=1)
+    )

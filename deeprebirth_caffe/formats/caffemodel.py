@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats import files, wire
-from deeprebirth_caffe.formats.blobs import BlobView, encode_blob, read_blob
+from deeprebirth_caffe.formats.blobs import BlobView, ForkBlobError, encode_blob, read_blob
 from deeprebirth_caffe.formats.files import open_regular
 from deeprebirth_caffe.formats.legacy import V1_TYPES, v0_type
 from deeprebirth_caffe.formats.sniff import not_weights
@@ -43,8 +43,9 @@ class LayerBlobs:
     Attributes:
         name: the layer's name.
         type: its type in today's spelling; empty where the file does not say.
-        blobs: the arrays, float32 or float64, read-only views of the file wherever they can be.
-        raw: each blob's message as it stands in the file.
+        blobs: the arrays, float32, float64 or (NVCaffe alone) float16, read-only views of the file wherever they can
+            be.
+        raw: each blob's message as it stands in the file; None where plain Caffe would not read it.
         legacy: for each blob, whether its shape was given by the old four dimensions (num, channels, height,
             width): a bias of N values then has the shape (1, 1, 1, N), and an M x N matrix (1, 1, M, N).
     """
@@ -52,7 +53,7 @@ class LayerBlobs:
     name: str
     type: str
     blobs: list[NDArray[Any]]
-    raw: tuple[memoryview, ...]
+    raw: tuple[memoryview | None, ...]
     legacy: tuple[bool, ...]
 
 
@@ -166,14 +167,13 @@ class _Reader:
             except wire.WireError:
                 raise
             except ValueError as error:
-                raise CaffemodelError(
-                    f"{self._name}: blob {number} of layer {name!r}: {error}; download or copy the file again"
-                ) from error
+                advice = "" if isinstance(error, ForkBlobError) else "; download or copy the file again"
+                raise CaffemodelError(f"{self._name}: blob {number} of layer {name!r}: {error}{advice}") from error
         return LayerBlobs(
             name,
             kind,
             [blob.array for blob in blobs],
-            tuple(whole[begin:end] for begin, end in spans),
+            tuple(whole[begin:end] if blob.plain else None for blob, (begin, end) in zip(blobs, spans, strict=True)),
             tuple(blob.legacy for blob in blobs),
         )
 
@@ -209,7 +209,10 @@ def stream_caffemodel(file: BinaryIO, name: str, layers: Iterable[Entry], path: 
     for layer_name, kind, content in layers:
         parts: list[tuple[int, list[Any]]] = []  # each blob's size and what to write
         if isinstance(content, LayerBlobs):
-            parts = [(len(raw), [raw]) for raw in content.raw]
+            parts = [
+                encode_blob(array, old) if raw is None else (len(raw), [raw])
+                for raw, array, old in zip(content.raw, content.blobs, content.legacy, strict=True)
+            ]
         else:
             parts = [encode_blob(array) for array in content]
         head = b""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats import files, hdf5, wire
-from deeprebirth_caffe.formats.blobs import encode_blob, read_blob
+from deeprebirth_caffe.formats.blobs import ForkBlobError, encode_blob, read_blob
 from deeprebirth_caffe.formats.caffemodel import MAX_FILE
 from deeprebirth_caffe.formats.files import open_regular
 
@@ -37,6 +37,7 @@ class SolverState:
         history: the solver's arrays: one for each learnable blob, then, for AdaDelta and Adam, another one for each.
         current_step: of lr_policy "multistep".
         legacy: for each array, whether its shape was given by the old four dimensions.
+        plain: whether plain Caffe reads the file; false for NVCaffe's raw data.
     """
 
     iteration: int
@@ -44,6 +45,7 @@ class SolverState:
     history: Sequence[Array]
     current_step: int = 0
     legacy: Sequence[bool] = field(default=())
+    plain: bool = True
 
 
 def read_solverstate(path: str | os.PathLike[str]) -> SolverState:
@@ -111,6 +113,7 @@ def _read_message(name: str, data: mmap.mmap) -> SolverState:
     learned, step = "", 0
     history: list[Array] = []
     legacy: list[bool] = []
+    plain = True
     for number, kind, begin, end in wire.fields(data, 0, len(data)):
         if (number, kind) == (1, wire.VARINT):
             iteration = begin
@@ -121,10 +124,14 @@ def _read_message(name: str, data: mmap.mmap) -> SolverState:
                 blob = read_blob(data, begin, end)
             except wire.WireError:
                 raise
+            except ForkBlobError as error:
+                raise SolverStateError(f"{name}: array {len(history)} of its history: {error}") from error
             except ValueError as error:
                 raise _wrong(name, f"array {len(history)} of its history: {error}") from error
-            history.append(blob.array)
+            # Nothing is computed in half precision.
+            history.append(blob.array.astype(np.float32) if blob.array.dtype == np.float16 else blob.array)
             legacy.append(blob.legacy)
+            plain &= blob.plain
         elif (number, kind) == (4, wire.VARINT):
             step = begin
         elif number in (1, 100) and kind == wire.BYTES:
@@ -134,7 +141,7 @@ def _read_message(name: str, data: mmap.mmap) -> SolverState:
             )
     if iteration is None:
         raise _wrong(name, "it has no iteration")
-    return _checked(name, SolverState(iteration, learned, history, step, legacy))
+    return _checked(name, SolverState(iteration, learned, history, step, legacy, plain))
 
 
 def _checked(name: str, state: SolverState) -> SolverState:

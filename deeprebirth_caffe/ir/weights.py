@@ -97,6 +97,8 @@ def _todays(layer: LayerBlobs) -> tuple[Array, ...]:
     arrays: list[Array] = []
     for index, (blob, legacy) in enumerate(zip(layer.blobs, layer.legacy, strict=True)):
         axes = 1 if index else 2 if layer.type == "InnerProduct" else 4
+        if blob.dtype == np.float16:  # nothing is computed in half precision
+            blob = blob.astype(np.float32)
         arrays.append(
             blob.reshape(blob.shape[4 - axes :]) if legacy and blob.shape[: 4 - axes] == (1,) * (4 - axes) else blob
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nvcaffe import TYPES, raw_model
 
 from deeprebirth_caffe.engines import EngineError, engine
 from deeprebirth_caffe.engines.caffe.client import CaffeWorker
@@ -398,3 +399,16 @@ def test_engine(caffe_install: CaffeInstall, net: Path, tmp_path: Path) -> None:
 def test_no_such_engine() -> None:
     with pytest.raises(EngineError, match="no engine named 'tpu'"):
         engine("tpu")
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_weights_of_nvcaffe_reach_caffe(caffe: CaffeWorker, tmp_path: Path, dtype: str) -> None:
+    (tmp_path / "net.prototxt").write_text(NET)
+    loaded = caffe.load(tmp_path / "net.prototxt", seed=1)
+    caffe.save(loaded, tmp_path / "plain.caffemodel")
+    (tmp_path / "raw.caffemodel").write_bytes(raw_model((tmp_path / "plain.caffemodel").read_bytes(), dtype))
+    again = caffe.load(tmp_path / "net.prototxt", weights=tmp_path / "raw.caffemodel", seed=2)
+    wanted, found = (caffe.get_params(net, ["conv", "one"]) for net in (loaded, again))
+    for name, arrays in wanted.items():
+        for array, mine in zip(arrays, found[name], strict=True):
+            np.testing.assert_array_equal(mine, array.astype(dtype).astype(np.float32))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from nvcaffe import raw_model, raw_state
 from solvers import HISTORIES, NET, caffe_train, far, snapshot_arrays, write_net, write_state
 
 from deeprebirth_caffe.engines.base import Trainer
@@ -184,3 +185,17 @@ def test_weights_in_hdf5_start_a_training(engine: str, caffe_install: CaffeInsta
         made = TorchEngine(seed=9) if name == "torch" else CaffeEngine(caffe_install, threads=1)
         with made.trainer(tmp_path / "next.prototxt", weights=[model], root=tmp_path) as trainer:
             assert trainer.step().loss == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["caffe", "torch"])
+def test_a_snapshot_of_nvcaffe_is_gone_on_from(name: str, caffe_install: CaffeInstall, tmp_path: Path) -> None:
+    """A state and its weights as raw data say what the same in plain Caffe's form says."""
+    begin = _write(tmp_path, "SGD", "BINARYPROTO")
+    losses = []
+    for raw in (False, True):
+        if raw:
+            for path, change in ((begin, raw_state), (begin.with_suffix(".caffemodel"), raw_model)):
+                path.write_bytes(change(path.read_bytes(), "<f8"))
+        with _trainer(name, caffe_install, tmp_path, "next.prototxt", begin) as trainer:
+            losses.append([trainer.step().loss for _ in range(2)])
+    assert losses[0] == losses[1]

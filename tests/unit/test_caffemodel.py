@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nvcaffe import TYPES, raw_blob
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats import wire
@@ -363,3 +364,59 @@ def test_streaming_to_any_file() -> None:
 )
 def test_matching_shapes(shape: tuple[int, ...], wanted: tuple[int, ...], legacy: bool, fits: bool) -> None:
     assert matches_shape(shape, wanted, legacy) is fits
+
+
+def nvcaffe_net(dtype: str, legacy: bool = False, kind: int | None = None) -> bytes:
+    blobs = [raw_blob(blob(array, legacy).SerializeToString(), dtype, kind) for array in (WEIGHT, BIAS[:2])]
+    layer = pb.LayerParameter(name="c", type="Convolution").SerializeToString()
+    layer += b"".join(wire.encode_head(7, len(one)) + one for one in blobs)
+    return wire.encode_head(100, len(layer)) + layer
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_raw_data_of_nvcaffe(tmp_path: Path, dtype: str, legacy: bool) -> None:
+    path = saved(tmp_path, nvcaffe_net(dtype, legacy))
+    [layer] = read_caffemodel(path).layers
+    want = [array.astype(dtype) for array in (WEIGHT, BIAS[:2])]
+    assert [array.dtype for array in layer.blobs] == [np.dtype(dtype)] * 2
+    assert not layer.blobs[0].flags.owndata
+    assert [array.ravel().tolist() for array in layer.blobs] == [array.ravel().tolist() for array in want]
+    # What is written is plain Caffe's: its own fields, with the shape as it was given.
+    write_caffemodel(tmp_path / "plain.caffemodel", "net", [(layer.name, layer.type, layer)])
+    message = pb.NetParameter.FromString((tmp_path / "plain.caffemodel").read_bytes())
+    for stored, array in zip(message.layer[0].blobs, want, strict=True):
+        assert np.array_equal(np.array(stored.data, np.float32), array.ravel().astype(np.float32))
+        assert stored.HasField("num") is legacy
+        assert len(stored.SerializeToString()) < 4 * array.size + 20
+    again = read_caffemodel(tmp_path / "plain.caffemodel").layers[0]
+    assert (again.legacy, [one.shape for one in again.blobs]) == (layer.legacy, [one.shape for one in layer.blobs])
+
+
+def test_values_in_a_forks_own_fields_are_told_as_such(tmp_path: Path) -> None:
+    wrong = error(saved(tmp_path, nvcaffe_net("<i4", kind=3)))
+    assert "blob 0 of layer 'c'" in wrong
+    assert "raw_data (field 12, NVCaffe's) is of type 3" in wrong
+    assert "download" not in wrong
+    values = blob(WEIGHT)
+    values.ClearField("data")
+    for field, said in ((10, "half_data"), (14, "field 14")):
+        odd = values.SerializeToString() + wire.encode_head(field, 24) + bytes(24)
+        layer = (
+            pb.LayerParameter(name="c", type="Convolution").SerializeToString() + wire.encode_head(7, len(odd)) + odd
+        )
+        wrong = error(saved(tmp_path, wire.encode_head(100, len(layer)) + layer))
+        assert "4 x 3 x 1 x 2" in wrong
+        assert said in wrong
+        assert "download" not in wrong
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "said"),
+    [(1, 96, "it holds 24 values"), (0, 12, "12 bytes of raw data are not a multiple of 8")],
+)
+def test_raw_data_of_the_wrong_size(tmp_path: Path, kind: int, size: int, said: str) -> None:
+    odd = pb.BlobProto(shape=pb.BlobShape(dim=[2])).SerializeToString()
+    odd += wire.encode_tag(10, wire.VARINT) + wire.encode_varint(kind) + wire.encode_head(12, size) + bytes(size)
+    layer = wire.encode_head(7, len(odd)) + odd
+    assert said in error(saved(tmp_path, wire.encode_head(100, len(layer)) + layer))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nvcaffe import TYPES, raw_state
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import write_caffemodel
@@ -54,6 +55,18 @@ def test_old_shapes_are_marked(tmp_path: Path) -> None:
     found = read_solverstate(tmp_path / "old")
     assert found.history[0].shape == (1, 1, 1, 2)
     assert list(found.legacy) == [True]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_raw_data_of_nvcaffe(dtype: str, tmp_path: Path) -> None:
+    write_solverstate(tmp_path / "plain", _state())
+    (tmp_path / "raw").write_bytes(raw_state((tmp_path / "plain").read_bytes(), dtype))
+    found = read_solverstate(tmp_path / "raw")
+    assert not found.plain
+    assert read_solverstate(tmp_path / "plain").plain
+    for mine, wanted in zip(found.history, _state().history, strict=True):
+        assert mine.dtype in (np.float32, np.float64)
+        np.testing.assert_array_equal(mine, wanted.astype(dtype))
 
 
 def test_names_that_are_not_utf8_survive(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Real Caffe runs in a process of its own (`process.py`, `worker.py`); nothing tha
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeprebirth_caffe.engines.base import EngineError, TrainResult
+from deeprebirth_caffe.engines.caffe.plain_weights import plain_weights
 from deeprebirth_caffe.engines.caffe.process import WorkerProcess
 from deeprebirth_caffe.engines.caffe.python_layers import check_call
 
@@ -120,17 +122,18 @@ class CaffeWorker(WorkerProcess):
         """
         if phase not in ("TRAIN", "TEST"):
             raise EngineError(f"phase must be TRAIN or TEST, not {phase!r}")
-        r, _ = self.call(
-            "load",
-            timeout=timeout,
-            net=_path(net),
-            phase=phase,
-            weights=None if weights is None else _path(weights),
-            level=level,
-            stages=list(stages),
-            seed=seed,
-            cwd=None if cwd is None else _path(cwd),
-        )
+        with tempfile.TemporaryDirectory(prefix="rebirth-caffe-") as folder:
+            r, _ = self.call(
+                "load",
+                timeout=timeout,
+                net=_path(net),
+                phase=phase,
+                weights=None if weights is None else str(plain_weights(Path(_path(weights)), Path(folder))),
+                level=level,
+                stages=list(stages),
+                seed=seed,
+                cwd=None if cwd is None else _path(cwd),
+            )
         names = [name for name, _ in r["layers"]]
         return LoadedNet(
             handle=r["handle"],

@@ -19,6 +19,7 @@ from deeprebirth_caffe.engines.base import Score, Snapshot, Step
 from deeprebirth_caffe.engines.caffe import saving
 from deeprebirth_caffe.engines.caffe.labels import label_rules
 from deeprebirth_caffe.engines.caffe.moving import moves
+from deeprebirth_caffe.engines.caffe.plain_weights import plain_weights
 from deeprebirth_caffe.engines.plan import Plan, check_prefix, find_model, read_plan, unrestorable, weights_of
 from deeprebirth_caffe.engines.policy import learning_rate
 from deeprebirth_caffe.engines.snapshots import remove_leftovers, workspace
@@ -150,7 +151,7 @@ def open_trainer(
             "open_solver",
             solver=str(copy),
             iter_size=plan.param.iter_size,
-            weights=[] if state is not None else _absolute(weights or weights_of(plan.param, base)),
+            weights=[] if state is not None else _loadable(weights or weights_of(plan.param, base), private),
             state=None if state is None or found is None else str(_restorable(state, found, base, private, notes)),
             labels=[label_rules(net.net, net.state) for net in (plan.train, *plan.tests)],
         )
@@ -184,12 +185,14 @@ def _silent(param: pb.SolverParameter, work: Path) -> pb.SolverParameter:
 def _restorable(state: Path, found: SolverState, root: Path, private: Path, notes: list[str]) -> Path:
     """A solverstate whose weights Caffe, started in `root`, finds: this one, or else a copy that names them."""
     model = find_model(found.learned_net, state, root)
-    if found.learned_net and model == root / found.learned_net:
+    named = model == root / found.learned_net
+    model = plain_weights(model.absolute(), private)
+    if found.learned_net and named and found.plain and model.parent != private:
         return state
-    if found.learned_net:
+    if found.learned_net and not named:
         notes.append(f"weights are taken from {model}: {found.learned_net}, which the solverstate names, is not there")
     copy = private / f"resume.solverstate{'.h5' if hdf5.is_hdf5(state) else ''}"
-    write_solverstate(copy, dataclasses.replace(found, learned_net=str(model.absolute())))
+    write_solverstate(copy, dataclasses.replace(found, learned_net=str(model)))
     return copy
 
 
@@ -197,5 +200,5 @@ def _score(mean: FloatArray) -> Score:
     return float(mean.item()) if mean.size == 1 else tuple(float(x) for x in mean.reshape(-1))
 
 
-def _absolute(paths: Sequence[Path | str]) -> list[str]:
-    return [str(Path(path).absolute()) for path in paths]
+def _loadable(paths: Sequence[Path | str], folder: Path) -> list[str]:
+    return [str(plain_weights(Path(path).absolute(), folder)) for path in paths]

@@ -13,9 +13,9 @@ from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.torch.layers.base import Lowered, Spec, lowers
 from deeprebirth_caffe.engines.torch.layers.labels import LEAST, Floor
 from deeprebirth_caffe.engines.torch.layers.softmax import class_labels, ignored_label, normalizer
+from deeprebirth_caffe.formats.blobs import read_blob
 from deeprebirth_caffe.formats.files import read_regular
 from deeprebirth_caffe.ops import axis_of
-from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,16 +68,15 @@ class InfogainLoss(Lowered):
 
 def _matrix(spec: Spec) -> Tensor:
     source = spec.root / spec.param.infogain_loss_param.source
-    blob = pb.BlobProto()
     try:
-        blob.ParseFromString(read_regular(source))
+        data = read_regular(source)
+        values = torch.tensor(read_blob(data, 0, len(data)).array.reshape(-1), dtype=torch.float32)
     except OSError as error:
         raise EngineError(
             f'layer "{spec.param.name}": cannot read its infogain matrix {source}: {error.strerror}'
         ) from error
-    except Exception as error:
-        raise EngineError(f'layer "{spec.param.name}": {source} is not a BlobProto') from error
-    values = torch.tensor(list(blob.data or blob.double_data), dtype=torch.float32)
+    except ValueError as error:
+        raise EngineError(f'layer "{spec.param.name}": {source} is not a BlobProto ({error})') from error
     axis = axis_of(spec.param, spec.param.infogain_loss_param.axis, spec.bottoms[0])
     classes = spec.bottoms[0][axis]
     if values.numel() != classes**2:
