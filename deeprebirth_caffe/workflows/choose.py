@@ -96,7 +96,7 @@ def choose(options: EngineOptions, views: Iterable[View]) -> Choice:
 
 def _without_torch(options: EngineOptions, wanted: bool, missing: str, refused: Layer | None) -> Choice:
     """Caffe, because the embedded engine is missing or refuses a layer."""
-    what = "" if refused is None else f'layer "{refused.name}" of type {refused.type}'
+    what = "" if refused is None else f'layer "{refused.name}" of type {refused.type}{_by(refused)}'
     if wanted or options.name == "torch":
         raise EngineError(f"the embedded engine cannot be used: {missing or f'it does not run {what}'}")
     reason = missing or f"the embedded engine does not run {what}"
@@ -111,6 +111,12 @@ def _without_torch(options: EngineOptions, wanted: bool, missing: str, refused: 
             "whose it is, and rebirth convert NET --portable says some such layers in plain Caffe (docs/forks.md)"
         )
     return Choice(caffe, reason)
+
+
+def _by(layer: Layer) -> str:
+    """The fork's fields of a layer, for an error."""
+    fields = layer.source.unknown if layer.source is not None and layer.op is not None else []
+    return f" with a fork's {', '.join(fields)}" if fields else ""
 
 
 def _predicted(options: EngineOptions, nets: Sequence[View]) -> Choice:
@@ -178,6 +184,6 @@ def _runs(layer: Layer) -> bool:
     from deeprebirth_caffe.engines.torch.layers.base import made_types
     from deeprebirth_caffe.engines.torch.layers.refused import REFUSED
 
-    if layer.type in REFUSED or layer.unknown:
+    if layer.type in REFUSED or layer.understood.loud:
         return False
     return layer.type in made_types() or (layer.op is not None and layer.op.data)

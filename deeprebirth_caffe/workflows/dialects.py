@@ -101,7 +101,8 @@ def _of_layer(layer: Layer) -> list[Evidence]:
         if field not in layer.understood.unknown and own_entry(parts[-1], layer.type) is not None:
             continue  # the type says it all
         entries = [entry for part in parts if (entry := field_entry(part, layer.type)) is not None]
-        forks = tuple(fork.name for fork in forks_with_field(field, layer.type))
+        value = next(iter(extra.get(field, ())), None)
+        forks = tuple(fork.name for fork in forks_with_field(field, layer.type, value))
         understood = field not in layer.understood.unknown
         free = understood and field not in layer.understood.fixed
         means = entries[0].means if entries else ""

@@ -7,6 +7,7 @@ import pytest
 from deeprebirth_caffe.ir import Layer, Net, summarize
 from deeprebirth_caffe.ops import Shape, count
 from deeprebirth_caffe.ops.forks import DEPTHWISE, FORKS, Effect, field_entry, forks_with_field, forks_with_type
+from deeprebirth_caffe.passes.patterns import strange
 
 CASES: dict[str, tuple[str, list[Shape], str, list[Shape] | None]] = {
     # type: (its fields, the shapes it reads, the shapes it makes "a x b, …", its blobs)
@@ -259,9 +260,35 @@ def test_what_changes_the_sums_keeps_passes_away(kind: str, fields: str) -> None
     assert layer.unknown == () and layer.understood.fixed
 
 
-def test_an_unknown_engine_is_still_a_spelling_error() -> None:
-    with pytest.raises(Exception, match="'MKL2018' is not one of"):
-        one_layer("Pooling", "pooling_param { kernel_size: 2 engine: MKL2018 }", [(1, 4, 9, 9)])
+VALUES = [
+    ("Pooling", "pooling_param { kernel_size: 2 engine: MIOPEN }", "pooling_param.engine", True, ()),
+    ("TanH", "tanh_param { engine: LIBDNN }", "tanh_param.engine", True, ("opencl",)),
+    ("ReLU", "relu_param { engine: MKLDNN }", "relu_param.engine", True, ("intel",)),
+    ("Eltwise", "eltwise_param { operation: MIN }", "eltwise_param.operation", True, ()),
+    ("Eltwise", "eltwise_param { operation: SUB }", "eltwise_param.operation", True, ()),
+    ("Reduction", "reduction_param { operation: 9 }", "reduction_param.operation", True, ()),
+    ("Pooling", "pooling_param { pool: FRACTIONAL kernel_size: 2 }", "pooling_param.pool", False, ()),
+    ("Pooling", "pooling_param { kernel_size: 2 round_mode: TORCH }", "pooling_param.round_mode", False, ()),
+    ("SoftmaxWithLoss", "loss_param { normalization: PRE_FIXED }", "loss_param.normalization", True, ("rcnn",)),
+    ("SoftmaxWithLoss", "loss_param { normalization: BATCHES_ALL }", "loss_param.normalization", True, ()),
+]
+
+
+@pytest.mark.parametrize("kind, fields, path, known, forks", VALUES)
+def test_a_forks_value_of_a_plain_enum(kind: str, fields: str, path: str, known: bool, forks: tuple[str, ...]) -> None:
+    """It is kept like a fork's field; shapes are known where they do not depend on the value."""
+    shapes = [(2, 4, 9, 9), (2,)] if kind == "SoftmaxWithLoss" else [(2, 4, 9, 9)] * (1 + (kind == "Eltwise"))
+    if kind == "SoftmaxWithLoss":
+        shapes[0] = (2, 4)
+    net, layer = one_layer(kind, fields, shapes)
+    assert layer.source is not None and layer.source.unknown == [path]
+    assert (net.view().outs[layer][0].shape is not None) == known
+    assert (layer.unknown == ()) == known
+    quiet = path.endswith("engine")
+    assert layer.understood.loud != quiet
+    assert bool(strange(layer)) != quiet
+    assert fields in net.text()
+    assert tuple(one.name for one in forks_with_field(path, kind, layer.source.extra[path][0])) == forks
 
 
 def test_the_table_is_sound() -> None:

@@ -204,6 +204,17 @@ def test_auto_with_layers_that_torch_does_not_run(caffe_here: None, monkeypatch:
         choose(EngineOptions(), views("Whatever"))
 
 
+def test_a_forks_arithmetic_is_not_run_as_plain_caffes(caffe_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr(CaffeEngine, "describe", lambda self: {"layer_types": ["Eltwise"]})
+    for fields in ("eltwise_param { operation: MIN }", "eltwise_param { stable_prod_grad: true twist: 1 }"):
+        text = 'layer { name: "d" type: "Input" top: "d" input_param { shape { dim: [2, 3] } } } '
+        net = Net.parse(text + f'layer {{ name: "x" type: "Eltwise" bottom: "d" bottom: "d" top: "x" {fields} }}')
+        with pytest.raises(EngineError, match='does not run layer "x" of type Eltwise with a fork\'s eltwise_param'):
+            choose(EngineOptions("torch"), net.views)
+        assert choose(EngineOptions(), net.views).engine.name == "caffe"
+
+
 def test_options_of_the_other_engine(caffe_here: None) -> None:
     for options in (EngineOptions("caffe", device="mps"), EngineOptions("caffe", precision="bf16")):
         with pytest.raises(UsageError, match="is the embedded engine's"):

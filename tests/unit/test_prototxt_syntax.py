@@ -128,9 +128,10 @@ def test_other_scalars(field: str, spelling: str, value: int) -> None:
         ("bias_term: TRUE", "expected true or false, found 'TRUE'"),
         ("bias_term: 2", "expected true or false"),
         ('bias_term: "true"', "expected true or false"),
-        ("engine: caffe", "'caffe' is not one of Engine's values (DEFAULT, CAFFE, CUDNN)"),
-        ("engine: 7", "is not one of"),
-        ("engine: -1", "is not one of"),
+        ("engine: caffe", "'caffe' is not one of Engine's values (DEFAULT, CAFFE, CUDNN); did you mean CAFFE?"),
+        ("engine: CUDN", "did you mean CUDNN?"),
+        ("engine: CDUNN", "did you mean CUDNN?"),
+        ("engine: DEFUALTS", "did you mean DEFAULT?"),
         ('engine: "CAFFE"', "is not one of"),
         ("num_output 3", "unexpected '3', expected ':' or '{' after 'num_output'"),
         ("num_output { }", "'num_output' takes a single value, not a block"),
@@ -244,6 +245,22 @@ def test_unknown_fields_are_named_and_no_error() -> None:
     assert source.layers[0].message.pooling_param.pad == 2
 
 
+def test_a_forks_value_of_an_enum_is_kept_and_a_slip_is_not() -> None:
+    for word in ("FRACTIONAL", "MIN", "7", "-1"):
+        text = f'layer {{ type: "Pooling" pooling_param {{ pad: 2 pool: {word} }} }}'
+        source = parse_net(text)
+        assert source.layers[0].unknown == ["pooling_param.pool"]
+        assert not source.layers[0].message.pooling_param.HasField("pool")
+        assert source.text() == text
+    for word in ("MAXX", "AVG", "max", "MXA", "STOCASTIK"):
+        with pytest.raises(PrototxtError, match="did you mean"):
+            parse_net(f'layer {{ type: "Pooling" pooling_param {{ pool: {word} }} }}')
+    with pytest.raises(PrototxtError, match="'VALIDATE' is not one of Phase's values"):
+        parse_net('layer { type: "Data" include { phase: VALIDATE } }')
+    with pytest.raises(PrototxtError, match="'FRACTIONAL' is not one of"):
+        parse_message("pool: FRACTIONAL", pb.PoolingParameter)
+
+
 def test_a_message_must_be_known_altogether() -> None:
     assert parse_message("pad: 3", pb.PoolingParameter).pad == 3
     with pytest.raises(
@@ -257,7 +274,7 @@ def test_positions_are_lines_and_columns() -> None:
     with pytest.raises(PrototxtError) as info:
         parse_net(text, "dir/net.prototxt")
     assert str(info.value) == (
-        "dir/net.prototxt:5:25: pool: 'AVG' is not one of PoolMethod's values (MAX, AVE, STOCHASTIC); correct the value"
+        "dir/net.prototxt:5:25: pool: 'AVG' is not one of PoolMethod's values (MAX, AVE, STOCHASTIC); did you mean AVE?"
     )
     with pytest.raises(PrototxtError, match=r"^<text>:1:3: "):
         parse_net("\ufeffa 3")

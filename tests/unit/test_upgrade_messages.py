@@ -7,6 +7,7 @@ import re
 import pytest
 import upgrade_corpus as corpus
 
+from deeprebirth_caffe.formats import wire
 from deeprebirth_caffe.formats.legacy import V0_TYPES, V1_TYPES, fork_type, v0_type
 from deeprebirth_caffe.formats.upgrade import UpgradeError, needs_upgrade, upgrade_net, upgrade_net_binary, v0
 from deeprebirth_caffe.ops import all_ops
@@ -161,3 +162,15 @@ def test_bytes_that_are_no_net() -> None:
 )
 def test_types_of_forks(word: str, name: str) -> None:
     assert fork_type(word) == name
+
+
+def test_a_forks_value_of_an_enum_stays_in_a_binary_net() -> None:
+    own = bytes([0x08, 9, 0x10, 3])  # pool: 9, which Caffe does not have, and pad: 3
+    today = pb.LayerParameter(name="p", type="Pooling").SerializeToString()
+    old = pb.V1LayerParameter(name="p", type=pb.V1LayerParameter.POOLING).SerializeToString()
+    for plain, field, pooling in ((today, 100, 121), (old, 2, 19)):
+        layer = plain + wire.encode_head(pooling, len(own)) + own
+        upgraded, _ = upgrade_net_binary(wire.encode_head(field, len(layer)) + layer)
+        [found] = pb.NetParameter.FromString(upgraded).layer
+        assert not found.pooling_param.HasField("pool")
+        assert own[:2] in found.pooling_param.SerializeToString()

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from deeprebirth_caffe.formats.prototxt.document import Document
 from deeprebirth_caffe.formats.prototxt.edits import Edits
 from deeprebirth_caffe.formats.prototxt.fields import Table
-from deeprebirth_caffe.formats.prototxt.fill import fork_value
 from deeprebirth_caffe.formats.prototxt.scalars import unescape
 from deeprebirth_caffe.formats.prototxt.tree import BLOCK, NUMBER, STRING, Node, occurrences
 
@@ -35,7 +34,7 @@ def strangers(doc: Document, nodes: Sequence[Node], table: Table, prefix: str = 
         elif field.message_type is not None:
             for item in occurrences(node):
                 yield from strangers(doc, item.kids, field.table, f"{path}.")
-        elif fork_value(node.name, doc.text[node.vstart : node.end]):
+        elif field.is_fork_value(doc.text[node.vstart : node.end], node.kind):
             yield path, node
 
 

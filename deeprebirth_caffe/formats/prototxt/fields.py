@@ -6,7 +6,7 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from deeprebirth_caffe.formats.prototxt.scalars import Convert, converter
+from deeprebirth_caffe.formats.prototxt.scalars import Convert, ForkValue, converter
 
 
 class Field:
@@ -31,6 +31,18 @@ class Field:
         self.message_type: Any = descriptor.message_type
         self.convert: Convert | None = None if self.message_type is not None else converter(descriptor)
         self._table: Table | None = None
+
+    def is_fork_value(self, spelling: str, kind: int) -> bool:
+        """Whether a value is none that the schema has and none that is misspelled, but a fork's own."""
+        if self.convert is None or self.descriptor.enum_type is None:
+            return False
+        try:
+            self.convert(spelling, kind)
+        except ForkValue:
+            return True
+        except ValueError:
+            return False
+        return False
 
     @property
     def table(self) -> Table:

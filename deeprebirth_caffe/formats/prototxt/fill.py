@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from google.protobuf.message import Message
 
-from deeprebirth_caffe.formats.prototxt.document import Document
+from deeprebirth_caffe.formats.prototxt.document import Document, PrototxtError
 from deeprebirth_caffe.formats.prototxt.fields import Field, Table, table_of
+from deeprebirth_caffe.formats.prototxt.scalars import ForkValue
 from deeprebirth_caffe.formats.prototxt.tree import BLOCK, LIST, Node
-
-_FORK_VALUES = {"engine": ("MKL2017", "MKLDNN")}
-"""Enum values of forks, by field: such a field stands in the text, and the message lacks it."""
-
-
-def fork_value(name: str, spelling: str) -> bool:
-    """Whether a value that the schema does not have is one that a fork gave a field."""
-    return spelling in _FORK_VALUES.get(name, ())
 
 
 class Filler:
     """Fills messages from the nodes of one document.
 
     Attributes:
-        unknown: dotted names of fields that the schema does not have, or whose value is a fork's own, in order of
-            appearance (a dict used as an ordered set). None makes such a field an error.
+        unknown: dotted names of fields that the schema does not have, or whose value is a fork's own (it stands in the
+            text, and the message lacks it), in order of appearance (a dict used as an ordered set). None makes such a
+            field an error.
     """
 
     __slots__ = ("doc", "unknown")
@@ -51,7 +45,7 @@ class Filler:
                         try:
                             values.append(convert(self._spelling(item, node), item.kind))
                         except ValueError as error:
-                            raise self.doc.error(item.vstart, f"{name}: {error}; correct the value") from error
+                            raise self._wrong(item, name, error) from error
             else:
                 if name in seen:
                     raise self.doc.error(node.start, f"'{name}' stands twice in one {table.name}; remove one of them")
@@ -70,10 +64,10 @@ class Filler:
                     try:
                         setattr(message, name, convert(text[node.vstart : node.end], node.kind))
                     except ValueError as error:
-                        if self.unknown is not None and fork_value(name, text[node.vstart : node.end]):
+                        if self.unknown is not None and isinstance(error, ForkValue):
                             self.unknown[prefix + name] = None
                             continue
-                        raise self.doc.error(node.vstart, f"{name}: {error}; correct the value") from error
+                        raise self._wrong(node, name, error) from error
         for name in table.required:
             if not message.HasField(name):
                 raise self.doc.error(at, f"{table.name} lacks its required field '{name}'; add it")
@@ -82,6 +76,10 @@ class Filler:
         if self.unknown is None:
             raise self.doc.error(node.start, f"{table.name} has no field '{node.name}'; correct or remove it")
         self.unknown[prefix + node.name] = None
+
+    def _wrong(self, item: Node, name: str, error: ValueError) -> PrototxtError:
+        advice = "" if str(error).endswith("?") else "; correct the value"
+        return self.doc.error(item.vstart, f"{name}: {error}{advice}")
 
     def _spelling(self, item: Node, node: Node) -> str:
         """The text of a scalar; an error where there is a block or no colon."""

@@ -32,6 +32,15 @@ _LIMITS = {"ClipParameter.min", "ClipParameter.max", "ThresholdParameter.thresho
 Convert = Callable[[str, int], Any]
 """(spelling, kind of node) -> value; raises ValueError with the reason."""
 
+_LIKE_SLIPS = {"EltwiseOp": {"SUB"}}
+"""Values of forks that look like slips of Caffe's own, by enum."""
+_ALL_TOLD = ("Phase", "LayerType")
+"""Enums whose other values mean nothing here: which layers there are, and of what type, depends on them."""
+
+
+class ForkValue(ValueError):
+    """A value that an enum of Caffe does not have and that is no slip of one that it has: a fork's, most likely."""
+
 
 def _integer(low: int, high: int) -> Convert:
     def convert(text: str, kind: int) -> int:
@@ -132,9 +141,36 @@ def _enum(enum: Any) -> Convert:
             number = int(int32(text, kind))
             if number in numbers:
                 return number
-        raise ValueError(f"{_shown(text)} is not one of {enum.name}'s values ({names})")
+        reason = f"{_shown(text)} is not one of {enum.name}'s values ({names})"
+        if kind == STRING or enum.name in _ALL_TOLD:
+            raise ValueError(reason)
+        if kind == NUMBER or text in _LIKE_SLIPS.get(enum.name, ()):
+            raise ForkValue(reason)
+        meant = next((name for name in by_name if _is_slip(text, name)), "")
+        raise ValueError(f"{reason}; did you mean {meant}?") if meant else ForkValue(reason)
 
     return convert
+
+
+def _is_slip(word: str, name: str) -> bool:
+    """Whether a word may be a misspelled name: another case, or one letter wrong (two in a name of five or more)."""
+    word = word.upper()
+    allowed = 1 if len(name) < 5 else 2
+    return word == name or (abs(len(word) - len(name)) <= allowed and _distance(word, name) <= allowed)
+
+
+def _distance(a: str, b: str) -> int:
+    """How many letters have to be put in, taken out, changed or swapped with their neighbour."""
+    rows = [list(range(len(b) + 1))]
+    for i, letter in enumerate(a, start=1):
+        row = [i]
+        for j, other in enumerate(b, start=1):
+            cost = min(rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
+                cost = min(cost, rows[-2][j - 2] + 1)
+            row.append(cost)
+        rows.append(row)
+    return rows[-1][-1]
 
 
 def unescape(text: str) -> bytes:

@@ -11,7 +11,6 @@ from google.protobuf.message import Message
 
 from deeprebirth_caffe.formats.prototxt.edits import line_start
 from deeprebirth_caffe.formats.prototxt.fields import Table
-from deeprebirth_caffe.formats.prototxt.fill import fork_value
 from deeprebirth_caffe.formats.prototxt.printer import field_inline, present
 from deeprebirth_caffe.formats.prototxt.tree import BLOCK, Node
 
@@ -63,7 +62,7 @@ def strangers(text: str, block: Node, table: Table, path: Path) -> list[tuple[No
         if field is None:
             if value is node or value is node.kids[0]:
                 found.append((node, path))
-        elif fork_value(node.name, text[value.vstart : value.end]):
+        elif field.is_fork_value(text[value.vstart : value.end], value.kind):
             found.append((node, path))
         elif field.message_type is not None and value.kind == BLOCK:
             found.extend(strangers(text, value, field.table, (*path, (node.name, number))))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from ..base import Op
 from . import dense, detection
@@ -36,6 +37,7 @@ class ForkField:
         means: in words.
         plain: says it in plain Caffe, where that takes more than leaving it out.
         types: the layer types it is understood in; empty for all.
+        values: for a field that plain Caffe has too, the values that the fork added.
         why: why plain Caffe cannot say it.
         merges: whether passes may rewrite a layer that has it as if it were not there.
     """
@@ -47,6 +49,7 @@ class ForkField:
     types: tuple[str, ...] = ()
     why: str = ""
     merges: bool = True
+    values: tuple[str, ...] = ()
 
     def covers(self, path: str, layer_type: str) -> bool:
         """Whether this entry is about a field of a layer."""
@@ -149,11 +152,20 @@ _BN_SCALE = tuple(
     )
     for name in ("scale_bias", "scale_filler.*", "bias_filler.*")
 )
+
+
+def _engines(*values: str) -> tuple[ForkField, ...]:
+    """The values that a fork added to the engines of plain Caffe."""
+    blocks = ("convolution", "lrn", "pooling", "relu", "sigmoid", "softmax", "spp", "tanh")
+    return tuple(
+        ForkField(f"{block}_param.engine", Effect.QUIET, "which library computes it", values=values) for block in blocks
+    )
+
+
 _ENGINES = _quiet(
     "which library computes it",
     "engine",
     *(f"{block}_param.engine" for block in ("batch_norm", "concat", "eltwise", "inner_product", "split")),
-    *(f"{block}_param.engine" for block in ("convolution", "lrn", "pooling", "relu", "softmax")),
 )
 _IMAGE = ("AnnotatedData", "VideoData")
 
@@ -206,6 +218,21 @@ FORKS: tuple[Fork, ...] = (
             ForkType("SmoothL1LossOHEM", "a loss", detection.smooth_l1_loss_ohem, ("smooth_l1_loss_param.*",)),
             ForkType("SoftmaxWithLossOHEM", "a loss", detection.softmax_loss_ohem),
         ),
+        (
+            ForkField(
+                "loss_param.normalization",
+                Effect.SHAPES,
+                "a loss divided by a number of its own",
+                why="plain Caffe divides by a count; use a loss_weight",
+                values=("PRE_FIXED",),
+            ),
+            ForkField(
+                "loss_param.pre_fixed_normalizer",
+                Effect.SHAPES,
+                "what that loss is divided by",
+                why="plain Caffe divides by a count; use a loss_weight",
+            ),
+        ),
     ),
     Fork(
         "nvcaffe",
@@ -231,6 +258,7 @@ FORKS: tuple[Fork, ...] = (
         "intel/caffe",
         fields=(
             *_ENGINES,
+            *_engines("MKL2017", "MKLDNN"),
             ForkField(
                 "pooling_param.avg_include_pad",
                 Effect.SHAPES,
@@ -239,6 +267,12 @@ FORKS: tuple[Fork, ...] = (
             ),
         ),
         header=("engine",),
+    ),
+    Fork(
+        "opencl",
+        "OpenCL Caffe",
+        "BVLC/caffe, branch opencl; naibaf7/caffe",
+        fields=_engines("LIBDNN", "INTEL_SPATIAL"),
     ),
     Fork(
         "segnet",
@@ -338,8 +372,33 @@ def type_entry(type_name: str) -> ForkType | None:
 
 
 def field_entry(path: str, layer_type: str) -> ForkField | None:
-    """What is known of a field that plain Caffe does not have, in a layer of that type."""
-    return own_entry(path, layer_type) or next((entry for entry in _FIELDS if entry.covers(path, layer_type)), None)
+    """What is known of a field that plain Caffe does not have, in a layer of that type.
+
+    Of a field that plain Caffe has, the value is meant, which then is a fork's.
+    """
+    entry = next((entry for entry in _FIELDS if entry.covers(path, layer_type)), None)
+    return own_entry(path, layer_type) or entry or _value_entry(path)
+
+
+_SIZING = ("pooling_param.pool", "pooling_param.round_mode")
+"""Enums of plain Caffe on which sizes depend, or may in a fork: fractional pooling has sizes of its own."""
+
+
+def _value_entry(path: str) -> ForkField | None:
+    """What is known of a fork's value of a plain enum: shapes, as these do not depend on it."""
+    from ...proto import caffe_pb2
+
+    if path in _SIZING:
+        return None
+    message: Any = caffe_pb2.LayerParameter.DESCRIPTOR
+    *blocks, name = path.split(".")
+    for block in blocks:
+        field = message.fields_by_name.get(block) if message is not None else None
+        message = field.message_type if field is not None else None
+    field = message.fields_by_name.get(name) if message is not None else None
+    if field is None or field.enum_type is None:
+        return None
+    return ForkField(path, Effect.SHAPES, "a value that plain Caffe does not have")
 
 
 def own_entry(path: str, layer_type: str) -> ForkField | None:
@@ -354,10 +413,10 @@ def forks_with_type(type_name: str) -> list[Fork]:
     return [fork for fork in FORKS if any(kind.type == type_name for kind in fork.types)]
 
 
-def forks_with_field(path: str, layer_type: str) -> list[Fork]:
+def forks_with_field(path: str, layer_type: str, value: object = None) -> list[Fork]:
     """The forks that have a field in a layer of that type; with an empty type, in the net itself.
 
-    A block is had by the forks that have any of its fields.
+    A block is had by the forks that have any of its fields, a value of a plain enum by those that added it.
     """
     if not layer_type:
         return [fork for fork in FORKS if path in fork.header]
@@ -366,6 +425,10 @@ def forks_with_field(path: str, layer_type: str) -> list[Fork]:
         own = (
             ForkField(name, Effect.SHAPES, "") for kind in fork.types if kind.type == layer_type for name in kind.fields
         )
-        if any(e.covers(path, layer_type) or e.path.startswith(f"{path}.") for e in (*fork.fields, *own)):
+        if any(
+            (e.covers(path, layer_type) and (value is None or not e.values or value in e.values))
+            or e.path.startswith(f"{path}.")
+            for e in (*fork.fields, *own)
+        ):
             found.append(fork)
     return found

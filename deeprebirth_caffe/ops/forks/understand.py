@@ -27,12 +27,14 @@ class Understood:
         unknown: the outermost fields that nobody here knows.
         fixed: fields whose shapes and costs are known, and that keep passes from rewriting the layer.
         fork: whether there is anything in it that plain Caffe does not have.
+        loud: whether that changes what is computed, so that plain Caffe's arithmetic would be wrong.
     """
 
     op: Op | None
     unknown: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     fork: bool = False
+    loud: bool = False
 
 
 def understand(type_name: str, unknown: Sequence[str] = (), extra: Extra | None = None) -> Understood:
@@ -48,14 +50,16 @@ def understand(type_name: str, unknown: Sequence[str] = (), extra: Extra | None 
         return Understood(op(type_name))
     extra = extra or {}
     strange, fixed = [], []
+    loud = kind is not None
     ends = leaves(extra)
     for outer in unknown:
         found = {path: field_entry(path, type_name) for path in ends if path == outer or path.startswith(f"{outer}.")}
+        loud |= any(entry is None or entry.effect is not Effect.QUIET for entry in found.values())
         if any(entry is None and (extra[path] or not _holds(path, type_name)) for path, entry in found.items()):
             strange.append(outer)
         elif any(_fixes(path, type_name, entry) for path, entry in found.items()):
             fixed.append(outer)
-    return Understood(_bound(type_name, kind, extra), tuple(strange), tuple(fixed), True)
+    return Understood(_bound(type_name, kind, extra), tuple(strange), tuple(fixed), True, loud)
 
 
 def _fixes(path: str, type_name: str, entry: ForkField | None) -> bool:
