@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def read_list(listing: Path, root: Path | None = None) -> list[Entry]:
     except OSError as error:
         raise RebirthError(f"{listing}: cannot read this list: {error.strerror or error}") from error
     entries = []
-    for number, line in enumerate(data.split(b"\n")):
+    for number, line in enumerate(data.removeprefix(BOM_UTF8).split(b"\n")):
         if not line.strip():
             continue
         name, _, label = line.rpartition(b" ")
@@ -184,7 +185,7 @@ def _label(text: bytes, where: str) -> int:
 
 def _read_labels(path: Path) -> list[str]:
     try:
-        return [os.fsdecode(line) for line in read_regular(path).splitlines() if line]
+        return [os.fsdecode(line) for line in read_regular(path).removeprefix(BOM_UTF8).splitlines() if line]
     except OSError as error:
         raise RebirthError(f"{path}: cannot read these labels: {error.strerror or error}") from error
 

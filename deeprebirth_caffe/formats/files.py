@@ -72,12 +72,14 @@ def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> byte
 
 
 def read_regular_text(path: str | os.PathLike[str], errors: str = "surrogateescape", limit: int | None = None) -> str:
-    """Reads a regular file as UTF-8, with one line feed at the end of each line; see `read_regular`.
+    """Reads a regular file as UTF-8, with one line feed at the end of each line and no byte order mark.
+
+    See `read_regular`.
 
     Raises:
         UnicodeDecodeError: it is no UTF-8, and `errors` is "strict".
     """
-    text = read_regular(path, limit).decode("utf-8", errors)
+    text = read_regular(path, limit).decode("utf-8-sig", errors)
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 

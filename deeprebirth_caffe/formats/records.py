@@ -125,6 +125,6 @@ def _lines(listing: Path) -> Iterator[str]:
     """The lines of a list that are not empty, as far as its beginning goes."""
     with open_regular(listing) as file:
         start = file.read(LIST_BYTES)
-    for line in start.decode("utf-8", "replace").splitlines():
+    for line in start.decode("utf-8-sig", "replace").splitlines():
         if line.strip():
             yield line.strip()

@@ -140,17 +140,12 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, An
     assert weights is not None
     place.publish(
         {
-            DEPLOY: deploy_text(made.net),
+            DEPLOY: made.net.text(),
             DEPLOY_WEIGHTS: lambda file: save_weights(file, made.net, weights),
             MANIFEST: json_bytes(manifest),
         }
     )
     return manifest
-
-
-def deploy_text(net: Net) -> str:
-    """The text of a deploy net: a new file, so without the byte order mark of the old one, which Caffe refuses."""
-    return net.text().removeprefix("\ufeff")
 
 
 def raise_failures(checks: list[CheckResult] | None) -> None:

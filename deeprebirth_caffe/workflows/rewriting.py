@@ -19,7 +19,7 @@ from deeprebirth_caffe.rewrite.learning import LrMults, learn_faster, restore
 from deeprebirth_caffe.rewrite.names import rename_changed_blobs
 from deeprebirth_caffe.rewrite.pipeline import Outcome
 from deeprebirth_caffe.workflows.check import check_runs
-from deeprebirth_caffe.workflows.deploy import DEPLOY, deploy_text, raise_failures, strip
+from deeprebirth_caffe.workflows.deploy import DEPLOY, raise_failures, strip
 from deeprebirth_caffe.workflows.ledger import make_ledger
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.workflows.manifest import make_manifest, read_earlier, totals
@@ -313,7 +313,7 @@ class Rewriting:
         directory = options.directory
         files: dict[str, Any] = {}
         if deploy_net is not None and options.net.name != DEPLOY:
-            files[DEPLOY] = deploy_text(deploy_net)
+            files[DEPLOY] = deploy_net.text()
         files[options.net.name] = net.text()
         if "solver" in outputs:
             path = os.path.join(directory, options.net.name)

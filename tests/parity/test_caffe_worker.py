@@ -412,3 +412,9 @@ def test_weights_of_nvcaffe_reach_caffe(caffe: CaffeWorker, tmp_path: Path, dtyp
     for name, arrays in wanted.items():
         for array, mine in zip(arrays, found[name], strict=True):
             np.testing.assert_array_equal(mine, array.astype(dtype).astype(np.float32))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_net_with_a_byte_order_mark_reaches_caffe(caffe: CaffeWorker, tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "net.prototxt").write_text(NET, encoding=encoding)
+    assert caffe.load(tmp_path / "net.prototxt").blobs["two"] == (2, 3)

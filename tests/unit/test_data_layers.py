@@ -443,3 +443,15 @@ def test_a_mean_that_is_changed_afterwards_does_not_matter(tmp_path: Path) -> No
     with open_layer(data_layer("db", 1, 'mean_file: "mean"'), True, tmp_path) as opened:
         (tmp_path / "mean").unlink()
         assert set(opened.next()[0].ravel().tolist()) == {8.0}
+
+
+@pytest.mark.parametrize("make", [images, hdf5])
+def test_a_list_with_a_byte_order_mark(tmp_path: Path, make: Make) -> None:
+    """Windows editors put one in front of the first name."""
+    param = make(tmp_path)
+    plain = open_layer(param, True, tmp_path, seed=1).next()
+    text = (tmp_path / "list.txt").read_text()
+    (tmp_path / "list.txt").write_text(text, encoding="utf-8-sig")
+    marked = open_layer(param, True, tmp_path, seed=1).next()
+    for one, other in zip(plain, marked, strict=True):
+        np.testing.assert_array_equal(one, other)

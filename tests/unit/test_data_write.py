@@ -98,6 +98,11 @@ def test_a_list_as_convert_imageset_reads_it(here: Path) -> None:
     ]
 
 
+def test_a_list_with_a_byte_order_mark(here: Path) -> None:
+    Path("list.txt").write_bytes(b"\xef\xbb\xbfa.png 3\r\nb.png 1\r\n")
+    assert [(one.name, one.label) for one in read_list(Path("list.txt"))] == [("a.png", 3), ("b.png", 1)]
+
+
 def test_paths_are_relative_to_the_list(here: Path) -> None:
     Path("sub").mkdir()
     Path("sub/list.txt").write_text("x.png 1\n")

@@ -260,7 +260,7 @@ def test_order_may_change() -> None:
         (SPACED, lambda h: h.ClearField("name"), SPACED.removeprefix('name: "n"\n')),
         (SPACED, lambda h: h.input.append("x"), SPACED.replace('"n"\n', '"n"\ninput: "x"\n')),
         ("# c\nlayer { }\n", lambda h: setattr(h, "name", "n"), '# c\nname: "n"\nlayer { }\n'),
-        ("\ufefflayer { }", lambda h: setattr(h, "name", "n"), '\ufeffname: "n"\nlayer { }'),
+        ("\ufefflayer { }", lambda h: setattr(h, "name", "n"), 'name: "n"\nlayer { }'),
         ("", lambda h: setattr(h, "name", "n"), 'name: "n"\n'),
         ("# c", lambda h: setattr(h, "name", "n"), '# c\nname: "n"\n'),
         ("state { }", lambda h: setattr(h, "name", "n"), 'name: "n"\nstate { }'),

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from deeprebirth_caffe.formats.prototxt import PrototxtError, parse_message, parse_net, parse_solver, read_net
+from deeprebirth_caffe.formats.prototxt import (
+    PrototxtError,
+    parse_message,
+    parse_net,
+    parse_solver,
+    read_net,
+    read_solver,
+)
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
@@ -199,7 +206,7 @@ def test_no_strings(literal: str) -> None:
 def test_blocks(text: str) -> None:
     source = parse_net(text)
     assert [found.message.name for found in source.layers] == ["a", "b"]
-    assert source.text() == text
+    assert source.text() == text.removeprefix("\ufeff")
 
 
 @pytest.mark.parametrize(
@@ -322,7 +329,7 @@ def test_solvers() -> None:
     ("content", "reason"),
     [
         (b"\x0a\x04name\x00", "binary file, not a prototxt"),
-        ("layer { }".encode("utf-16"), "UTF-16; save it as UTF-8"),
+        (b"\xff\xfelayer { }", "begins like a text in UTF-16, and is none; save it as UTF-8"),
         (b"\n <!DOCTYPE html>\n<html>", "a web page, not a prototxt"),
         (b"<HTML>", "a web page"),
     ],
@@ -334,6 +341,25 @@ def test_files_that_are_something_else(tmp_path: Path, content: bytes, reason: s
         read_net(path)
     assert reason in str(info.value)
     assert str(info.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_byte_order_marks_are_left_out_of_what_is_written(tmp_path: Path, encoding: str, newline: str) -> None:
+    """Caffe refuses a text that begins with one."""
+    text = newline.join(["# caf\u00e9", 'layer { name: "a" }', 'layer { name: "b" }', ""])
+    path = tmp_path / "net.prototxt"
+    marked = text if encoding in ("utf-8-sig", "utf-16") else "\ufeff" + text  # these two write the mark themselves
+    path.write_bytes(marked.encode(encoding))
+    source = read_net(path)
+    assert source.text() == text
+    assert source.layers[1].where == f"{path}:3:1"
+    kept = [(layer.message, layer) for layer in source.layers[:1]]
+    assert source.render(source.header, kept) == text.replace('layer { name: "b" }' + newline, "")
+    path.write_bytes("\ufeffbase_lr: 1".encode())
+    solver = read_solver(path)
+    solver.message.base_lr = 2
+    assert solver.render(solver.message) == "base_lr: 2"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -159,6 +159,12 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
         read_schedule(Path("/dev/zero"))
 
 
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(FILES + "steps: [{stages: a}]\n", encoding="utf-8-sig")
+    assert len(read_schedule(path).steps) == 1
+
+
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(RebirthError, match="cannot read this schedule"):
         read_schedule(tmp_path / "none.yaml")

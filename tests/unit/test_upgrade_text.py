@@ -53,7 +53,7 @@ def message_of(source: object) -> pb.NetParameter:
             "layer {\r\n\tparam {\r\n\t\tlr_mult: 1\r\n\t\tdecay_mult: 0  # none\r\n\t}\r\n"
             "\tparam {\r\n\t\tlr_mult: 2\r\n\t}\r\n}\r\n",
         ),
-        ('\ufefflayers { name: "a" "b" } # x', '\ufefflayer { name: "a" "b" } # x'),
+        ('\ufefflayers { name: "a" "b" } # x', 'layer { name: "a" "b" } # x'),
         ("layers [{ type: RELU }, { type: TANH }]", 'layer { type: "ReLU" }\nlayer { type: "TanH" }'),
         (
             "layers { type: DATA data_param { scale: 2. } }",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeprebirth_caffe.engines.base import EngineError, TrainResult
-from deeprebirth_caffe.engines.caffe.plain_weights import plain_weights
+from deeprebirth_caffe.engines.caffe.plain_files import plain_net, plain_weights
 from deeprebirth_caffe.engines.caffe.process import WorkerProcess
 from deeprebirth_caffe.engines.caffe.python_layers import check_call
 
@@ -126,7 +126,7 @@ class CaffeWorker(WorkerProcess):
             r, _ = self.call(
                 "load",
                 timeout=timeout,
-                net=_path(net),
+                net=str(plain_net(Path(_path(net)), Path(folder))),
                 phase=phase,
                 weights=None if weights is None else str(plain_weights(Path(_path(weights)), Path(folder))),
                 level=level,

@@ -19,7 +19,7 @@ from deeprebirth_caffe.engines.base import Score, Snapshot, Step
 from deeprebirth_caffe.engines.caffe import saving
 from deeprebirth_caffe.engines.caffe.labels import label_rules
 from deeprebirth_caffe.engines.caffe.moving import moves
-from deeprebirth_caffe.engines.caffe.plain_weights import plain_weights
+from deeprebirth_caffe.engines.caffe.plain_files import plain_net, plain_weights
 from deeprebirth_caffe.engines.plan import Plan, check_prefix, find_model, read_plan, unrestorable, weights_of
 from deeprebirth_caffe.engines.policy import learning_rate
 from deeprebirth_caffe.engines.snapshots import remove_leftovers, workspace
@@ -142,7 +142,9 @@ def open_trainer(
     with tempfile.TemporaryDirectory(prefix="rebirth-caffe-") as name, worker:
         private = Path(name)
         copy = private / "solver.prototxt"
-        copy.write_text(format_message(_silent(plan.param, work)), encoding="utf-8", errors="surrogateescape")
+        copy.write_text(
+            format_message(_silent(plan.param, work, base, private)), encoding="utf-8", errors="surrogateescape"
+        )
         state = None if resume is None else Path(resume).absolute()
         notes: list[str] = []
         found = read_solverstate(state) if state is not None else None
@@ -166,8 +168,8 @@ def open_trainer(
         yield trainer
 
 
-def _silent(param: pb.SolverParameter, work: Path) -> pb.SolverParameter:
-    """A copy in which Caffe neither tests nor prints nor saves by itself."""
+def _silent(param: pb.SolverParameter, work: Path, root: Path, private: Path) -> pb.SolverParameter:
+    """A copy in which Caffe neither tests nor prints nor saves by itself, and whose nets it can read."""
     copy = pb.SolverParameter()
     copy.CopyFrom(param)
     copy.snapshot = 0
@@ -179,7 +181,16 @@ def _silent(param: pb.SolverParameter, work: Path) -> pb.SolverParameter:
     copy.display = 0
     copy.solver_mode = pb.SolverParameter.CPU
     del copy.weights[:]
+    for name in ("net", "train_net"):
+        if copy.HasField(name):
+            setattr(copy, name, _readable(getattr(copy, name), root, private))
+    copy.test_net[:] = [_readable(name, root, private) for name in param.test_net]
     return copy
+
+
+def _readable(name: str, root: Path, folder: Path) -> str:
+    path = plain_net(root / name, folder)
+    return name if path == root / name else str(path)
 
 
 def _restorable(state: Path, found: SolverState, root: Path, private: Path, notes: list[str]) -> Path:

@@ -12,6 +12,7 @@ from deeprebirth_caffe.formats.files import open_regular
 MAX_BYTES = 256 << 20
 """A larger file is refused before it is read: no prototxt comes near, a caffemodel does."""
 
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _HTML = ("<!doctype", "<html", "<head", "<?xml")
 
 
@@ -23,15 +24,15 @@ class Document:
     """The text of one file, its name, and the way from offsets to lines.
 
     Attributes:
-        text: the whole text. Bytes that are not UTF-8 stand in it as lone surrogates (``surrogateescape``),
-            so that encoding it the same way gives the file's own bytes.
+        text: the whole text but for a byte order mark, which Caffe refuses. Bytes that are not UTF-8 stand in it as
+            lone surrogates (``surrogateescape``), so that encoding it the same way gives the file's own bytes.
         name: what errors call the file.
     """
 
     __slots__ = ("_lines", "name", "text")
 
     def __init__(self, text: str, name: str) -> None:
-        self.text = text
+        self.text = text.removeprefix("\ufeff")
         self.name = name
         self._lines: list[int] | None = None
 
@@ -46,10 +47,7 @@ class Document:
                 at = find("\n", at + 1)
             self._lines = lines
         line = bisect_right(self._lines, offset)
-        column = offset - self._lines[line - 1] + 1
-        if line == 1 and self.text.startswith("\ufeff"):
-            column = max(1, column - 1)
-        return f"{self.name}:{line}:{column}"
+        return f"{self.name}:{line}:{offset - self._lines[line - 1] + 1}"
 
     def error(self, offset: int, message: str) -> PrototxtError:
         """The error to raise about the character at `offset`."""
@@ -57,10 +55,10 @@ class Document:
 
 
 def read_document(path: str | os.PathLike[str]) -> Document:
-    """Reads a text file without changing a byte of it.
+    """Reads a text file without changing a byte of it; UTF-16 and the mark of UTF-8 are understood.
 
     Raises:
-        PrototxtError: it cannot be read, or is plainly no prototxt (binary, UTF-16, a web page).
+        PrototxtError: it cannot be read, or is plainly no prototxt (binary, a web page).
     """
     name = os.fspath(path)
     try:
@@ -73,8 +71,11 @@ def read_document(path: str | os.PathLike[str]) -> Document:
         raise PrototxtError(f"{name}: cannot read it: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the path
         raise PrototxtError(f"{name!r}: cannot read it: {error}") from error
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise PrototxtError(f"{name}: this text is UTF-16; save it as UTF-8")
+    if data[:2] in _UTF16:
+        try:
+            data = data.decode("utf-16").encode()
+        except UnicodeError as error:
+            raise PrototxtError(f"{name}: this begins like a text in UTF-16, and is none; save it as UTF-8") from error
     if b"\0" in data:
         raise PrototxtError(f"{name}: this is a binary file, not a prototxt; is it a caffemodel?")
     logging.getLogger(__name__).info("read %s", name)

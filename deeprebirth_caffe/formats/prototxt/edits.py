@@ -116,9 +116,7 @@ def line_start(text: str, at: int) -> int | None:
     """Where the line of `at` begins, if only spaces stand in front of it, else None."""
     while at > 0 and text[at - 1] in _BLANK:
         at -= 1
-    if at == 0 or text[at - 1] == "\n":
-        return at
-    return 1 if at == 1 and text[0] == "\ufeff" else None
+    return at if at == 0 or text[at - 1] == "\n" else None
 
 
 def line_end(text: str, at: int) -> int | None:

@@ -56,7 +56,7 @@ def _comment_above(text: str, line: int, floor: int) -> int:
     start = line
     while start > floor:
         above = text.rfind("\n", 0, start - 1) + 1
-        if above < floor or not text[above : start - 1].lstrip(" \t\v\f\ufeff").startswith("#"):
+        if above < floor or not text[above : start - 1].lstrip(" \t\v\f").startswith("#"):
             return start
         start = above
     return line if start == 0 else start
@@ -117,7 +117,7 @@ class _Writer:
 
     def add_lines(self, text: str, spaced: bool) -> None:
         """Adds lines of our own, behind a blank one if `spaced`."""
-        middle = bool(self._tail) and self._tail[-1] not in "\n\ufeff"
+        middle = bool(self._tail) and self._tail[-1] != "\n"
         if middle:
             self.add(self._newline)
         if spaced:
@@ -131,7 +131,7 @@ class _Writer:
             self.add(self._newline)
 
     def ends_blank(self) -> bool:
-        body = self._tail.rstrip(" \t\r\n\ufeff")
+        body = self._tail.rstrip(" \t\r\n")
         return not body or self._tail.count("\n", len(body)) > 1
 
     def text(self) -> str:

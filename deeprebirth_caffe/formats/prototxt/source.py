@@ -83,7 +83,7 @@ def add_at_top(edits: Edits, values: Sequence[tuple[Field, Any]], nodes: Sequenc
         while line is None and text[at - 1] in " \t\r\v\f":  # these go if the field goes
             at -= 1
     lines = [line for field, value in values for line in field_lines(field, value, "", edits.unit)]
-    lead = newline if at and text[at - 1] not in "\n\ufeff" else ""
+    lead = newline if at and text[at - 1] != "\n" else ""
     edits.replace(at, at, lead + "".join(line + newline for line in lines))
 
 

@@ -5,7 +5,7 @@ blank lines, order and spelling need no place of their own. A node is made for e
 
 The grammar is the one Caffe's own parser (protobuf's C++ TextFormat) accepts: ``#`` comments, an optional
 ``:`` before a message, ``{ }`` or ``< >``, one ``,`` or ``;`` after a field, adjacent strings joined, short
-lists ``[a, b]``, names of extensions in brackets. A UTF-8 byte order mark is skipped as well.
+lists ``[a, b]``, names of extensions in brackets.
 """
 
 from __future__ import annotations
@@ -67,8 +67,7 @@ class _Parser:
     def __init__(self, doc: Document) -> None:
         self.doc = doc
         text = self.text = doc.text
-        begin = 1 if text.startswith("\ufeff") else 0
-        tokens = [(m.lastindex or 0, m.start(m.lastindex or 0), m.end()) for m in _TOKEN.finditer(text, begin)]
+        tokens = [(m.lastindex or 0, m.start(m.lastindex or 0), m.end()) for m in _TOKEN.finditer(text)]
         # What ends the text stands behind its last token, trailing comments skipped.
         tokens.append((0, len(text), len(text)))
         self.tokens = tokens
