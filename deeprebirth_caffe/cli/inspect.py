@@ -16,14 +16,14 @@ from deeprebirth_caffe.cli.options import FILE, NET, json_option, print_json, sh
 @click.option(
     "-w", "--weights", type=FILE, help="Learned weights: they tell channels, and are checked against the net."
 )
-@click.option("--phase", type=click.Choice(["TRAIN", "TEST"]), default="TEST", show_default=True, help="Which phase.")
+@click.option("--phase", type=click.Choice(["TRAIN", "TEST"]), help="Which phase; default: TEST, if the file has it.")
 @click.option("--stage", "stages", multiple=True, metavar="S", help="A NetState stage of an all-in-one net.")
 @shapes_option
 @json_option
 def command(
     net: Path,
     weights: Path | None,
-    phase: str,
+    phase: str | None,
     stages: tuple[str, ...],
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
     as_json: bool,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from deeprebirth_caffe.formats.prototxt import LayerSource
-from deeprebirth_caffe.ir.errors import NetError
+from deeprebirth_caffe.ir.errors import AbsentStateError, NetError
 from deeprebirth_caffe.ir.state import NetState, included
 from deeprebirth_caffe.ops import Op, Shape, ShapeError, UnknownShape, op
 from deeprebirth_caffe.ops.forks import Understood, understand
@@ -149,9 +149,21 @@ class View:
         header: pb.NetParameter,
         layers: Sequence[Layer],
         data: Mapping[Layer, Shape],
+        alive_in: NetState | None = None,
     ) -> None:
+        """Builds the graph.
+
+        Args:
+            state: the state that layers compute in.
+            header: of the net.
+            layers: of the file.
+            data: (C, H, W) of one record of each data layer, where it is known.
+            alive_in: the state that decides which layers are alive, where it is another one.
+        """
         self.state = state
-        self.layers = [layer for layer in layers if included(state, layer.param)]
+        alive_in = alive_in or state
+        self.layers = [layer for layer in layers if included(alive_in, layer.param)]
+        self._dead = [layer for layer in layers if not included(alive_in, layer.param)]
         self.inputs: list[Value] = []
         self.ins: dict[Layer, list[Value]] = {}
         self.outs: dict[Layer, list[Value]] = {}
@@ -218,7 +230,7 @@ class View:
     def _add(self, layer: Layer) -> None:
         for name in layer.bottoms:
             if name not in self._latest:
-                raise NetError(self._dangling(layer, name))
+                raise self._dangling(layer, name)
         ins = [self._latest[name] for name in layer.bottoms]
         for index, value in enumerate(ins):
             value.uses.append((layer, index))
@@ -227,10 +239,12 @@ class View:
             before = self._latest.get(name)
             if before is not None and not layer.in_place(index):
                 first = before.producer
-                by = f'layer "{first.name}" ({first.where})' if first else "the net's inputs"
+                start = f'{layer.where}: layer "{layer.name}" produces blob "{name}", which'
+                if first is None:
+                    raise NetError(f'{start} the net\'s header already has as an input; remove `input: "{name}"` there')
                 raise NetError(
-                    f'{layer.where}: layer "{layer.name}" produces blob "{name}", which {by} produces already '
-                    f"in {self.state}; give one of them another top"
+                    f'{start} layer "{first.name}" ({first.where}) already produces in {self.state}; '
+                    "give one of them another top"
                 )
             if before is not None and ins[index].copies:
                 raise NetError(self._overwritten(layer, ins[index]))
@@ -249,16 +263,21 @@ class View:
             return f'{start} layer "{other}" reads before that in {self.state}; give it a top of its own'
         return f"{start} is read more than once in {self.state}; give it a top of its own"
 
-    def _dangling(self, layer: Layer, name: str) -> str:
+    def _dangling(self, layer: Layer, name: str) -> NetError:
         later = [other for other in self.layers if name in other.tops and other is not layer]
         start = f'{layer.where}: layer "{layer.name}" reads blob "{name}"'
         if name in layer.tops:
-            return f"{start}, which only it produces: a cycle; give it another bottom"
+            return NetError(f"{start}, which only it produces: a cycle; give it another bottom")
         if later and self._reaches(layer, later[0]):
-            return f'{start}, which layer "{later[0].name}" makes from what "{layer.name}" puts out: a cycle'
+            return NetError(f'{start}, which layer "{later[0].name}" makes from what "{layer.name}" puts out: a cycle')
         if later:
-            return f'{start} before layer "{later[0].name}" ({later[0].where}) produces it; put the layers in order'
-        return f"{start}, which no layer produces in {self.state}; check the spelling and the include rules"
+            return NetError(
+                f'{start} before layer "{later[0].name}" ({later[0].where}) produces it; put the layers in order'
+            )
+        start += f", which no layer produces in {self.state}"
+        if other := next((one for one in self._dead if name in one.tops), None):
+            return AbsentStateError(f'{start}: the rules of layer "{other.name}" ({other.where}) keep it out')
+        return NetError(f"{start}; check the spelling and the include rules")
 
     def _reaches(self, start: Layer, goal: Layer) -> bool:
         """Whether `goal` depends on `start` by blob names alone (the values are not there yet)."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deeprebirth_caffe.formats.collector import uncollected
 from deeprebirth_caffe.formats.prototxt import NetSource, format_message, parse_net, read_net
-from deeprebirth_caffe.ir.errors import NetError
+from deeprebirth_caffe.ir.errors import AbsentStateError, NetError
 from deeprebirth_caffe.ir.graph import Layer, Value, View
 from deeprebirth_caffe.ir.sizes import OtherSizes
 from deeprebirth_caffe.ir.stages import assign_stages
@@ -49,6 +49,7 @@ class Net:
         self.fixed_size = False
         self._views: tuple[View, ...] | None = None
         self._other_sizes: OtherSizes | None = None
+        self._absent: dict[str, str] = {}
 
     @classmethod
     @uncollected
@@ -78,6 +79,9 @@ class Net:
             _check_layer(layer)
         header = pb.NetParameter()
         header.CopyFrom(source.header)
+        if not header.input_shape and not header.input_dim:  # Caffe drops inputs without a shape
+            made = {top for layer in layers for index, top in enumerate(layer.tops) if not layer.in_place(index)}
+            header.input[:] = [name for name in header.input if name not in made]
         net = cls(header, layers, source, weights)
         assign_stages(net.layers)
         return net
@@ -95,20 +99,28 @@ class Net:
 
     @property
     def trains(self) -> bool:
-        """Whether this is a net that learns: it has a loss, or a layer for one phase alone."""
-        return any(layer.param.include or layer.param.exclude or layer.loss for layer in self.layers)
+        """Whether this is a net that learns: it has a loss, or data of its own and a layer for one phase alone."""
+        if any(layer.loss for layer in self.layers):
+            return True
+        ruled = any(layer.param.include or layer.param.exclude for layer in self.layers)
+        # A layer without inputs gives data, whatever its type, but for those that are fed or learned.
+        return ruled and any(
+            layer.tops and not layer.bottoms and layer.type not in ("Input", "Parameter") for layer in self.layers
+        )
 
     @property
     def learns(self) -> bool:
-        """Whether it has something to learn from, a loss; a deploy net may have a layer for one phase alone too."""
-        return any(layer.loss for layer in self.layers)
+        """Whether the file has what a solver trains: something to learn from, a loss, and the phase TRAIN."""
+        return any(layer.loss for layer in self.layers) and "TRAIN" not in self.absent
 
     @property
     def views(self) -> tuple[View, ...]:
         """One view for each state that the file tells apart; a net that does not learn only has TEST.
 
+        A file may hold one phase alone: its data layer is for TRAIN, say, and nothing gives data in TEST.
+
         Raises:
-            NetError: no state gives a sound net, or a state that needs no stage does not.
+            NetError: no state gives a sound net, or one that the file has does not.
         """
         if self._views is None:
             self._views = tuple(self._build_views())
@@ -122,8 +134,21 @@ class Net:
             self._other_sizes = OtherSizes(view, fixed=self.fixed_size)
         return self._other_sizes
 
-    def view(self, phase: str = "TEST", stages: Iterable[str] = (), level: int = 0) -> View:
+    @property
+    def absent(self) -> dict[str, str]:
+        """The phases that the file does not have, although it learns, each with the reason."""
+        _ = self.views
+        return self._absent
+
+    def view(self, phase: str = "TEST", stages: Iterable[str] = (), level: int = 0, *, stand_in: bool = True) -> View:
         """The view of one phase; without stages, the first sound one of that phase.
+
+        Args:
+            phase: TRAIN or TEST.
+            stages: of the state.
+            level: of the state.
+            stand_in: of a file that has no TEST, give the layers of TRAIN as they compute in TEST: what a deploy net
+                is made of.
 
         Raises:
             NetError: the net is not sound in that state.
@@ -133,6 +158,9 @@ class Net:
             for view in self.views:
                 if view.state.phase == phase:
                     return view
+            if stand_in and phase == "TEST" and phase in self._absent:
+                other = self.views[0].state
+                return View(NetState(phase, other.level, other.stages), self.header, self.layers, self.data, other)
         state = NetState(phase, level, wanted | frozenset(self.header.state.stage))
         return View(state, self.header, self.layers, self.data)
 
@@ -143,20 +171,23 @@ class Net:
     @uncollected
     def _build_views(self) -> Iterable[View]:
         phases = ("TRAIN", "TEST") if self.trains else ("TEST",)
-        errors: list[NetError] = []
+        failed: list[tuple[str, NetError]] = []
         sound: list[View] = []
         own = self.header.state if self.header.HasField("state") else None
         for state in states_of([layer.param for layer in self.layers], phases, own):
             try:
                 view = View(state, self.header, self.layers, self.data)
             except NetError as error:
-                errors.append(error)
+                failed.append((state.phase, error))
             else:
                 if view.layers:
                     sound.append(view)
         # An all-in-one file is not sound in each combination of its stages, only in those it was written for.
-        if errors and (not sound or not self._has_stages()):
-            raise errors[0]
+        broken = [error for _, error in failed if not isinstance(error, AbsentStateError)]
+        if failed and (not sound or (broken and not self._has_stages())):
+            raise broken[0] if broken else failed[0][1]
+        there = {view.state.phase for view in sound}
+        self._absent = {phase: str(error) for phase, error in reversed(failed) if phase not in there}
         if not sound:
             raise NetError("no layer of this net is alive in any phase; check its include and exclude rules")
         return sound

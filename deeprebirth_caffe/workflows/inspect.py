@@ -20,11 +20,18 @@ def inspect(
     path: Path,
     weights: Path | None = None,
     *,
-    phase: str = "TEST",
+    phase: str | None = None,
     stages: Sequence[str] = (),
     shapes: Mapping[str, Shape] | None = None,
 ) -> dict[str, Any]:
     """Describes one view of a net as plain data; `docs/json.md` describes it.
+
+    Args:
+        path: of the net.
+        weights: of its weights.
+        phase: TRAIN or TEST; None: TEST, unless the file has TRAIN alone.
+        stages: of the view.
+        shapes: (C, H, W) by blob.
 
     Raises:
         RebirthError: the net cannot be read, or is not sound in that state.
@@ -32,7 +39,8 @@ def inspect(
     """
     net = load_net(path, weights, shapes)
     _check_stages(net, stages)
-    view = net.view(phase, stages)
+    phase = phase or ("TRAIN" if "TEST" in net.absent else "TEST")
+    view = net.view(phase, stages, stand_in=False)
     cost = summarize(view)
     outcome = run(Rewriter(net.copy()), ConvertOptions(path).passes())
     return {

@@ -45,12 +45,13 @@ def load_net(path: str | Path, weights: str | Path | None = None, shapes: Mappin
 
 
 def upgrade_notes(net: Net) -> list[str]:
-    """For people: from which old form a net was read, and what that left out or guessed."""
+    """For people: what a net was read from that is not a whole net in today's form, and what that left out."""
     source = net.source
+    notes = [f"this file has no {phase}: {reason}" for phase, reason in net.absent.items()]
     if source is None or not source.forms:
-        return []
+        return notes
     form = "V0" if "V0" in source.forms else "V1"
-    return [f"{source.name}: in Caffe's old form {form}; read, and written, in today's", *source.notes]
+    return [f"{source.name}: in Caffe's old form {form}; read, and written, in today's", *source.notes, *notes]
 
 
 def _find_data_shapes(net: Net, folder: Path, shapes: dict[str, Shape]) -> None:

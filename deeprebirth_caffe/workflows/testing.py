@@ -83,7 +83,7 @@ def test(options: TestOptions, say: Say, show: Show) -> dict[str, Any]:
     if root != Path():
         say(f"paths in {options.net} start in {root}")
     read_shapes(net, root)
-    view = net.view("TEST", options.stages, options.level)
+    view = net.view("TEST", options.stages, options.level, stand_in=False)
     classifier = find_classifier(view)
     if classifier is None and options.per_image is not None:
         raise RebirthError(

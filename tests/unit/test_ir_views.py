@@ -61,8 +61,9 @@ def test_a_net_that_does_not_learn_only_has_test() -> None:
     "more",
     [
         conv("end", "data", rest="loss_weight: 1"),
-        conv("end", "data", rest="include { phase: TEST }"),
         layer("EuclideanLoss", "end", ("data", "data"), "end"),
+        layer("DummyData", "more", (), "more", "dummy_data_param { shape { dim: 1 } } exclude { phase: TEST }"),
+        layer("Python", "more", (), "more", "exclude { phase: TEST }"),
     ],
 )
 def test_nets_that_learn(more: str) -> None:
@@ -75,6 +76,47 @@ def test_a_deploy_net_with_a_layer_for_test_alone_learns_nothing() -> None:
     net = parse(data(1, 3, 8, 8) + conv("conv", "data") + relu("end", "conv", "end", "include { phase: TEST }"))
     assert not net.learns
     assert parse(data(1, 3, 8, 8) + layer("EuclideanLoss", "end", ("data", "data"), "end")).learns
+
+
+def test_a_deploy_net_stays_one_whatever_its_rules() -> None:
+    """Published ones keep a stray `include` of the net that they were made from, which Caffe takes in TEST."""
+    text = data(1, 3, 8, 8) + conv("conv", "data", rest="include { phase: TEST }") + relu("relu", "conv")
+    net = parse(text)
+    assert not net.trains
+    assert [str(view.state) for view in net.views] == ["TEST"]
+
+
+ONE_PHASE = (
+    layer("DummyData", "data", (), "data", "dummy_data_param { shape { dim: 4 dim: 3 } } include { phase: PHASE }")
+    + fc("fc", "data")
+    + layer("EuclideanLoss", "loss", ("fc", "fc"), "loss")
+)
+
+
+@pytest.mark.parametrize(("there", "absent"), [("TRAIN", "TEST"), ("TEST", "TRAIN")])
+def test_a_file_of_one_phase(there: str, absent: str) -> None:
+    net = parse(ONE_PHASE.replace("PHASE", there))
+    assert net.trains
+    assert net.learns == (there == "TRAIN")
+    assert [str(view.state) for view in net.views] == [there]
+    assert list(net.absent) == [absent]
+    reason = f'layer "fc" reads blob "data", which no layer produces in {absent}: the rules of layer "data"'
+    assert reason in net.absent[absent]
+    with pytest.raises(NetError, match=reason):
+        net.view(absent, stand_in=False)
+
+
+def test_train_stands_in_for_a_test_that_is_not_there() -> None:
+    net = parse(ONE_PHASE.replace("PHASE", "TRAIN"))
+    view = net.view("TEST")
+    assert (str(view.state), alive(net, "TEST")) == ("TEST", ["data", "fc", "loss"])
+    with pytest.raises(NetError, match="which no layer produces in TRAIN"):
+        parse(ONE_PHASE.replace("PHASE", "TEST")).view("TRAIN")
+
+
+def test_a_slip_in_one_phase_is_no_other_phase() -> None:
+    with pytest.raises(NetError, match='reads blob "dota", which no layer produces in TEST; check the spelling'):
+        _ = parse(TRAIN_VAL + fc("more", "dota", rest="include { phase: TEST }")).views
 
 
 STAGED = (
@@ -121,7 +163,7 @@ def test_a_file_of_stages_may_be_unsound_without_them() -> None:
         + fc("fc", "data")
     )
     net = parse(text)
-    assert {str(view.state) for view in net.views} == {"TRAIN a", "TRAIN b", "TEST a", "TEST b"}
+    assert {str(view.state) for view in net.views} == {"TEST a", "TEST b"}
     assert net.view("TEST").state.stages == {"a"}
 
 
@@ -139,9 +181,12 @@ def test_a_rule_that_never_holds_in_one_phase_is_no_excuse() -> None:
         (conv("a", "a"), "which only it produces: a cycle; give it another bottom"),
         (
             data(1, 3, 8, 8) + conv("a", "data") + layer("ReLU", "b", "data", "a"),
-            r'layer "b" produces blob "a", which layer "a" \(net.prototxt:2:1\) produces already in TEST',
+            r'layer "b" produces blob "a", which layer "a" \(net.prototxt:2:1\) already produces in TEST',
         ),
-        ('input: "a" ' + data(1, 3, 8, 8, name="a"), 'produces blob "a", which the net\'s inputs produces already'),
+        (
+            'input: "a" input_shape { dim: 1 } ' + data(1, 3, 8, 8, name="a"),
+            'produces blob "a", which the net\'s header already has as an input; remove `input: "a"` there',
+        ),
         ('input: "a" input: "a" ' + fc("b", "a"), 'the net input "a" is declared twice'),
         (
             data(1, 3, 8, 8) + conv("a", "data") + pool("p", "a") + relu("r", "a"),
@@ -153,7 +198,7 @@ def test_a_rule_that_never_holds_in_one_phase_is_no_excuse() -> None:
         ),
         (
             data(1, 3, 8, 8) + layer("Split", "s", "data", ("x", "x")),
-            r'layer "s" produces blob "x", which layer "s" .* produces already',
+            r'layer "s" produces blob "x", which layer "s" .* already produces',
         ),
         (data(1, 3, 8, 8) + conv("a", "data", kernel=9), r"net.prototxt:2:1: .*a"),
     ],
@@ -217,3 +262,14 @@ def test_a_copy_is_its_own() -> None:
     twin.weights.drop("fc")
     assert names(net)[2] == "conv" and "fc" in net.weights
     assert net.text() == TRAIN_VAL
+
+
+@pytest.mark.parametrize("top", ["a", "b"])
+def test_an_input_without_a_shape_and_a_layer_that_makes_the_blob(top: str) -> None:
+    """Caffe drops inputs of the header that have no shape; those that nothing else makes are kept, to be given one."""
+    net = parse('input: "a" input: "b" ' + data(2, 3, 8, 8, name=top) + relu("r", top))
+    other = "b" if top == "a" else "a"
+    assert list(net.header.input) == [other]
+    assert [value.shape for value in net.view().values if value.name == top] == [(2, 3, 8, 8)] * 2
+    assert f'input: "{top}"' not in net.text()
+    assert f'input: "{other}"' in net.text()

@@ -220,6 +220,8 @@ def batch_norm(plain: Plain, values: Values, bottoms: Sequence[Shape]) -> str:
     then.exclude.extend(param.exclude)
     then.param.extend(param.param[STATISTICS:])
     del param.param[STATISTICS:]
+    for spec in param.param:  # NVCaffe learns no statistics, whatever the file says
+        spec.lr_mult = spec.decay_mult = 0
     own = then.scale_param
     own.bias_term = True
     for name, filler in (("scale", own.filler), ("bias", own.bias_filler)):

@@ -238,7 +238,7 @@ def read_inputs(schedule: Schedule, path: Path) -> Inputs:
             raise RebirthError(
                 f"{where}: net: {net} has no loss and no data to train with; give its train_val.prototxt"
             )
-        train, test = read.view("TRAIN"), read.view("TEST")
+        train, test = read.view("TRAIN"), read.view("TEST", stand_in=False)
         for name, view in (("TRAIN", train), ("TEST", test)):
             if not source_layers(view):
                 raise RebirthError(f"{where}: net: {net} has no data layer that reads a source in {name}")
