@@ -24,10 +24,11 @@ from deeprebirth_caffe.workflows.ledger import make_ledger
 from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.workflows.manifest import make_manifest, read_earlier, totals
 from deeprebirth_caffe.workflows.outputs import DERIVED, MANIFEST, Place
+from deeprebirth_caffe.workflows.pair import Pair, find_pair, join
 from deeprebirth_caffe.workflows.parts import fold_parts, parts_left
 from deeprebirth_caffe.workflows.publish import json_bytes
 from deeprebirth_caffe.workflows.selection import Selection, names_stage
-from deeprebirth_caffe.workflows.solver import Lent, SolverOptions, Testing, lend_solver, make_solver, testing_of
+from deeprebirth_caffe.workflows.solver import OTHER_FILE, Lent, SolverOptions, Testing, lend_solver, make_solver, testing_of
 
 Say = Callable[[str], object]
 """Takes progress, a line at a time."""
@@ -128,18 +129,21 @@ class Rewriting:
             RebirthError: bad input, or the output directory is not empty.
         """
         self.options = options
-        self.place = Place(
-            options.directory, options.force, (options.net.name, DEPLOY, SOLVER, INIT, MANIFEST, *DERIVED)
-        )
+        self._lent = lend_solver(options.solver, options.net) if options.solver is not None else None
+        self._pair: Pair | None = None
+        paths = find_pair(self._lent.source, options.solver, options.net) if self._lent and options.solver else None
+        names = [path.name for path in paths or (options.net,)]
+        self.place = Place(options.directory, options.force, (*names, DEPLOY, SOLVER, INIT, MANIFEST, *DERIVED))
         if not options.dry_run:
-            self.place.check(options.read_files())
+            self.place.check((*options.read_files(), *(paths or ())))
         self.net = load_net(options.net, options.weights, options.input_shapes)
+        if paths is not None and (self.net.learns or self.net.absent):
+            self._join(paths)
+        if not self.net.learns:
+            self._lent = None
         self.selection = Selection(options.only, options.skip)
         self.selection.check(self.net)
         self._check_name()
-        self._lent: Lent | None = None
-        if options.solver is not None and self.net.learns:
-            self._lent = lend_solver(options.solver, options.net)
         earlier = read_earlier(options.net)
         self._factors = _factors(self.net, earlier.lr_mult)
         self._restored = restore(self.net, earlier.lr_mult)
@@ -148,6 +152,15 @@ class Rewriting:
         self.original = self.teacher = self.net.copy()
         self.rewriter = Rewriter(self.net)
         self.notes = upgrade_notes(self.net)
+        if self.net.absent and options.solver is None:
+            self.notes.append("--solver with a solver that names this net and its other phase converts both")
+
+    def _join(self, paths: tuple[Path, Path]) -> None:
+        """Takes the other net that the solver names too, where each of the two holds one phase."""
+        pair = join(*paths, self.options.weights, self.options.input_shapes)
+        if isinstance(pair, Pair) and self._lent is not None:
+            self._pair, self.net = pair, pair.net
+            self._lent = Lent(self._lent.source, tuple(one for one in self._lent.notes if OTHER_FILE not in one))
 
     def fold_parts(self, skip: Collection[str] = (), *, keep_exact: bool = False) -> Outcome:
         """Makes one layer again of each that an earlier `--reparam` let learn as several, whatever is selected."""
@@ -230,9 +243,10 @@ class Rewriting:
 
     def _check_name(self) -> None:
         """The net keeps its file name, so this must not be the name of another result."""
-        path = self.options.net
         taken = {SOLVER, INIT, MANIFEST} | ({DEPLOY} if self.net.learns else set())
-        if path.name in taken:
+        for path in [self._pair.train, self._pair.test] if self._pair is not None else [self.options.net]:
+            if path.name not in taken:
+                continue
             raise RebirthError(f"{path}: {path.name} is what another result will be called; rename the net")
 
     def _refuse_named_stages(self, outcome: Outcome) -> None:
@@ -297,6 +311,8 @@ class Rewriting:
 
     def _outputs(self, deploy_net: Net | None) -> dict[str, str]:
         found = {"net": self.options.net.name}
+        if self._pair is not None:
+            found |= {"net": self._pair.train.name, "test_net": self._pair.test.name}
         if deploy_net is not None:
             found["deploy"] = DEPLOY
         if self.net.learns:
@@ -314,12 +330,16 @@ class Rewriting:
         files: dict[str, Any] = {}
         if deploy_net is not None and options.net.name != DEPLOY:
             files[DEPLOY] = deploy_net.text()
-        files[options.net.name] = net.text()
+        if self._pair is not None:
+            files |= self._pair.texts(net)
+        else:
+            files[options.net.name] = net.text()
         if "solver" in outputs:
-            path = os.path.join(directory, options.net.name)
+            path = os.path.join(directory, outputs["net"])
+            test = os.path.join(directory, outputs["test_net"]) if "test_net" in outputs else None
             prefix = os.path.join(directory, "rebirth")
             start = os.path.join(directory, INIT) if net.weights is not None else None
-            files[SOLVER] = make_solver(options.solver_options, path, prefix, self._lent, start, testing)
+            files[SOLVER] = make_solver(options.solver_options, path, prefix, self._lent, start, testing, test)
         weights = net.weights
         if weights is not None:
             files[INIT] = lambda file: save_weights(file, net, weights)

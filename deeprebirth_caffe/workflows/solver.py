@@ -30,6 +30,10 @@ CLIP = 5.0
 gradients that, at the paper's rates, throw it far away or to infinity."""
 
 
+OTHER_FILE = "is another file"
+"""The part of a note that says that a solver's test net is not converted."""
+
+
 @dataclass(frozen=True)
 class SolverOptions:
     """The paper's settings for one step of relearning.
@@ -134,7 +138,7 @@ def lend_solver(path: Path, net: Path) -> Lent:
         notes.append(f"{path}: kept, though Caffe 1.0 does not know it: {', '.join(sorted(top))}")
     others = [test for test in source.message.test_net if Path(test).name != net.name]
     if others:
-        notes.append(f"{path}: test_net {', '.join(others)} is another file: convert it as well and name it there")
+        notes.append(f"{path}: test_net {', '.join(others)} {OTHER_FILE}: convert it as well and name it there")
     return Lent(source, tuple(notes))
 
 
@@ -145,6 +149,7 @@ def make_solver(
     lent: Lent | None = None,
     weights: str | None = None,
     testing: Testing | None = None,
+    test: str | None = None,
 ) -> str:
     """The text of a solver.
 
@@ -155,6 +160,7 @@ def make_solver(
         lent: the user's solver.
         weights: where a lent solver names weights to start from, the path of those that belong to the net.
         testing: how it is tested on the way, where no solver is lent; None: it is not.
+        test: likewise the path of the test net, where it is another file that was converted along.
 
     Raises:
         RebirthError: protobuf cannot hold the path.
@@ -176,6 +182,8 @@ def make_solver(
     message = pb.SolverParameter()
     message.CopyFrom(lent.source.message)
     _fix(message, options, net, prefix)
+    if test is not None:
+        message.test_net[:] = [test] * len(message.test_net)
     if message.weights and weights is not None:
         del message.weights[:]
         message.weights.append(weights)

@@ -550,9 +550,9 @@ def test_windows_text(cli: Cli, net28: SmallNet) -> None:
     Path("crlf.prototxt").write_bytes(b"\xef\xbb\xbf" + plain.replace(b"\n", b"\r\n"))
     assert cli("convert", "crlf.prototxt", "-o", "out").code == 0
     made = Path("out/crlf.prototxt").read_bytes()
-    assert made.startswith(b"\xef\xbb\xbf") and made.count(b"\n") == made.count(b"\r\n")
+    assert made.count(b"\n") == made.count(b"\r\n")
     assert cli("convert", net28.deploy, "-o", "plain").code == 0
-    assert made[3:].replace(b"\r\n", b"\n") == Path("plain/deploy.prototxt").read_bytes()
+    assert made.replace(b"\r\n", b"\n") == Path("plain/deploy.prototxt").read_bytes()
 
 
 def test_links_are_followed(cli: Cli, net28: SmallNet) -> None:
@@ -612,9 +612,9 @@ def test_what_people_see(cli: Cli, net28: SmallNet) -> None:
     assert dry[-1] == "would write googlenet28/deploy-rebirth: deploy.prototxt, manifest.json"
 
 
-def test_a_byte_order_mark_stays_where_it_was(cli: Cli, net28: SmallNet) -> None:
+def test_a_byte_order_mark_is_not_written(cli: Cli, net28: SmallNet) -> None:
     text = Path(net28.train_val).read_bytes()
     Path("bom.prototxt").write_bytes(b"\xef\xbb\xbf" + text)
     assert cli("convert", "bom.prototxt", "--input-shape", net28.shape, "-o", "out").code == 0
-    assert Path("out/bom.prototxt").read_bytes().startswith(b"\xef\xbb\xbf")
-    assert not Path("out/deploy.prototxt").read_bytes().startswith(b"\xef\xbb\xbf")  # a new file, which Caffe must load
+    for name in ("bom", "deploy"):
+        assert not Path(f"out/{name}.prototxt").read_bytes().startswith(b"\xef\xbb\xbf")

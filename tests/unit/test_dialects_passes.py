@@ -246,3 +246,22 @@ def test_portable_writes_a_batch_norm_of_five_blobs_as_two_layers() -> None:
 def test_weights_of_a_fork_are_read_by_name() -> None:
     net = Net.parse(DATA + 'layer { name: "x" type: "Normalize" bottom: "data" top: "x" }\n')
     assert isinstance(random_weights(net), Weights)
+
+
+@pytest.mark.parametrize("params", ["param { lr_mult: 1 decay_mult: 0 } " * 2, "param { lr_mult: 3 } " * 5, ""])
+def test_nvcaffe_learns_no_statistics_whatever_the_file_says(params: str) -> None:
+    """Published nets give rates for scale and bias where those of the statistics stand; shapes are known."""
+    bn = (
+        f'layer {{ name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" {params}'
+        "batch_norm_param { use_global_stats: true scale_filler { value: 1 } bias_filler { value: 0 } } }\n"
+    )
+    net = Net.parse(DATA + CONV + bn + POOL)
+    assert net.view().blob("pool").shape is not None  # type: ignore[union-attr]
+    net.weights = random_weights(net)
+    outcome = run(Rewriter(net), [Portable()])
+    assert not outcome.refusals
+    norm, scale = net.layers[2:4]
+    assert not any(spec.lr_mult or spec.decay_mult for spec in norm.param.param)
+    assert [spec.lr_mult for spec in scale.param.param] == ([3, 3] if "3" in params else [])
+    run(Rewriter(net), [FoldBatchNorm()])
+    assert [layer.type for layer in net.layers] == ["Input", "Convolution", "Pooling"]
