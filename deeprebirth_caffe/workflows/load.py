@@ -37,11 +37,21 @@ def load_net(path: str | Path, weights: str | Path | None = None, shapes: Mappin
     net = Net.read(path)
     if weights is not None:
         net.weights = Weights.read(weights, [layer.param for layer in net.layers])
+        _reorder(net, net.weights)
     _find_data_shapes(net, Path(path).parent, dict(shapes or {}))
     _ = net.views
     if net.weights is not None:
         check_weights(net, net.weights)
     return net
+
+
+def _reorder(net: Net, weights: Weights) -> None:
+    """Puts the five blobs of NVCaffe 0.15's BatchNorm, scale and bias first, in the order of all later ones."""
+    for layer in net.layers:
+        if layer.type == "BatchNorm" and layer.name in weights:
+            blobs = weights[layer.name]
+            if len(blobs) == 5 and blobs[4].size == 1 < blobs[2].size:
+                weights.set(layer.name, [blobs[index] for index in (2, 3, 4, 0, 1)])
 
 
 def upgrade_notes(net: Net) -> list[str]:

@@ -7,7 +7,10 @@ import pytest
 from deeprebirth_caffe.ir import Layer, Net, summarize
 from deeprebirth_caffe.ops import Shape, count
 from deeprebirth_caffe.ops.forks import DEPTHWISE, FORKS, Effect, field_entry, forks_with_field, forks_with_type
+from deeprebirth_caffe.passes.exact.portable import Portable
 from deeprebirth_caffe.passes.patterns import strange
+from deeprebirth_caffe.rewrite import Rewriter
+from deeprebirth_caffe.rewrite.pipeline import run
 
 CASES: dict[str, tuple[str, list[Shape], str, list[Shape] | None]] = {
     # type: (its fields, the shapes it reads, the shapes it makes "a x b, …", its blobs)
@@ -59,6 +62,20 @@ CASES: dict[str, tuple[str, list[Shape], str, list[Shape] | None]] = {
     "ReLU6": ("", [(2, 6, 5, 4)], "2x6x5x4", []),
     "ShuffleChannel": ("shuffle_channel_param { group: 3 }", [(2, 6, 5, 4)], "2x6x5x4", []),
     "Axpy": ("", [(2, 6, 1, 1), (2, 6, 5, 4), (2, 6, 5, 4)], "2x6x5x4", []),
+    "ConvolutionRistretto": (
+        "convolution_param { num_output: 5 kernel_size: 3 }",
+        [(2, 6, 8, 8)],
+        "2x5x6x6",
+        [(5, 6, 3, 3), (5,)],
+    ),
+    "DeconvolutionRistretto": (
+        "convolution_param { num_output: 5 kernel_size: 3 }",
+        [(2, 6, 8, 8)],
+        "2x5x10x10",
+        [(6, 5, 3, 3), (5,)],
+    ),
+    "FcRistretto": ("inner_product_param { num_output: 5 }", [(2, 6, 2, 2)], "2x5", [(5, 24), (5,)]),
+    "LRNRistretto": ("lrn_param { local_size: 3 }", [(2, 6, 8, 8)], "2x6x8x8", []),
     "ConvolutionDepthwise": (
         "convolution_param { num_output: 6 kernel_size: 3 pad: 1 stride: 2 }",
         [(2, 6, 8, 8)],
@@ -317,3 +334,48 @@ def test_depthwise_layers_cost_what_the_grouped_convolution_costs() -> None:
     ]
     assert len({row.macs for row in rows}) == len({row.cost for row in rows}) == 1
     assert rows[0].macs == 6 * 64 * 9
+
+
+INTEL = """layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TEST }
+  transform_param { crop_size: 24 mean_value: [104, 117, 123] random_resize_param { min_size: 32 max_size: 32 } }
+  data_param { source: "nowhere" batch_size: 1 backend: LMDB shuffle: true } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  quantization_param { bw_params: 8 scale_params: 3.5 } convolution_param { num_output: 4 kernel_size: 3 relu: true } }
+layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" batch_norm_param { filler { value: 1.0 } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "conv" bottom: "label" top: "loss"
+  loss_param { label_smoothing: 0.1 } }
+"""
+
+
+def test_a_net_as_intel_publishes_them() -> None:
+    net = Net.parse(INTEL)
+    [view] = net.views
+    assert str(view.state) == "TEST"
+    value = view.blob("conv")
+    assert value is None or not value.unknown.startswith('layer "data" has fields')
+    assert [layer.unknown for layer in net.layers] == [()] * 4
+    assert [layer.understood.fixed for layer in net.layers] == [
+        ("transform_param.random_resize_param",),
+        ("quantization_param", "convolution_param.relu"),
+        (),
+        ("loss_param.label_smoothing",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "like", "fields"),
+    [
+        ("ConvolutionRistretto", "Convolution", "convolution_param { num_output: 6 kernel_size: 3 stride: 2 }"),
+        ("FcRistretto", "InnerProduct", "inner_product_param { num_output: 6 }"),
+        ("LRNRistretto", "LRN", "lrn_param { local_size: 3 }"),
+    ],
+)
+def test_ristretto_is_the_plain_type_with_few_bits(kind: str, like: str, fields: str) -> None:
+    quantized = f"{fields} quantization_param {{ precision: DYNAMIC_FIXED_POINT bw_layer_in: 8 fl_params: 6 }}"
+    (mine, layer), (plain, other) = one_layer(kind, quantized, [(2, 4, 9, 9)]), one_layer(like, fields, [(2, 4, 9, 9)])
+    rows = [summarize(net.view()).layers[-1] for net in (mine, plain)]
+    assert mine.view().outs[layer][0].shape == plain.view().outs[other][0].shape
+    assert (rows[0].param_shapes, rows[0].macs) == (rows[1].param_shapes, rows[1].macs)
+    assert strange(layer)
+    run(Rewriter(mine), [Portable()])
+    assert [one.type for one in mine.layers][-1] == like and "quantization" not in mine.text()

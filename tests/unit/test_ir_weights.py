@@ -137,3 +137,18 @@ def test_random_weights_for_a_timing_must_fit_too(tmp_path: Path) -> None:
     (tmp_path / "net.prototxt").write_text(PHASES + layer("EuclideanLoss", "loss", ["conv", "conv"]))
     with pytest.raises(RebirthError, match=r"random weights: the shapes of 1 layer differ: conv wants .* in TEST"):
         time_nets(TimeOptions([(tmp_path / "net.prototxt", None)], engine="torch"))
+
+
+def test_nvcaffe_015_has_scale_and_bias_first(tmp_path: Path) -> None:
+    """All later ones have mean, variance and correction first; told by which blob is a single number."""
+    net = tmp_path / "net.prototxt"
+    net.write_text(
+        'input: "data" input_dim: [1, 3, 4, 4] layer { name: "bn" type: "BatchNorm" bottom: "data" top: "bn" '
+        "batch_norm_param { scale_filler { value: 1 } bias_filler { value: 0 } } }"
+    )
+    mean, variance, one, scale, bias = (np.full(size, at, np.float32) for at, size in enumerate((3, 3, 1, 3, 3)))
+    for name, blobs in (("new", [mean, variance, one, scale, bias]), ("old", [scale, bias, mean, variance, one])):
+        write_caffemodel(tmp_path / name, "net", [("bn", "BatchNorm", blobs)])
+        loaded = load_net(net, tmp_path / name).weights
+        assert loaded is not None
+        assert [blob[0] for blob in loaded["bn"]] == [0, 1, 2, 3, 4]

@@ -132,6 +132,16 @@ def depthwise(plain: Plain, values: Values, bottoms: Sequence[Shape]) -> str:
     return ""
 
 
+def named(type_name: str) -> Translate:
+    """A layer that computes with fewer bits: the plain type under another name."""
+
+    def translate_type(plain: Plain, values: Values, bottoms: Sequence[Shape]) -> str:
+        plain.param.type = type_name
+        return ""
+
+    return translate_type
+
+
 def relu6(plain: Plain, values: Values, bottoms: Sequence[Shape]) -> str:
     """min(max(x, 0), 6): a Clip."""
     param = plain.param

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..base import Op
 from . import dense, detection
-from .plain import Translate, batch_norm, bn, ceil_mode, depthwise, hole, relu6
+from .plain import Translate, batch_norm, bn, ceil_mode, depthwise, hole, named, relu6
 from .values import Values
 
 
@@ -167,6 +167,13 @@ _ENGINES = _quiet(
     "engine",
     *(f"{block}_param.engine" for block in ("batch_norm", "concat", "eltwise", "inner_product", "split")),
 )
+_QUANTIZATION = ForkField(
+    "quantization_param.*",
+    Effect.PLAIN,
+    "computes with few bits; plain Caffe does it in single precision",
+    merges=False,
+)
+_MULTINODE = ("multinode.*", "mn_activation_param.*", "mn_grad_compress_param.*")
 _IMAGE = ("AnnotatedData", "VideoData")
 
 FORKS: tuple[Fork, ...] = (
@@ -259,6 +266,25 @@ FORKS: tuple[Fork, ...] = (
         fields=(
             *_ENGINES,
             *_engines("MKL2017", "MKLDNN"),
+            *_quiet("how the work is shared among machines", *_MULTINODE),
+            *_quiet("how data are read", "data_param.shuffle"),
+            *_quiet("what a weight starts from", "batch_norm_param.filler.*"),
+            _QUANTIZATION,
+            ForkField(
+                "convolution_param.relu",
+                Effect.SHAPES,
+                "a ReLU in the convolution itself",
+                types=("Convolution",),
+                why="plain Caffe's ReLU is a layer of its own",
+            ),
+            ForkField(
+                "convolution_param.negative_slope", Effect.SHAPES, "the slope of that ReLU", types=("Convolution",)
+            ),
+            ForkField("loss_param.label_smoothing", Effect.SHAPES, "a loss with softer labels"),
+            *(
+                ForkField(f"transform_param.{name}.*", Effect.SHAPES, "how pictures are changed when read")
+                for name in ("random_resize_param", "random_aspect_ratio_param")
+            ),
             ForkField(
                 "pooling_param.avg_include_pad",
                 Effect.SHAPES,
@@ -267,6 +293,21 @@ FORKS: tuple[Fork, ...] = (
             ),
         ),
         header=("engine",),
+    ),
+    Fork(
+        "ristretto",
+        "Ristretto",
+        "pmgysel/caffe",
+        tuple(
+            ForkType(f"{short}Ristretto", f"{type_name} with few bits", like=type_name, plain=named(type_name))
+            for short, type_name in (
+                ("Convolution", "Convolution"),
+                ("Deconvolution", "Deconvolution"),
+                ("Fc", "InnerProduct"),
+                ("LRN", "LRN"),
+            )
+        ),
+        (_QUANTIZATION,),
     ),
     Fork(
         "opencl",
