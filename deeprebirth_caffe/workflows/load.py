@@ -64,6 +64,15 @@ def upgrade_notes(net: Net) -> list[str]:
     return [f"{source.name}: in Caffe's old form {form}; read, and written, in today's", *source.notes, *notes]
 
 
+def both_phases(net: Net, path: Path) -> str:
+    """What to say of a net of one phase where both are needed."""
+    missing = next(iter(net.absent))
+    return (
+        f"{path} has no {missing}, and a schedule trains and tests; put the layers of the other file that are for "
+        f"{missing} alone into this one, with `include {{ phase: {missing} }}`"
+    )
+
+
 def _find_data_shapes(net: Net, folder: Path, shapes: dict[str, Shape]) -> None:
     """Fills `net.data`: what the user says, else the first record of the source, else crop_size and channels."""
     known = {top for layer in net.layers for top in layer.tops} | set(net.header.input)

@@ -137,3 +137,15 @@ def test_a_deploy_net_with_a_stray_rule_may_be_called_so(tmp_path: Path) -> None
     result = CliRunner().invoke(rebirth, ["convert", str(net), "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert sorted(one.name for one in (tmp_path / "out").iterdir()) == ["deploy.prototxt", "manifest.json"]
+
+
+@pytest.mark.parametrize(("name", "missing"), [("train", "TEST"), ("test", "TRAIN")])
+def test_a_schedule_needs_both_phases(pair: Path, name: str, missing: str) -> None:
+    pytest.importorskip("pydantic")
+    pytest.importorskip("yaml")
+    net = pair / f"{name}.prototxt"
+    schedule = pair / "s.yaml"
+    schedule.write_text(f"net: {net.name}\nweights: w.caffemodel\nsteps: [{{stages: conv}}]\n")
+    for arguments in (["run", str(schedule)], ["plan", str(net), "-w", str(pair / "w.caffemodel"), "-o", "p.yaml"]):
+        result = CliRunner().invoke(rebirth, arguments)
+        assert f"{net} has no {missing}, and a schedule trains and tests" in str(result.exception)

@@ -14,7 +14,7 @@ from deeprebirth_caffe.extras import pip_install
 from deeprebirth_caffe.formats.collector import uncollected
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.rewrite import Kind, Pass
-from deeprebirth_caffe.workflows.load import load_net, upgrade_notes
+from deeprebirth_caffe.workflows.load import both_phases, load_net, upgrade_notes
 from deeprebirth_caffe.workflows.outputs import check_output, write_output
 from deeprebirth_caffe.workflows.planning.candidates import (
     Merge,
@@ -76,6 +76,8 @@ def plan(options: PlanOptions, say: Say, show: Show) -> dict[str, Any]:
         raise UsageError(
             f"{options.net}: a schedule relearns; give the net that trains (train_val.prototxt){WITHOUT_LABELS}"
         )
+    if net.absent:
+        raise UsageError(both_phases(net, options.net))
     selection = Selection(options.only, options.skip)
     selection.check(net)
     _check_data(options.net, net)

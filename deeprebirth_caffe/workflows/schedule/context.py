@@ -14,7 +14,7 @@ from deeprebirth_caffe.formats.solver import SolverSource
 from deeprebirth_caffe.ir import Net, View
 from deeprebirth_caffe.workflows.calibration import OWN_PHASES, CalibrationOptions
 from deeprebirth_caffe.workflows.choose import EngineOptions
-from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.workflows.load import both_phases, load_net
 from deeprebirth_caffe.workflows.pictures import PictureOptions
 from deeprebirth_caffe.workflows.roots import check_regular, find_root
 from deeprebirth_caffe.workflows.schedule.accuracy import metrics_of
@@ -238,7 +238,9 @@ def read_inputs(schedule: Schedule, path: Path) -> Inputs:
             raise RebirthError(
                 f"{where}: net: {net} has no loss and no data to train with; give its train_val.prototxt"
             )
-        train, test = read.view("TRAIN"), read.view("TEST", stand_in=False)
+        if read.absent:
+            raise RebirthError(f"{where}: net: {both_phases(read, net)}")
+        train, test = read.view("TRAIN"), read.view("TEST")
         for name, view in (("TRAIN", train), ("TEST", test)):
             if not source_layers(view):
                 raise RebirthError(f"{where}: net: {net} has no data layer that reads a source in {name}")
