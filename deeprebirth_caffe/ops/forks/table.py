@@ -251,7 +251,15 @@ FORKS: tuple[Fork, ...] = (
             *_quiet("how cuDNN is used", "convolution_param.cudnn_convolution_algo_seeker", "cudnn_math_override"),
             *_quiet("which library computes it", "batch_norm_param.engine"),
             *_quiet("where pictures are changed when read", "transform_param.use_gpu_transform"),
-            *_quiet("how data are read", "data_param.threads", "data_param.parser_threads", "data_param.cache"),
+            *_quiet("how data are read", *_block("data_param", "threads parser_threads cache shuffle")),
+            *(
+                ForkField(path, Effect.SHAPES, "how pictures are changed when read")
+                for path in _block(
+                    "transform_param",
+                    "img_rand_resize_lower img_rand_resize_upper rand_resize_ratio_lower rand_resize_ratio_upper"
+                    " vertical_stretch_lower vertical_stretch_upper allow_upscale",
+                )
+            ),
         ),
         header=(
             *("default_forward_type", "default_backward_type", "default_forward_math", "default_backward_math"),
