@@ -15,7 +15,7 @@ from deeprebirth_caffe.ir.errors import AbsentStateError, NetError
 from deeprebirth_caffe.ir.graph import Layer, Value, View
 from deeprebirth_caffe.ir.sizes import OtherSizes
 from deeprebirth_caffe.ir.stages import assign_stages
-from deeprebirth_caffe.ir.state import NetState, states_of
+from deeprebirth_caffe.ir.state import NetState, included, states_of
 from deeprebirth_caffe.ir.weights import Weights
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
@@ -170,7 +170,7 @@ class Net:
 
     @uncollected
     def _build_views(self) -> Iterable[View]:
-        phases = ("TRAIN", "TEST") if self.trains else ("TEST",)
+        phases = ("TRAIN", "TEST") if self.trains or self._has_train() else ("TEST",)
         failed: list[tuple[str, NetError]] = []
         sound: list[View] = []
         own = self.header.state if self.header.HasField("state") else None
@@ -187,10 +187,21 @@ class Net:
         if failed and (not sound or (broken and not self._has_stages())):
             raise broken[0] if broken else failed[0][1]
         there = {view.state.phase for view in sound}
-        self._absent = {phase: str(error) for phase, error in reversed(failed) if phase not in there}
+        absent = {phase: error for phase, error in reversed(failed) if phase not in there}
+        if self.trains:
+            self._absent = {phase: str(error) for phase, error in absent.items()}
+        elif "TEST" in absent:
+            raise absent["TEST"]  # a deploy net has nothing but TEST
         if not sound:
             raise NetError("no layer of this net is alive in any phase; check its include and exclude rules")
         return sound
+
+    def _has_train(self) -> bool:
+        """Whether a layer is for TRAIN alone; rules for TEST alone are what is left in a deploy net."""
+        return any(
+            included(NetState("TRAIN"), layer.param) and not included(NetState("TEST"), layer.param)
+            for layer in self.layers
+        )
 
     def _has_stages(self) -> bool:
         rules = (rule for layer in self.layers for rule in (*layer.param.include, *layer.param.exclude))

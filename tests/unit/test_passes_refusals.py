@@ -68,7 +68,7 @@ IN_FRONT = [
         "pool reads conv from different layers in different phases",
     ),
     (
-        D + CONV + pool("pool", "conv", rest="include { phase: TEST }"),
+        D + CONV + pool("pool", "conv", rest="include { phase: TRAIN }"),
         "conv and pool are alive in different phases",
     ),
     (
