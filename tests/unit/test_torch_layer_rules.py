@@ -122,8 +122,12 @@ def test_filter_may_let_nothing_through() -> None:
     assert tuple(top.shape) == (0, 2)
 
 
+THREE = pb.BlobProto(shape=pb.BlobShape(dim=[3]), data=[1, 2, 3]).SerializeToString()
+
+
 @pytest.mark.parametrize(
-    ("content", "why"), [(None, "cannot read"), (b"", "0 numbers, not 5 x 5"), (b"\xff", "BlobProto")]
+    ("content", "why"),
+    [(None, "cannot read"), (THREE, "3 numbers, not 5 x 5"), (b"", "BlobProto"), (b"\xff", "BlobProto")],
 )
 def test_a_bad_infogain_matrix_is_an_error(tmp_path: Path, content: bytes | None, why: str) -> None:
     path = tmp_path / "matrix.binaryproto"
