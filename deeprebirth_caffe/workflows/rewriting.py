@@ -28,7 +28,15 @@ from deeprebirth_caffe.workflows.pair import Pair, find_pair, join
 from deeprebirth_caffe.workflows.parts import fold_parts, parts_left
 from deeprebirth_caffe.workflows.publish import json_bytes
 from deeprebirth_caffe.workflows.selection import Selection, names_stage
-from deeprebirth_caffe.workflows.solver import OTHER_FILE, Lent, SolverOptions, Testing, lend_solver, make_solver, testing_of
+from deeprebirth_caffe.workflows.solver import (
+    OTHER_FILE,
+    Lent,
+    SolverOptions,
+    Testing,
+    lend_solver,
+    make_solver,
+    testing_of,
+)
 
 Say = Callable[[str], object]
 """Takes progress, a line at a time."""
