@@ -119,7 +119,7 @@ def test_json_is_utf8_whatever_the_terminal_speaks(process: Cli, net28: SmallNet
     ("arguments", "said"),
     [
         (["convert"], "Missing argument 'NET'; see rebirth convert --help"),
-        (["frobnicate"], "No such command 'frobnicate'; see rebirth --help"),
+        (["frobnicate"], "there is no command 'frobnicate'; see rebirth --help"),
         (["convert", "net", "--frobnicate"], "No such option"),
         (["inspect", "nowhere.prototxt"], "'nowhere.prototxt' does not exist; see rebirth inspect --help"),
         (["zoo", "nonet"], "there is no net 'nonet' in the zoo; there are googlenet,"),
