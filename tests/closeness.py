@@ -53,6 +53,20 @@ def between(terms: float = 1) -> float:
     return 2 * rounding(terms)
 
 
+def trained(steps: int, terms: float) -> float:
+    """How far losses and weights of two trainings may be from each other, in nets without `switches`.
+
+    Each step's weights carry the rounding of its gradients into the next losses: as if all steps were layers of one
+    net. Where a net learns, its losses fall, and so do differences of weights; where it runs away, they do not, and it
+    is no net to compare trainings with.
+
+    Args:
+        steps: How many have been made.
+        terms: How many numbers are added up for a value, and for a gradient, by all layers together.
+    """
+    return between(steps * terms)
+
+
 def apart(true: Array, other: Array) -> float:
     """max|a-b| / max|a| over ordinary numbers; infinite where shapes differ, or what is no ordinary number."""
     if true.shape != other.shape:
@@ -111,6 +125,13 @@ class Comparison:
         assert not self.wrong, f"{about}\n" + "\n".join(self.wrong)
 
 
+def assert_within(what: str, theirs: Any, ours: Any, limit: float) -> None:
+    """Fails where numbers, relative to the largest of them, are further apart than the limit."""
+    comparison, theirs, ours = Comparison(), np.asarray(theirs), np.asarray(ours)
+    comparison.within(what, apart(theirs, ours), limit, theirs, ours)
+    comparison.verify()
+
+
 def assert_near(theirs: Mapping[str, Array], ours: Mapping[str, Array], terms: float = 1) -> None:
     """Fails where arrays of one name are further apart than two right float32 results may be."""
     assert set(theirs) == set(ours)
@@ -123,7 +144,7 @@ def assert_near(theirs: Mapping[str, Array], ours: Mapping[str, Array], terms: f
 def note(what: str, distance: float, limit: float) -> None:
     """Adds a comparison to the list of `make test-kernels`, where one is wanted."""
     path = os.environ.get("REBIRTH_TEST_MARGINS")
-    if path and limit and distance / limit > 0.1:
+    if path and limit and distance / limit > 0.01:
         test = os.environ.get("PYTEST_CURRENT_TEST", "").removesuffix(" (call)")
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(json.dumps([distance / limit, f"{test}: {what}", distance, limit]) + "\n")

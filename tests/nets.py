@@ -14,6 +14,7 @@ from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
 from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
 from deeprebirth_caffe.passes.relearn.reparametrize import Reparametrize
 from deeprebirth_caffe.passes.relearn.tucker import Tucker
+from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.rewrite import Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.exactness import FINISHING, PREPARING
@@ -112,3 +113,16 @@ def by_name(net: Net, name: str) -> Layer:
     """The one layer of that name."""
     (found,) = net.layer_named(name)
     return found
+
+
+def without_switches(net: pb.NetParameter) -> None:
+    """Puts an ELU, whose slope has no step, for each ReLU, and averages for maxima.
+
+    A value within a rounding of 0 opens its ReLU in one engine alone, and of two pixels that all but tie either may be
+    picked; such a switch turns all gradients below it, and so what is learned, by far more than a rounding.
+    """
+    for layer in net.layer:
+        if layer.type == "ReLU":
+            layer.type = "ELU"
+        elif layer.type == "Pooling":
+            layer.pooling_param.pool = pb.PoolingParameter.AVE

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from closeness import apart, assert_within, between
 from numpy.typing import NDArray
 
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
@@ -49,6 +50,8 @@ SHAPES = {
 LEARNABLE = [shape for name, shapes in SHAPES.items() if name != "three" for shape in shapes]
 HISTORIES = {"SGD": 1, "Nesterov": 1, "AdaGrad": 1, "RMSProp": 1, "AdaDelta": 2, "Adam": 2}
 RECORDS = 4
+TERMS = 2 * (27 + 3 + 32 + 4 + 4) + 2 * 16 * 2
+"""What NET adds up for a value and for a gradient, each weight's inputs twice and the pixels of a batch."""
 
 
 def write_net(folder: Path, text: str = NET, records: int = RECORDS) -> None:
@@ -117,16 +120,15 @@ def torch_trainer(
 
 
 def far(mine: Sequence[Array], caffes: Sequence[Array]) -> float:
-    """The largest of max|a-b| / max|b| over arrays that belong together; a NaN in one alone is infinitely far."""
-    assert [one.shape for one in mine] == [one.shape for one in caffes]
-    worst = 0.0
-    for one, other in zip(mine, caffes, strict=True):
-        if not np.array_equal(np.isfinite(one), np.isfinite(other)):
-            return np.inf
-        size = float(np.nanmax(np.abs(other), initial=0))
-        difference = float(np.nanmax(np.abs(one.astype(np.float64) - other), initial=0))
-        worst = max(worst, difference / size if size else difference)
-    return worst
+    """The largest distance of arrays that belong together."""
+    return max(apart(other, one) for one, other in zip(mine, caffes, strict=True))
+
+
+def assert_as_far(mine: Sequence[Sequence[Array]], caffes: Sequence[Sequence[Array]], steps: int) -> None:
+    """Fails where weights or history differ by more than so many steps of `NET` make of two roundings."""
+    for what, ours, theirs in zip(("weights", "history"), mine, caffes, strict=True):
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            assert_within(f"{what}[{index}]", other, one, between(steps * TERMS))
 
 
 def snapshot_arrays(folder: Path, prefix: str, iteration: int, end: str = "") -> tuple[list[Array], list[Array]]:
