@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.formats.files import Content, atomic_file, check_directory, publish_directory
+from deeprebirth_caffe.formats.files import Content, atomic_file, check_directory, publish_directory, read_regular
 
 STDOUT = Path("-")
 """The output that is no file but standard output."""
@@ -192,7 +192,7 @@ class Place:
 def listed_files(directory: Path) -> set[str]:
     """The files right in a directory that the manifest of a result there lists, if there is one."""
     try:
-        manifest: Any = json.loads((directory / MANIFEST).read_bytes())
+        manifest: Any = json.loads(read_regular(directory / MANIFEST))
         outputs = manifest["outputs"] if "rebirth" in manifest else {}
         listed = [name for key, name in outputs.items() if key != "directory"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -257,6 +257,8 @@ OURS = {
     "engines/hosted.py": "likewise",
     "engines/torch/memory.py": "likewise",
     "formats/memory.py": "likewise",
+    "cli/streams.py": "the null device",
+    "workflows/shipped.py": "pages and schedules of the package",
     "engines/caffe/locate.py": "a Caffe that the user names",
     "engines/inference/onnx_runner.py": "in a folder of ours",
     "engines/inference/ncnn_runner.py": "likewise",
