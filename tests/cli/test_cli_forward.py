@@ -10,7 +10,8 @@ import jsondocs
 import numpy as np
 import pytest
 from cli_tools import Cli, complaint, listing
-from tiny import NET, make_tiny, picture
+from closeness import assert_within, between
+from tiny import NET, TERMS, make_tiny, picture
 
 from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
@@ -89,7 +90,7 @@ def test_labels_of_a_training_net(cli: Cli, engine: str) -> None:
         order = np.argsort(-wanted)[:3]
         assert one["file"] == path
         assert [place["index"] for place in one["top"]] == list(order)
-        assert [place["score"] for place in one["top"]] == pytest.approx(wanted[order], rel=1e-4)
+        assert_within("scores", wanted[order], [place["score"] for place in one["top"]], between(TERMS))
         names = ["one", "two", "three things", "four"]
         assert [place["label"] for place in one["top"]] == [names[index] for index in order]
 
@@ -170,7 +171,8 @@ def test_the_transform_of_another_net(cli: Cli) -> None:
 def test_the_engines_agree(cli: Cli) -> None:
     tops = [run(cli, "pics", "--json", net="deploy", engine=engine).data["inputs"] for engine in ("torch", "caffe")]
     for mine, its in zip(*tops, strict=True):
-        assert [place["score"] for place in mine["top"]] == pytest.approx([p["score"] for p in its["top"]], rel=1e-4)
+        scores = [[place["score"] for place in one["top"]] for one in (its, mine)]
+        assert_within("scores", *scores, between(TERMS))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -190,15 +192,16 @@ def test_the_net_is_loaded_once(cli: Cli, monkeypatch: pytest.MonkeyPatch, engin
     for one, other in zip(alone, found, strict=True):
         assert [top["index"] for top in one["top"]] == [top["index"] for top in other["top"]]
         scores = [top["score"] for top in one["top"]]
-        assert [top["score"] for top in other["top"]] == pytest.approx(scores, rel=1e-5)
+        assert_within("scores", scores, [top["score"] for top in other["top"]], between(TERMS))
 
 
 def test_folders_and_patterns_and_many_pictures(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = [blob(cli, "prob", f"pics/{label}.png")[0] for label in range(4)]
     together = blob(cli, "prob", "-i", "pics/?.png", "-i", "pics/0.png")
-    assert np.allclose(together, [*alone, alone[0]], rtol=1e-5)
+    assert_within("scores", [*alone, alone[0]], together, between(TERMS))
     monkeypatch.setattr("deeprebirth_caffe.workflows.feeding.MOST_PICTURES", 2)
-    assert np.allclose(blob(cli, "prob", "pics"), [*alone, *blob(cli, "prob", "pics/color.jpg")], rtol=1e-5)
+    all_of_them = [*alone, *blob(cli, "prob", "pics/color.jpg")]
+    assert_within("scores", all_of_them, blob(cli, "prob", "pics"), between(TERMS))
 
 
 @pytest.mark.parametrize(

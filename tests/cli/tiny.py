@@ -9,6 +9,8 @@ import numpy as np
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 CLASSES, SIDE = 4, 8
+TERMS = 2 * (64 + 8 + CLASSES) + 8
+"""What NET adds up for a value and for a gradient: each weight's inputs, a Softmax's classes, a batch."""
 
 NET = """name: "tiny"
 layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TRAIN }

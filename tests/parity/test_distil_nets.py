@@ -32,13 +32,13 @@ def test_losses_and_updates_agree(
     monkeypatch.chdir(tmp_path)
     made = converted(tmp_path, reparam=kind == "SGD")
     distil(DistilOptions(made))
-    path = made / "distil" / "net.prototxt"
+    path = made / "distil" / "distil.prototxt"
     net = parse_message(path.read_text(), pb.NetParameter)
     without_switches(net)
     path.write_text(format_message(net))
     start = made / "distil" / "init.caffemodel"
     if kind == "SGD":
-        as_sgd(made / "distil" / "solver.prototxt", 0.01)
+        as_sgd(made / "distil" / "solver.prototxt", 1e-4)
     losses, tests, ends = [], [], []
     engines: list[Engine] = [CaffeEngine(caffe_install, threads=1), TorchEngine(seed=1)]
     for engine in engines:

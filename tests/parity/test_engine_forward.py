@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from closeness import assert_within, between
 
 from deeprebirth_caffe.engines import EngineError, engine
 from deeprebirth_caffe.engines.base import Engine
@@ -33,6 +34,8 @@ layer { name: "fc" type: "InnerProduct" bottom: "conv" top: "fc" inner_product_p
 layer { name: "accuracy" type: "Accuracy" bottom: "fc" bottom: "label" top: "accuracy" include { phase: TEST } }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }
 """
+TERMS = 2 * 9 + 4 * 4 * 4 + 5
+"""What NET adds up for a score's loss."""
 DATA = 'data_param { source: "nowhere/test_lmdb" backend: LMDB batch_size: 50 }'
 KINDS = {
     "Data": DATA,
@@ -86,13 +89,13 @@ def test_a_train_val(engines: tuple[Engine, Engine], weights: Path, tmp_path: Pa
     real, ours = (one.forward(net_path=net, weights_path=weights, input_array=images(), blobs=None) for one in engines)
     assert {"data", "label", "conv", "fc", "accuracy", "loss"} == real.keys() == ours.keys()
     for name in real:
-        np.testing.assert_allclose(ours[name], real[name], rtol=1e-4, atol=1e-5, err_msg=name)
+        assert_within(name, real[name], ours[name], between(TERMS))
     np.testing.assert_array_equal(real["data"], images())
     assert not real["label"].any() and real["label"].shape[0] == 3
     # The loss is that of class 0.
     scores = real["fc"].astype(np.float64)
     wanted = np.mean(np.log(np.exp(scores).sum(1)) - scores[:, 0])
-    assert np.isclose(real["loss"], wanted, rtol=1e-4)
+    assert_within("loss", wanted, real["loss"], between(TERMS))
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -105,7 +108,7 @@ def test_labels_that_are_given(engines: tuple[Engine, Engine], weights: Path, tm
     wanted = np.mean(np.log(np.exp(scores).sum(1)) - scores[range(3), labels.astype(int)])
     for one in found:
         np.testing.assert_array_equal(one["label"], labels)
-        assert np.isclose(one["loss"], wanted, rtol=1e-4)
+        assert_within("loss", wanted, one["loss"], between(TERMS))
 
 
 def test_what_cannot_be_fed(engines: tuple[Engine, Engine], weights: Path, tmp_path: Path) -> None:

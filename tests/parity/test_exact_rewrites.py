@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from closeness import between
 from exact_tools import ZEROS, Shared, same
 from nets import by_name, conv, data, fc, layer, names, parse, pool, reasons, relu, rewrite
 
@@ -316,4 +317,5 @@ def test_table_7_of_resnet50_changes_nothing(engine: Shared) -> None:
     done = run(Rewriter(net), [FoldBatchNorm()], lambda stage: stage in rows)
     assert {rewrite.stage for rewrite in done.rewrites} == rows
     result = same(before, net, engine, blobs=50)
-    assert result.worst < 1e-5
+    # Five convolutions, and what the layers behind them make of their rounding.
+    assert result.worst < between(20_000)

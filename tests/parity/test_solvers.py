@@ -130,7 +130,7 @@ def test_one_step_is_caffes(case: Case, caffe_install: CaffeInstall, tmp_path: P
         if size:
             limit = between(case.size * TERMS) * (1 + largest / size)
             assert_within(f"step of weights[{index}]", theirs, step, limit)
-            assert limit < 0.05
+            assert limit < 0.1
         else:
             assert not step.any()
     assert far(begin[0], caffes[0]) > 1e-3  # there was a step to speak of

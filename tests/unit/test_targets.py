@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from closeness import assert_within, between
 from nets import data, layer
 
 from deeprebirth_caffe import zoo
@@ -26,6 +27,9 @@ from deeprebirth_caffe.rewrite.pipeline import run
 from deeprebirth_caffe.workflows.convert import ConvertOptions
 from deeprebirth_caffe.workflows.load import load_net
 from deeprebirth_caffe.workflows.rewriting import rebirth_origins
+
+TERMS = 20_000
+"""About what googlenet28 adds up for one value of its last layer, and for one of the student's, all layers together."""
 
 
 @dataclass
@@ -118,7 +122,7 @@ def check_googlenet28(before: Mapping[str, Any], after: Mapping[str, Any]) -> No
     targets = of_zoo("googlenet28").targets
 
     def is_same(name: str, wanted: Any) -> None:
-        np.testing.assert_allclose(after[targets[name].after], wanted, rtol=1e-5, atol=1e-5)
+        assert_within(name, wanted, after[targets[name].after], between(TERMS))
 
     is_same("conv2/3x3_merge", before["pool2/3x3_s2"])
     module = before["inception_3a/output"]
@@ -133,9 +137,9 @@ def check_googlenet28(before: Mapping[str, Any], after: Mapping[str, Any]) -> No
         raw = after[target.before]
         assert (raw < 0).any(), f"{name} is in front of the ReLU"
         if not name.startswith("conv"):  # there an LRN comes in between
-            np.testing.assert_allclose(np.maximum(raw, 0), after[target.after], rtol=1e-5, atol=1e-5)
+            np.testing.assert_array_equal(np.maximum(raw, 0), after[target.after])
     for name in before:
-        np.testing.assert_allclose(after[name], before[name], rtol=1e-5, atol=1e-5)
+        assert_within(name, before[name], after[name], between(TERMS))
 
 
 BLOBS = ["pool2/3x3_s2", "pool3/3x3_s2"] + [

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from closeness import assert_within, between
 
 torch = pytest.importorskip("torch")
 
@@ -109,8 +110,9 @@ def test_the_divergence_and_its_gradient(temperature: float, more: str, divisor:
     )
     wanted = wanted * (0.3 * temperature**2 / divisor)
     wanted.backward()
-    assert float(value) == pytest.approx(wanted.item(), rel=1e-5)
-    np.testing.assert_allclose(diff, mine.grad, rtol=1e-4, atol=1e-7)
+    assert mine.grad is not None
+    assert_within("loss", wanted.item(), float(value), between(2 * 5 * 3 * 4))
+    assert_within("diff", mine.grad.numpy(), diff.numpy(), between(5))
 
 
 def test_equal_scores_are_no_loss_and_sure_ones_are_numbers() -> None:
@@ -175,14 +177,15 @@ def test_blobs_are_compared_as_an_euclidean_loss_would() -> None:
     own = {name: tuple(t.detach().numpy() for t in blobs) for name, blobs in net.blobs_of.items()}
     side.load(Weights({**arrays, **own}))
     side.forward({"data": net.batch["data"]})
-    assert float(side.loss) == pytest.approx(loss, rel=1e-5)
+    assert_within("loss", float(side.loss), loss, between(1000))
     side.backward()
     for name, blobs in net.blobs_of.items():
         for mine, its in zip(blobs, side.blobs_of[name], strict=True):
             if its.grad is None:
                 assert mine.grad is None, name
             else:
-                np.testing.assert_allclose(mine.grad, its.grad, rtol=1e-4, atol=1e-6, err_msg=name)
+                assert mine.grad is not None
+                assert_within(f"diff of {name}", its.grad.numpy(), mine.grad.numpy(), between(1000))
 
 
 def test_the_parts_add_up_to_the_loss() -> None:
@@ -192,7 +195,7 @@ def test_the_parts_add_up_to_the_loss() -> None:
     found = parts([verdict, verdict])
     assert set(found.heads) == {"auxloss", "loss"} and set(found.blobs) == {"c1", "join"}
     whole = 0.6 * found.own + 0.4 * sum(found.heads.values()) + 0.7 * sum(found.blobs.values())
-    assert float(verdict.loss) == pytest.approx(whole, rel=1e-6)
+    assert_within("loss", whole, float(verdict.loss), between(5))
     plain = TorchNet(Net.parse(DATA + BODY + LOSSES), TRAIN, seed=1)
     plain.forward({name: net.batch[name] for name in ("data", "label")})
     assert found.own == float(plain.loss)
