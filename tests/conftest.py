@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
+from deeprebirth_caffe.engines.caffe.kernels import VARIABLE, choose_kernels
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall, CaffeNotFoundError, find_caffe
 
 if TYPE_CHECKING:
@@ -25,6 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The caffe program that tests start shall compute as our workers do, and none of them has to find out how.
+    with suppress(CaffeNotFoundError):
+        kernels = choose_kernels(find_caffe())
+        if kernels.name:
+            os.environ[VARIABLE] = kernels.name
     config.addinivalue_line("markers", "caffe: needs real Caffe (skipped where there is none)")
 
 

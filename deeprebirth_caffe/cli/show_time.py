@@ -167,7 +167,7 @@ def _machine(result: Mapping[str, Any]) -> None:
     core = runtime.get("blas.core") or runtime.get("blas.libraries") or ""
     words = [
         f"{first['engine']} {runtime.get('version', '')}".strip(),
-        f"{core} kernels" if core else "",
+        f"{core} kernels{_chosen(runtime)}" if core else "",
         f"{first['threads']} threads" if first["threads"] else "",
         f"on {first['on']}: {machine['cpu'] or 'unknown processor'}",
         f"{machine['cores']} cores" if machine["cores"] else "",
@@ -180,6 +180,14 @@ def _machine(result: Mapping[str, Any]) -> None:
         f"{plan['runs']} runs of {plan['iterations']} passes after {plan['warmup']} that do not count, "
         f"batch {' and '.join(dict.fromkeys(str(net['batch']) for net in result['nets']))}, phase TEST"
     )
+
+
+def _chosen(runtime: Mapping[str, Any]) -> str:
+    """Who chose the kernels, where OpenBLAS did not."""
+    by = runtime.get("blas.chosen_by")
+    if by == "rebirth":
+        return f" (chosen by rebirth; OpenBLAS picks {runtime.get('blas.openblas_picks')})"
+    return " (set by OPENBLAS_CORETYPE)" if by == "user" else ""
 
 
 def _range(machine: Mapping[str, Any], key: str, unit: str) -> str:

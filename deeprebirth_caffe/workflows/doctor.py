@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.engines import EngineError, engine
+from deeprebirth_caffe.engines.caffe.kernels import Kernels
 from deeprebirth_caffe.extras import pip_install, version_of
 
 PACKAGES = (
@@ -91,8 +92,14 @@ def _caffe(path: str | None) -> Finding:
     details = [f"found by {facts['where']}", f"pycaffe on Python {facts['python']}"]
     blas = facts.get("blas")
     if isinstance(blas, dict) and "core" in blas:
-        details.append(f"OpenBLAS kernels {blas['core']}, {blas['threads']} threads")
+        details.append(f"OpenBLAS kernels {blas['core']}{_chosen(blas)}, {blas['threads']} threads")
     return Finding("caffe", True, version, ", ".join(details), purpose)
+
+
+def _chosen(blas: Mapping[str, Any]) -> str:
+    """Who chose the kernels, in brackets."""
+    words = Kernels(by=blas["chosen_by"], own=blas["openblas_picks"]).words()
+    return f" ({words})" if words else ""
 
 
 def _packages() -> Iterator[Finding]:

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from deeprebirth_caffe.engines.base import DivergedError, EngineError, Snapshot, Trainer
+from deeprebirth_caffe.engines.base import DivergedError, Engine, EngineError, Snapshot, Trainer
+from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
+from deeprebirth_caffe.engines.caffe.kernels import Kernels
 from deeprebirth_caffe.engines.lesson import Lesson
 from deeprebirth_caffe.engines.plan import Plan, read_plan
 from deeprebirth_caffe.errors import RebirthError, UsageError
@@ -153,6 +155,9 @@ def prepare(options: FinetuneOptions, listener: Listener) -> Prepared:
     choice = _choose(options, nets, lesson)
     if choice.reason:
         listener.say(f"engine {choice.engine.name}: {choice.reason}")
+    kernels = _kernels(choice.engine)
+    if kernels is not None and kernels.name:
+        listener.say(f"OpenBLAS kernels {kernels.name} ({kernels.words()})")
     for line in lines:
         listener.say(line)
     start, weights, ledger = 0, list[Path](), None
@@ -364,13 +369,22 @@ def _taught(options: FinetuneOptions, plan: Prepared, course: Course) -> dict[st
     }
 
 
+def _kernels(engine: Engine) -> Kernels | None:
+    """The kernels of real Caffe's matrix library; None of the embedded engine."""
+    return engine.kernels() if isinstance(engine, CaffeEngine) else None
+
+
 def _summary(options: FinetuneOptions, plan: Prepared, course: Course) -> dict[str, Any]:
     last: Snapshot | None = course.snapshots[-1] if course.snapshots else None
     tested = course.tests.get(0)
     ledger = plan.ledger
+    kernels = _kernels(plan.choice.engine)
     return {
         "version": 1,
         "engine": plan.choice.engine.name,
+        "kernels": None
+        if kernels is None or not kernels.name
+        else {"core": kernels.name, "chosen_by": kernels.by, "openblas_picks": kernels.own},
         "solver": str(options.solver),
         "weights": [str(path) for path in plan.weights],
         "resumed": str(options.resume) if options.resume else None,

@@ -22,6 +22,7 @@ from deeprebirth_caffe.bench.protocol import Subject
 from deeprebirth_caffe.bench.targets.base import Completed, Job
 from deeprebirth_caffe.bench.targets.client import MOST_BYTES
 from deeprebirth_caffe.engines.base import EngineError
+from deeprebirth_caffe.engines.caffe.kernels import choose_kernels
 from deeprebirth_caffe.engines.caffe.locate import find_caffe
 from deeprebirth_caffe.engines.hosted import HostedRunner
 
@@ -123,14 +124,16 @@ class LocalTarget:
         timeout: float | None = None,
         cpus: Sequence[int] | None = None,
     ) -> Completed:
-        binary = find_caffe(self._caffe).need_binary()
+        install = find_caffe(self._caffe)
+        binary = install.need_binary()
+        kernels = choose_kernels(install).environment()
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as log:
             try:
                 with _bound(cpus):
                     process = subprocess.Popen(
                         [str(binary), *args],
                         cwd=cwd,
-                        env={**os.environ, "GLOG_logtostderr": "1", **(env or {})},
+                        env={**os.environ, "GLOG_logtostderr": "1", **kernels, **(env or {})},
                         stdin=subprocess.DEVNULL,
                         stdout=out,
                         stderr=log,

@@ -85,8 +85,15 @@ class CaffeWorker(WorkerProcess):
         return result
 
     def info(self) -> dict[str, Any]:
-        """Tells versions, the matrix library ("blas": libraries, config, core, threads) and "layer_types"."""
-        return self.call("info")[0]
+        """Tells versions, the matrix library ("blas") and "layer_types".
+
+        Of an OpenBLAS it tells the libraries, config, core, threads, and who chose the core: chosen_by ("user",
+        "rebirth", "openblas"), and openblas_picks, where that was asked.
+        """
+        facts = self.call("info")[0]
+        if "core" in facts["blas"]:
+            facts["blas"].update(chosen_by=self.kernels.by, openblas_picks=self.kernels.own)
+        return facts
 
     def schema(self) -> bytes:
         """Gives pycaffe's own caffe.proto as a serialized FileDescriptorProto."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeprebirth_caffe.engines.base import NetTiming, TrainResult
+from deeprebirth_caffe.engines.caffe.kernels import Kernels, choose_kernels
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall, find_caffe
 from deeprebirth_caffe.engines.feeding import by_name, forward_once, need_files
 
@@ -48,6 +49,10 @@ class CaffeEngine:
 
         count = self.threads if threads is None else threads
         return CaffeWorker(self.install, threads=count, timeout=self.timeout)
+
+    def kernels(self) -> Kernels:
+        """The kernels of the matrix library, and who chose them; may start Caffe to find out."""
+        return choose_kernels(self.install)
 
     @contextmanager
     def session(self, threads: int | None = None) -> Iterator[CaffeWorker]:

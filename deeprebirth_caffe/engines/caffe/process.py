@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from deeprebirth_caffe.engines.base import EngineError
+from deeprebirth_caffe.engines.caffe.kernels import VARIABLE, Kernels, choose_kernels
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall, find_caffe
 from deeprebirth_caffe.formats.pictures import OPENCVS_VARIABLE, most_pixels
 
@@ -51,7 +52,7 @@ class WorkerProcess:
         caffe: CaffeInstall | str | Path | None = None,
         *,
         threads: int | None = None,
-        coretype: str | None = None,
+        kernels: Kernels | None = None,
         timeout: float | None = None,
         respawn: bool = False,
     ) -> None:
@@ -60,13 +61,13 @@ class WorkerProcess:
         Args:
             caffe: An installation, or what `--caffe` names; None: whatever is found.
             threads: Threads of the matrix library; None leaves it to the environment.
-            coretype: OPENBLAS_CORETYPE, where the processor's kernels are to be chosen by hand.
+            kernels: Those that OpenBLAS shall use, whatever the environment says; None: `choose_kernels` finds them.
             timeout: Seconds that a call may take; None: as long as it likes.
             respawn: Whether a call starts a new process where the last one has died. Its nets are gone.
         """
         self.install = caffe if isinstance(caffe, CaffeInstall) else find_caffe(caffe)
         self.threads = threads
-        self.coretype = coretype
+        self._kernels = kernels
         self.timeout = timeout
         self.respawn = respawn
         self._process: subprocess.Popen[bytes] | None = None
@@ -100,6 +101,11 @@ class WorkerProcess:
         """The process's number; None where there is none."""
         return self._process.pid if self._process is not None else None
 
+    @property
+    def kernels(self) -> Kernels:
+        """The kernels of the matrix library, and who chose them; may start Caffe to find out."""
+        return choose_kernels(self.install) if self._kernels is None else self._kernels
+
     def environment(self) -> dict[str, str]:
         """Gives the environment of the process."""
         env = dict(os.environ)
@@ -110,8 +116,9 @@ class WorkerProcess:
         if self.threads is not None:
             for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
                 env[name] = str(self.threads)
-        if self.coretype is not None:
-            env["OPENBLAS_CORETYPE"] = self.coretype
+        if self._kernels is not None:
+            env.pop(VARIABLE, None)
+        env.update(self.kernels.environment())
         # Its own limit is ten times as high.
         env[OPENCVS_VARIABLE] = str(most_pixels())
         # Without its empty parts, which mean the current folder.

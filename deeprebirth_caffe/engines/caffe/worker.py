@@ -8,6 +8,7 @@ arrays that the header lists, one after the other. Requests are {"op", "kw", "ar
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import importlib
 import json
@@ -305,25 +306,11 @@ def _need_file(path: str | None, what: str) -> None:
 
 def op_info(arrays: Arrays) -> Answer:
     """Versions, the matrix library, the layer types."""
-    libraries = set()
-    with Path("/proc/self/maps").open() as maps:
-        for line in maps:
-            path = line.split(None, 5)[-1].strip() if "/" in line else ""
-            base = Path(path).name
-            if base.startswith("lib") and any(word in base for word in ("blas", "atlas", "mkl", "lapack")):
-                libraries.add(path)
-    blas: dict[str, Any] = {"libraries": sorted(libraries)}
-    for path in sorted(libraries):
-        if "openblas" in Path(path).name:
-            import ctypes
-
-            library = ctypes.CDLL(path)
-            for key, function in (("config", "openblas_get_config"), ("core", "openblas_get_corename")):
-                call = getattr(library, function)
-                call.restype = ctypes.c_char_p
-                blas[key] = call().decode("ascii", "replace").strip()
-            blas["threads"] = int(library.openblas_get_num_threads())
-            break
+    libraries = _matrix_libraries()
+    blas: dict[str, Any] = {"libraries": libraries}
+    openblas = _openblas(libraries)
+    if openblas is not None:
+        blas.update(_facts(openblas[1]), threads=int(openblas[1].openblas_get_num_threads()))
     return {
         "caffe": caffe.__version__,
         "python": ".".join(str(n) for n in sys.version_info[:3]),
@@ -333,6 +320,86 @@ def op_info(arrays: Arrays) -> Answer:
         "layer_types": sorted(caffe.layer_type_list()),
         "pid": os.getpid(),
     }, []
+
+
+def op_check_products(arrays: Arrays) -> Answer:
+    """Which kernels OpenBLAS uses, and what is wrong with a few products of awkward shapes; {} of another library."""
+    openblas = _openblas(_matrix_libraries())
+    if openblas is None:
+        return {}, []
+    path, library = openblas
+    return {"library": path, "wrong": _wrong_product(library), **_facts(library)}, []
+
+
+def _matrix_libraries() -> list[str]:
+    libraries = set()
+    with Path("/proc/self/maps").open() as maps:
+        for line in maps:
+            path = line.split(None, 5)[-1].strip() if "/" in line else ""
+            base = Path(path).name
+            if base.startswith("lib") and any(word in base for word in ("blas", "atlas", "mkl", "lapack")):
+                libraries.add(path)
+    return sorted(libraries)
+
+
+def _openblas(libraries: list[str]) -> tuple[str, ctypes.CDLL] | None:
+    """The OpenBLAS among some libraries: its file, and it as it is loaded."""
+    return next(((path, ctypes.CDLL(path)) for path in libraries if "openblas" in Path(path).name), None)
+
+
+def _facts(library: ctypes.CDLL) -> dict[str, str]:
+    facts = {}
+    for key, function in (("config", "openblas_get_config"), ("core", "openblas_get_corename")):
+        call = getattr(library, function)
+        call.restype = ctypes.c_char_p
+        facts[key] = call().decode("ascii", "replace").strip()
+    return facts
+
+
+# Rows, columns and sums that no kernel's tiles divide, and what convolutions of real nets have.
+SHAPES = ((1, 1, 1), (3, 5, 7), (17, 33, 65), (31, 129, 257), (64, 3025, 147), (96, 200, 363), (5, 99, 1))
+
+
+def _wrong_product(library: ctypes.CDLL) -> str:
+    """The first of some products in float32 that is further from float64 than any order of adding up; "": none."""
+    random = np.random.RandomState(1)
+    for rows, columns, inner in SHAPES:
+        for turned in range(4):
+            # As in cblas.h: 101 is row by row, 111 as it lies, 112 turned.
+            flags = [112 if turned & bit else 111 for bit in (1, 2)]
+            a = random.standard_normal((inner, rows) if turned & 1 else (rows, inner)).astype(np.float32)
+            b = random.standard_normal((columns, inner) if turned & 2 else (inner, columns)).astype(np.float32)
+            c = random.standard_normal((rows, columns)).astype(np.float32)
+            left, right = (a.T if turned & 1 else a), (b.T if turned & 2 else b)
+            # Not a product of numpy's own, which may be this library's.
+            exact = np.stack([(row[:, None] * right.astype(np.float64)).sum(0) for row in left.astype(np.float64)])
+            wanted = 0.5 * exact + 2.0 * c
+            half, two = ctypes.c_float(0.5), ctypes.c_float(2.0)
+            operands = (_pointer(a), a.shape[1], _pointer(b), b.shape[1])
+            library.cblas_sgemm(101, *flags, rows, columns, inner, half, *operands, two, _pointer(c), columns)
+            if not _same(wanted, c, inner):
+                return f"is wrong in sgemm of {rows} x {columns} x {inner}"
+        matrix = random.standard_normal((rows, inner)).astype(np.float32)
+        for flag, size, length in ((111, inner, rows), (112, rows, inner)):
+            x = random.standard_normal(size).astype(np.float32)
+            y = random.standard_normal(length).astype(np.float32)
+            turned_matrix = (matrix if flag == 111 else matrix.T).astype(np.float64)
+            wanted = 0.5 * (turned_matrix * x.astype(np.float64)).sum(1) + 2.0 * y
+            operands = (_pointer(matrix), inner, _pointer(x), 1)
+            library.cblas_sgemv(101, flag, rows, inner, half, *operands, two, _pointer(y), 1)
+            if not _same(wanted, y, size):
+                return f"is wrong in sgemv of {rows} x {inner}"
+    return ""
+
+
+def _pointer(array: Any) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _same(wanted: Any, found: Any, terms: int) -> bool:
+    """Whether a result is as near as float32 gets, whichever way that many numbers are added up."""
+    limit = 1.2e-7 * (4 + 2 * terms**0.5) * max(1.0, float(np.abs(wanted).max()))
+    return bool(np.isfinite(found).all() and np.abs(wanted - found).max() <= 4 * limit)
 
 
 def op_schema(arrays: Arrays) -> Answer:
