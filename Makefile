@@ -11,11 +11,11 @@ INSTALL_CAFFE := deeprebirth_caffe/engines/caffe/install_caffe.sh
 CAFFE_PREFIX ?= $(or $(REBIRTH_CAFFE_PREFIX),$(or $(XDG_DATA_HOME),$(HOME)/.local/share)/rebirth/caffe)
 JOBS ?= 2
 
-.PHONY: help demo test lint format caffe proto bench fuzz clean
+.PHONY: help demo test test-quick test-kernels lint format caffe proto bench fuzz clean
 
 help: ## show this text
 	@echo "rebirth: DeepRebirth for Caffe. Targets:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
 	@echo "Everything is set up on the way: a virtual environment in $(VENV), real Caffe in $(CAFFE_PREFIX)."
 
 $(STAMP): setup.cfg pyproject.toml
@@ -33,6 +33,12 @@ demo: $(STAMP) ## the whole method on digits, then the speed of GoogLeNet; in re
 test: $(STAMP) ## run all tests; those that need real Caffe are skipped, and counted, where it cannot be had
 	@$(INSTALL_CAFFE) "$(CAFFE_PREFIX)" || echo "make test: going on without real Caffe" >&2
 	@REBIRTH_CAFFE_PREFIX="$(CAFFE_PREFIX)" $(BIN)/python -m pytest -n $(JOBS) tests
+
+test-quick: $(STAMP) ## each test once, with the first of its cases, and none that takes long (a minute or so)
+	@$(BIN)/python -m pytest -n $(JOBS) --quick tests
+
+test-kernels: $(STAMP) ## the tests that compare numbers, with each set of kernels that this processor can run
+	@$(BIN)/python scripts/test_kernels.py -n $(JOBS)
 
 lint: $(STAMP) ## ruff, mypy --strict, the import rules, shell syntax
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from nvcaffe import TYPES, raw_model
 from deeprebirth_caffe.engines import EngineError, engine
 from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
+from deeprebirth_caffe.engines.caffe.kernels import VARIABLE, Kernels, candidates, this_processor
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 
 pytestmark = pytest.mark.caffe
@@ -417,3 +418,19 @@ def test_weights_of_nvcaffe_reach_caffe(caffe: CaffeWorker, tmp_path: Path, dtyp
 def test_a_net_with_a_byte_order_mark_reaches_caffe(caffe: CaffeWorker, tmp_path: Path, encoding: str) -> None:
     (tmp_path / "net.prototxt").write_text(NET, encoding=encoding)
     assert caffe.load(tmp_path / "net.prototxt").blobs["two"] == (2, 3)
+
+
+@pytest.mark.parametrize("core", [core for core in candidates(this_processor()) if core != "SkylakeX"])
+def test_kernels_that_are_named_are_used_and_right(caffe_install: CaffeInstall, core: str) -> None:
+    with CaffeWorker(caffe_install, kernels=Kernels(core)) as worker:
+        found = worker.call("check_products")[0]
+        if "DYNAMIC_ARCH" not in found.get("config", ""):
+            pytest.skip("this Caffe has another matrix library, or the kernels of one processor alone")
+        assert (found["core"], found["wrong"]) == (core, "")
+        assert worker.info()["blas"]["core"] == core
+
+
+def test_the_worker_says_whose_kernels_it_uses(caffe: CaffeWorker) -> None:
+    blas = caffe.info()["blas"]
+    if "core" in blas:
+        assert blas["chosen_by"] == "user" and blas["core"].lower() == os.environ[VARIABLE].lower()

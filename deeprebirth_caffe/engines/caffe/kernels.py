@@ -91,7 +91,7 @@ def choose_kernels(install: CaffeInstall, environ: Mapping[str, str] | None = No
     env = os.environ if environ is None else environ
     if env.get(VARIABLE):
         return Kernels(env[VARIABLE], "user")
-    processor = _processor()
+    processor = this_processor()
     if install.python is None or not candidates(processor):
         return Kernels()
     key = hashlib.sha256(json.dumps([str(install.python), *map(str, install.pythonpath), processor]).encode())
@@ -116,7 +116,7 @@ def rank(core: str) -> int:
     return 2 if name in map(str.lower, WIDE) else 1 if name in map(str.lower, MIDDLE) else 0
 
 
-def _processor() -> dict[str, str]:
+def this_processor() -> dict[str, str]:
     """Vendor, model and flags of this processor; empty where it is none of those that OpenBLAS is told about."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return {}
