@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,18 @@ _skipped: list[str] = []
 _CAFFE_FIXTURES = {"caffe", "caffe_install"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--quick`, which `make test-quick` says."""
+    parser.addoption("--quick", action="store_true", help="each test with its first case alone, and none marked slow")
+
+
+def _quick(items: list[pytest.Item]) -> list[pytest.Item]:
+    """A fair cross-section: of each test the first case (of each type, where cases are numbered by it)."""
+    first = {re.sub(r"\[([A-Z]\w+-)?.*", r"\1", item.nodeid): item for item in reversed(items)}
+    kept = set(first.values())
+    return [item for item in items if item in kept and not item.get_closest_marker("slow")]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Registers our marker, and lets Ctrl-C through.
 
@@ -33,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
         kernels = choose_kernels(find_caffe())
         if kernels.name:
             os.environ[VARIABLE] = kernels.name
+    config.addinivalue_line("markers", "slow: takes some seconds; left out by --quick")
     config.addinivalue_line("markers", "caffe: needs real Caffe (skipped where there is none)")
 
 
@@ -46,6 +60,10 @@ def _why_no_caffe() -> str | None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skips what needs Caffe where there is none; using the fixture counts as needing it."""
+    if config.getoption("quick"):
+        kept = _quick(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
     needy = [
         item
         for item in items

@@ -15,7 +15,7 @@ from deeprebirth_caffe.ir import Layer, View, summarize
 CAFFE_RATE = 42e9
 """MAC-equivalents (`ops.cost`) that Caffe does in a second, on one core of the machine that `ops.cost` was taken on."""
 TORCH_GAIN = 1.6
-"""How much faster PyTorch does the same work, on one core."""
+"""How much faster PyTorch does the same work, on one core, where Caffe has the kernels that fit the processor."""
 CAFFE_LAYER, TORCH_LAYER = 2e-6, 30e-6
 """Seconds that each spends on a layer in a pass, whatever the layer computes."""
 TRAINING = 3
@@ -57,8 +57,9 @@ def choose(options: EngineOptions, views: Iterable[View]) -> Choice:
 
     The prediction adds, for each engine, the time that the net's arithmetic takes and what is spent on each layer
     whatever its size. PyTorch computes about 1.6 times as fast as Caffe and spends some 30 microseconds a layer where
-    Caffe spends 2, so small nets are Caffe's. The figures were taken once, on one core of one x86 server, and say
-    nothing close to the border between the two. On a GPU it is always PyTorch: this Caffe has none.
+    Caffe spends 2, so small nets are Caffe's. Caffe then has the kernels that `choose_kernels` finds; with OpenBLAS's
+    oldest ones PyTorch is 1.9 to 4 times as fast. The figures were taken on one core of x86 servers, and say nothing
+    close to the border between the two. On a GPU it is always PyTorch: this Caffe has none.
 
     Args:
         options: what the user says.

@@ -25,6 +25,7 @@ from deeprebirth_caffe.workflows.solver import CLIP
 pytest.importorskip("pydantic")
 pytest.importorskip("yaml")
 
+from deeprebirth_caffe.bench.stats import ENOUGH_RUNS
 from deeprebirth_caffe.workflows.schedule.accuracy import over_budget
 from deeprebirth_caffe.workflows.schedule.checks import check_conversions
 from deeprebirth_caffe.workflows.schedule.context import Inputs
@@ -38,6 +39,12 @@ BOMB = "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] *
 """Each line stands for ten times as much as the one before."""
 FILES = "net: net.prototxt\nweights: net.caffemodel\n"
 SHAPES = {"googlenet": (3, 224, 224), "resnet50": (3, 224, 224), "alexnet": (3, 227, 227), "googlenet28": (1, 28, 28)}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_what_is_shipped_times_often_enough_for_an_interval(path: Path) -> None:
+    timing = read_schedule(path).time
+    assert timing is not None and timing.runs >= ENOUGH_RUNS
 
 
 def test_on_is_a_word_and_1e3_a_number() -> None:
