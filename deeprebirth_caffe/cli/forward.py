@@ -88,7 +88,8 @@ def command(
         if "top" in one:
             click.echo(one["file"])
             for place in one["top"]:
-                click.echo(f"  {place['score']:.4f}  {place['label']}")
+                score = "nan" if place["score"] is None else f"{place['score']:.4f}"
+                click.echo(f"  {score}  {place['label']}")
     for name, shape in result.get("blobs", {}).items():
         click.echo(printable(f"{name}: {'x'.join(map(str, shape))}"))
     if out is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -157,17 +157,17 @@ def tested_line(iteration: int, index: int, scores: Mapping[str, Score]) -> str:
     return f"iteration {iteration}, {net}: {', '.join(shown)}{more}"
 
 
-def spell_score(value: Score | None) -> str:
+def spell_score(value: Score | Sequence[float | None] | None) -> str:
     """The mean of an output blob (None: no number); of one with many elements the first."""
-    if not isinstance(value, tuple):
+    if not isinstance(value, Sequence):
         return "nan" if value is None else f"{value:.6g}"
-    some = ", ".join(f"{one:.6g}" for one in value[:MOST])
+    some = ", ".join(map(spell_score, value[:MOST]))
     return f"[{some}{', ...' if len(value) > MOST else ''}]"
 
 
 def accuracy_name(scores: Mapping[str, Score]) -> str:
     """The output that people look at first: of several accuracies the last, which is the main head's."""
-    single = [name for name, value in scores.items() if not isinstance(value, tuple)]
+    single = [name for name, value in scores.items() if not isinstance(value, Sequence)]
     for words in (("top-1", "top1"), ("acc",), ("",)):
         named = [name for name in single if any(word in name.lower() for word in words)]
         if named:

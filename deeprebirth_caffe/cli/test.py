@@ -76,8 +76,7 @@ def command(
         print_json(result)
         return
     for name, value in result["outputs"].items():
-        score = tuple(value) if isinstance(value, list) else value
-        click.echo(printable(f"{name} = {spell_score(score)}"))
+        click.echo(printable(f"{name} = {spell_score(value)}"))
     if "images" in result:
         click.echo(f"top-1 {result['top1']:.4%}, top-5 {result['top5']:.4%} of {counted(result['images'], 'image')}")
     click.echo(f"{result['engine']}: {counted(result['iterations'], 'batch')}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from deeprebirth_caffe.data.decode import BadRecordError, Picture, read_picture
+from deeprebirth_caffe.data.listing import label_of
 from deeprebirth_caffe.data.paths import find_path, refuse
 from deeprebirth_caffe.data.reader import FloatArray, Job, Reader, State, fill
 from deeprebirth_caffe.data.rng import BATCH, EPOCH, START, generator
@@ -124,11 +125,13 @@ def _read_list(param: pb.LayerParameter, path: Path) -> list[tuple[str, int]]:
     for number, line in enumerate(lines[:-1] if not lines[-1] else lines, 1):
         name, _, label = line.rpartition(" ")
         try:
-            entries.append((name, int(label)))
+            entries.append((name, label_of(label.rstrip())))
         except ValueError:
             name = ""
         if not name:
-            refuse(param, f"line {number} is not a file and its label, a whole number: {line.strip()[:100]!r}")
+            refuse(
+                param, f"line {number} is not a file and its label, a whole number of 32 bits: {line.strip()[:100]!r}"
+            )
     if not entries:
         refuse(param, "this list is empty")
     return entries

@@ -29,6 +29,7 @@ SUFFIXES = frozenset(
 MOST_ENTRIES = 10**8
 """Keys begin with eight digits, and databases sort by key."""
 
+_LABEL = re.compile(r"[+-]?[0-9]{1,10}", re.ASCII)
 _LONGEST_KEY = 511  # LMDB's limit
 _DATABASE_FILES = ("data.mdb", "CURRENT")  # LMDB's and LevelDB's
 
@@ -147,6 +148,17 @@ def read_folder(folder: Path, split: str, val_fraction: float, seed: int, labels
     return Folder(classes, parts, notes)
 
 
+def label_of(text: str) -> int:
+    """A label (or another number) of a list: a whole number as C++ reads one, which an int of 32 bits holds.
+
+    Raises:
+        ValueError: it is something else; the text is fit for people.
+    """
+    if not _LABEL.fullmatch(text) or not -(2**31) <= int(text) < 2**31:
+        raise ValueError(f"{text[:40]!r} is not a whole number of 32 bits")
+    return int(text)
+
+
 def shuffled(entries: Sequence[Entry], seed: int) -> list[Entry]:
     """The same pictures in an order that hangs on the seed alone, numbered anew."""
     order = list(entries)
@@ -176,11 +188,12 @@ def _join(listing: Path, root: Path | None, name: str) -> str:
 
 
 def _label(text: bytes, where: str) -> int:
-    if not re.fullmatch(rb"[+-]?[0-9]{1,10}", text) or not -(2**31) <= int(text) < 2**31:
+    try:
+        return label_of(os.fsdecode(text))
+    except ValueError:
         raise RebirthError(
-            f"{where}: {os.fsdecode(text)!r} is not a label: a whole number of 32 bits after the last space"
-        )
-    return int(text)
+            f"{where}: {os.fsdecode(text)[:40]!r} is not a label: a whole number of 32 bits after the last space"
+        ) from None
 
 
 def _read_labels(path: Path) -> list[str]:

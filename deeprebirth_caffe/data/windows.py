@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deeprebirth_caffe.data.decode import BadRecordError, opencv, read_picture
+from deeprebirth_caffe.data.listing import label_of
 from deeprebirth_caffe.data.paths import find_path, refuse
 from deeprebirth_caffe.data.reader import FloatArray, Job, Reader, State
 from deeprebirth_caffe.data.rng import BATCH, generator
@@ -112,12 +113,12 @@ class WindowReader(Reader):
 
     def _read_image(self, words: Iterator[str]) -> int:
         settings = self.param.window_data_param
-        number = int(next(words))
+        number = label_of(next(words))
         self._images.append(settings.root_folder + next(words))
-        channels, _, _ = (int(next(words)) for _ in range(3))
-        for _ in range(int(next(words))):
-            label, overlap = int(next(words)), np.float32(next(words))
-            corners = [int(next(words)) for _ in range(4)]
+        channels, _, _ = (label_of(next(words)) for _ in range(3))
+        for _ in range(label_of(next(words))):
+            label, overlap = label_of(next(words)), np.float32(next(words))
+            corners = [label_of(next(words)) for _ in range(4)]
             if overlap >= np.float32(settings.fg_threshold):
                 if label < 1:
                     raise ValueError

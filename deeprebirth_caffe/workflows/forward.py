@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -103,7 +104,7 @@ def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
             f'blob "{scores.blob}" is ranked as it is, for nothing in this net says that it holds scores of classes; '
             "--blob writes one, --labels names classes"
         )
-    wanted = list(options.blobs) if scores is None else [scores.blob]
+    wanted = list(dict.fromkeys(options.blobs)) if scores is None else [scores.blob]
     for name in wanted:
         if name not in view.blobs:
             raise UsageError(f'--blob names "{name}", which {options.net} does not have in TEST')
@@ -132,7 +133,7 @@ def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
     if scores is None:
         assert options.out is not None
         with output_file(options.out) as out:
-            np.savez(out, **arrays)  # type: ignore[arg-type]
+            _write_npz(out, arrays)
         result["inputs"] = [{"file": str(path)} for path in files]
         result["output"] = str(options.out)
         result["blobs"] = {name: list(array.shape) for name, array in arrays.items()}
@@ -144,6 +145,14 @@ def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
         {"file": str(path), "top": _top(row, labels, options.top)} for path, row in zip(files, table, strict=True)
     ]
     return result
+
+
+def _write_npz(file: BinaryIO, arrays: Mapping[str, FloatArray]) -> None:
+    """Writes what `np.load` reads; `np.savez` takes some names for arguments of its own."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
 
 
 def _labels(path: Path | None) -> list[str]:
@@ -190,8 +199,9 @@ def _probabilities(scores: FloatArray, where: Scores, path: Path) -> FloatArray:
         )
     if not where.softmax:
         return table
-    powers = np.exp(table - table.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+    with np.errstate(invalid="ignore"):  # NaN and infinity give NaN
+        powers = np.exp(table - table.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
 def _top(row: FloatArray, labels: Sequence[str], count: int) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +87,7 @@ def check_labels(view: View, root: Path) -> None:
             raise RebirthError(f"{where}: {error}") from error
 
 
-def _check(where: str, key: str, value: int, judges: Sequence[Judge]) -> None:
+def _check(where: str, key: str, value: float, judges: Sequence[Judge]) -> None:
     for judge in judges:
         if judge.classes is not None and value != judge.ignored and not 0 <= value < judge.classes:
             raise RebirthError(
@@ -94,16 +96,19 @@ def _check(where: str, key: str, value: int, judges: Sequence[Judge]) -> None:
             )
 
 
-def _labels(layer: Layer, top: str, root: Path) -> Iterator[tuple[str, int]]:
+def _labels(layer: Layer, top: str, root: Path) -> Iterator[tuple[str, float]]:
     """Key and label of a source's first records; those that cannot be read are somebody else's matter."""
+    from deeprebirth_caffe.data.listing import label_of
+
     path = root / source_of(layer)
     if layer.type == "Data":
         yield from _database(path, pb.DataParameter.DB.Name(layer.param.data_param.backend))
     elif layer.type == "ImageData":
         for line in read_regular_text(path).splitlines():
             name, _, label = line.strip().rpartition(" ")  # Caffe splits at the last space
-            if name and label.lstrip("+-").isdecimal():
-                yield name, int(label)
+            if name:
+                with contextlib.suppress(ValueError):
+                    yield name, label_of(label)
     elif layer.type == "HDF5Data":
         yield from _hdf5(path, top, root)
 
@@ -133,11 +138,11 @@ def _name(key: bytes) -> str:
     return key.decode("utf-8", "replace")
 
 
-def _hdf5(listing: Path, top: str, root: Path) -> Iterator[tuple[str, int]]:
+def _hdf5(listing: Path, top: str, root: Path) -> Iterator[tuple[str, float]]:
     from deeprebirth_caffe.formats.hdf5 import find_dataset, open_hdf5
 
     name = next(line.strip() for line in read_regular_text(listing).splitlines() if line.strip())
     with open_hdf5(root / name) as file:
         labels = find_dataset(file, top)
         for row, value in enumerate(labels[...].reshape(-1) if labels is not None else ()):
-            yield f"{row} of {name}", int(value)
+            yield f"{row} of {name}", int(value) if math.isfinite(value) else float(value)

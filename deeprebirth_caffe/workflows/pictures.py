@@ -16,6 +16,7 @@ from deeprebirth_caffe.formats.records import datum_shape
 from deeprebirth_caffe.formats.wire import WireError
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.ops.base import by
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.workflows.roots import find_root
 from deeprebirth_caffe.workflows.sources import source_of
@@ -166,6 +167,8 @@ class Preprocessing:
             transform.ClearField(field)
         crop = options.crop if options.crop is not None else height if height == width else 0
         self._size = options.resize or _stored_size(lender) or _mean_size(transform) or (height, width)
+        if min(*self._size, height, width) < 1:
+            raise RebirthError(f"the net's input is {by(shape)}, and pictures {by(self._size)}: nothing is left of one")
         if crop and crop == min(self._size) == max(self._size) and not transform.mean_file:
             crop = 0
         if crop > min(self._size):

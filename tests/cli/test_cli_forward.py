@@ -236,3 +236,34 @@ def test_a_net_without_a_shape_for_its_data(cli: Cli) -> None:
     Path("net.prototxt").write_text(text, encoding="utf-8")
     assert "--input-shape data=" in complaint(run(cli, "pics/0.png"), 1)
     assert run(cli, "pics/0.png", "--input-shape", "data=1,8,8").code == 0
+
+
+def test_blobs_with_names_that_numpy_keeps_for_itself(cli: Cli) -> None:
+    names = {"a/conv": "file", "prob": "allow_pickle"}
+    text = DEPLOY
+    for old, new in names.items():
+        text = text.replace(f'top: "{old}"', f'top: "{new}"').replace(f'bottom: "{old}"', f'bottom: "{new}"')
+    Path("deploy.prototxt").write_text(text, encoding="utf-8")
+    for name in names.values():
+        assert len(blob(cli, name, "pics/0.png", "--blob", name)) == 1
+
+
+def test_scores_that_are_no_numbers(cli: Cli) -> None:
+    text = DEPLOY.replace('type: "Softmax"', 'type: "Log"')
+    for kind in ("Log", "Softmax"):
+        last = f'layer {{ name: "last" type: "{kind}" bottom: "prob" top: "last" }}'
+        Path("deploy.prototxt").write_text(text + last, encoding="utf-8")
+        result = run(cli, "pics/0.png", "--top", 5, net="deploy")
+        assert result.code == 0 and "nan" in result.out
+
+
+def test_an_input_of_nothing(cli: Cli) -> None:
+    Path("deploy.prototxt").write_text(
+        DEPLOY.replace("dim: 6 }", "dim: 0 }")
+        .replace("Convolution", "InnerProduct")
+        .replace("convolution_param { num_output: 5 kernel_size: 6 }", "inner_product_param { num_output: 5 }"),
+        encoding="utf-8",
+    )
+    net = load_net("deploy.prototxt")
+    save_weights(Path("deploy.caffemodel"), net, random_weights(net, 2))
+    assert "nothing is left" in complaint(run(cli, "pics/0.png", net="deploy"), 1).splitlines()[-1]

@@ -296,6 +296,10 @@ def test_lists_of_pictures(tmp_path: Path) -> None:
         ("a b.png 1\n\na b.png 2\n", 2),
         ("a b.png 1\na b.png 2 \n", 2),
         ("a b.png 1\na b.png 1.5\n", 2),
+        ("a b.png 1_0\n", 1),
+        ("a b.png \uff11\n", 1),
+        ("a b.png 2147483648\n", 1),
+        ("a b.png " + "9" * 400, 1),
         (" 3\n", 1),
     ):
         listed.write_text(text)

@@ -228,3 +228,10 @@ def test_what_was_private_stays_private(tmp_path: Path) -> None:
     publish_directory({"a": b"newer"}, tmp_path, force=True)
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.read_bytes() == b"newer"
+
+
+def test_a_file_that_is_being_written_knows_its_name(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "new") as file:
+        file.write(b"half")
+        file.flush()
+        assert Path(file.name).read_bytes() == b"half" and Path(file.name).parent == tmp_path

@@ -391,4 +391,6 @@ def test_names_and_times() -> None:
         "1:00:00",
         "25:01:01",
     ]
+    # What stands in the result has lists, and None where a number is none.
+    assert accuracy_name({"prob": [0.1, None]}) == "" and spell_score([0.5, None]) == "[0.5, nan]"
     assert spell_score((0.0,) * 7) == "[0, 0, 0, 0, 0, 0, ...]" and spell_score(None) == "nan"
