@@ -1,6 +1,6 @@
 """Key-value databases as Caffe writes them, opened for reading: LMDB, and LevelDB through plyvel.
 
-LMDB must not be opened twice in one process and LevelDB cannot be, so all who read one share a handle.
+A LevelDB cannot be opened twice in one process, so all who read one share a handle.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.extras import pip_install
+from deeprebirth_caffe.formats.lmdb import LmdbCursor
 
 
 class Cursor(Protocol):
@@ -58,7 +59,7 @@ def open_cursor(path: Path, backend: str) -> Cursor:
         raise RebirthError("not found") from error
     except OSError as error:
         raise RebirthError(f"cannot be reached ({error.strerror})") from error
-    return _LmdbCursor(path) if backend == "LMDB" else _LevelCursor(path)
+    return LmdbCursor(path) if backend == "LMDB" else _LevelCursor(path)
 
 
 def first_record(path: Path, backend: str) -> bytes:
@@ -109,15 +110,16 @@ def _renew_lock() -> None:
     _lock = threading.Lock()
 
 
-def _acquire(path: Path, opener: Callable[[Path], Any], reopen: Callable[[Any], None]) -> _Shared:
+def _acquire(path: Path) -> _Shared:
     name = path.resolve()
     with _lock:
         shared = _shared.get(name)
         if shared is not None and shared.process != os.getpid():
-            reopen(shared.handle)
-            shared = None
+            raise RebirthError(
+                "a LevelDB that was open before a fork cannot be read after it; open it in the new process"
+            )
         if shared is None:
-            shared = _shared[name] = _Shared(opener(name))
+            shared = _shared[name] = _Shared(_open_leveldb(name))
         shared.users += 1
         return shared
 
@@ -132,66 +134,9 @@ def _release(shared: _Shared) -> None:
         shared.handle.close()
 
 
-class _LmdbCursor:
-    def __init__(self, path: Path) -> None:
-        self._shared = _acquire(path, _open_lmdb, lambda handle: handle.close())
-        try:
-            self._transaction = self._shared.handle.begin(buffers=True)
-            self._cursor = self._transaction.cursor()
-            if not self._cursor.first():
-                raise RebirthError("this LMDB is empty")
-        except BaseException:
-            _release(self._shared)
-            raise
-
-    def key(self) -> bytes:
-        return bytes(self._cursor.key())
-
-    def value(self) -> memoryview:
-        value: memoryview = self._cursor.value()
-        return value
-
-    def advance(self) -> None:
-        if not self._cursor.next():
-            self._cursor.first()
-
-    def seek(self, key: bytes) -> bool:
-        return bool(self._cursor.set_key(key))
-
-    def close(self) -> None:
-        if self._shared.process == os.getpid():
-            self._transaction.abort()
-        _release(self._shared)
-
-
-def _open_lmdb(path: Path) -> Any:
-    try:
-        import lmdb
-    except ImportError as error:
-        raise RebirthError(f"reading an LMDB needs lmdb: {pip_install('data')}") from error
-    subdirectory = path.is_dir()
-    data = path / "data.mdb" if subdirectory else path
-    try:
-        # Without locks: the database may be on a read-only disk, and nothing is written.
-        handle = lmdb.open(str(path), subdir=subdirectory, readonly=True, lock=False, create=False)
-        need = (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
-        have = data.stat().st_size
-    except (lmdb.Error, OSError, ValueError) as error:
-        if not data.is_file():
-            raise RebirthError("no LMDB: it has no data.mdb") from error
-        if not os.access(data, os.R_OK):
-            raise RebirthError("no permission to read its data.mdb") from error
-        raise RebirthError(f"no LMDB, or a damaged one ({error})") from error
-    if have < need:
-        # Reading on would end the process with SIGBUS.
-        handle.close()
-        raise RebirthError(f"truncated: its data.mdb has {have} bytes of at least {need}; copy or make it anew")
-    return handle
-
-
 class _LevelCursor:
     def __init__(self, path: Path) -> None:
-        self._shared = _acquire(path, _open_leveldb, _no_fork)
+        self._shared = _acquire(path)
         try:
             self._iterator = self._shared.handle.raw_iterator()
             self._guard(self._iterator.seek_to_first)
@@ -247,10 +192,6 @@ def _open_leveldb(path: Path) -> Any:
         if "lock" in text:
             raise RebirthError("locked: another process has this LevelDB open; wait for it or end it") from error
         raise RebirthError(f"no LevelDB, or a damaged one ({text})") from error
-
-
-def _no_fork(handle: Any) -> None:
-    raise RebirthError("a LevelDB that was open before a fork cannot be read after it; open it in the new process")
 
 
 def _text(error: Exception) -> str:

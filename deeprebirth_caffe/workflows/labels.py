@@ -116,7 +116,10 @@ def _labels(layer: Layer, top: str, root: Path) -> Iterator[tuple[str, float]]:
 def _database(path: Path, backend: str) -> Iterator[tuple[str, int]]:
     from deeprebirth_caffe.formats.stores import open_cursor
 
-    cursor = open_cursor(path, backend)
+    try:
+        cursor = open_cursor(path, backend)
+    except RebirthError as error:
+        raise DecodeError(str(error)) from error
     try:
         first, size = cursor.key(), 0
         for _ in range(MAX_RECORDS):
@@ -130,6 +133,8 @@ def _database(path: Path, backend: str) -> Iterator[tuple[str, int]]:
             cursor.advance()
             if cursor.key() == first or size > MAX_BYTES:
                 break
+    except RebirthError as error:
+        raise DecodeError(f"behind record {_name(cursor.key())}: {error}") from error
     finally:
         cursor.close()
 

@@ -125,6 +125,8 @@ def _count_database(path: Path, backend: str, most: int | None) -> int:
             count += 1
             cursor.advance()
         return count
+    except RebirthError as error:
+        raise RebirthError(f"{path}: {error}") from error
     finally:
         cursor.close()
 

@@ -409,9 +409,7 @@ def test_layers_without_a_source(tmp_path: Path) -> None:
             open_layer(layer(kind, ""), True, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("module", "make"), [("lmdb", "lmdb"), ("plyvel", "leveldb"), ("cv2", "images"), ("h5py", "hdf5")]
-)
+@pytest.mark.parametrize(("module", "make"), [("plyvel", "leveldb"), ("cv2", "images"), ("h5py", "hdf5")])
 def test_a_library_that_is_missing(tmp_path: Path, module: str, make: str) -> None:
     lmdb_of(tmp_path / "lmdb", [GOOD])
     leveldb_of(tmp_path / "leveldb", [GOOD])
@@ -419,7 +417,6 @@ def test_a_library_that_is_missing(tmp_path: Path, module: str, make: str) -> No
     (tmp_path / "list.txt").write_text("a.png 1\n" if make == "images" else "a.h5\n")
     write_hdf5(tmp_path / "a.h5", data=np.ones((3, 2)), label=np.ones(3))
     param = {
-        "lmdb": database("lmdb", "LMDB"),
         "leveldb": database("leveldb", "LEVELDB"),
         "images": images(),
         "hdf5": hdf5(),

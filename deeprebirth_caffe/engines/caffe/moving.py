@@ -60,12 +60,9 @@ def _records(param: pb.LayerParameter, root: Path) -> int | None:
     """How many records a source has that is read round and round; None where that is unknown or dear to find out."""
     try:
         if param.type == "Data" and param.data_param.backend == pb.DataParameter.LMDB:
-            import lmdb
+            from deeprebirth_caffe.formats.lmdb import LmdbCursor
 
-            path = root / param.data_param.source
-            # Without locks: nothing is written, and Caffe has it open.
-            with lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, create=False) as database:
-                return int(database.stat()["entries"])
+            return LmdbCursor(root / param.data_param.source).entries
         if param.type == "HDF5Data":
             names = read_regular_text(root / param.hdf5_data_param.source).split()
             return sum(count_rows(root / name, param.top[0]) for name in names)
