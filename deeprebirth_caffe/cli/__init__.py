@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
@@ -98,6 +99,7 @@ rebirth.params += options()
 def main(arguments: list[str] | None = None) -> Any:
     """Runs `rebirth` and exits: with 0, 1, 2 or 3 as documented, 130 or 143 when interrupted."""
     leave_out_current_folder()
+    _keep_stderr()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a letter of a layer's name is no reason to fail.
         if isinstance(stream, io.TextIOWrapper):
@@ -109,6 +111,14 @@ def main(arguments: list[str] | None = None) -> Any:
         _run(arguments)
 
 
+def _keep_stderr() -> None:
+    """Gives our own words a descriptor beside the second one, which is closed to libraries now and then."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # captured, closed, or not there at all
+        if sys.stderr.fileno() == 2:
+            own = io.BufferedWriter(io.FileIO(os.dup(2), "w"))
+            sys.stderr = io.TextIOWrapper(own, encoding=sys.stderr.encoding, line_buffering=True)
+
+
 def _run(arguments: list[str] | None) -> None:
     try:
         code = rebirth.main(args=arguments, prog_name="rebirth", standalone_mode=False, color=_colour())
@@ -118,7 +128,7 @@ def _run(arguments: list[str] | None) -> None:
         _show_usage(error)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; nothing half-written was left behind", err=True)
+        _tell("interrupted; nothing half-written was left behind")
         sys.exit(130)
     except RebirthError as error:
         if verbose():
@@ -145,7 +155,7 @@ def _colour() -> bool | None:
 
 
 def _fail(text: str, code: int = 1) -> NoReturn:
-    click.echo(error_line(f"error: {text}"), err=True)
+    _tell(error_line(f"error: {text}"))
     sys.exit(code)
 
 
@@ -153,4 +163,14 @@ def _show_usage(error: click.ClickException) -> None:
     """One line, as for every other error."""
     context = getattr(error, "ctx", None)
     hint = f"; see {context.command_path} --help" if context is not None else ""
-    click.echo(error_line(f"error: {error.format_message().rstrip('.')}{hint}"), err=True)
+    _tell(error_line(f"error: {error.format_message().rstrip('.')}{hint}"))
+
+
+def _tell(line: str) -> None:
+    """Says something on stderr, if anybody listens; the exit code must not hang on that."""
+    try:
+        click.echo(line, err=True)
+    except (OSError, ValueError):
+        # What waits in the buffer would be written, and fail, once more at the end.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -50,7 +50,7 @@ class Guarded:
 def guarded() -> Iterator[None]:
     """Guards stdout and stderr while it lasts."""
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (Guarded(stream) for stream in streams)
+    sys.stdout, sys.stderr = (stream and Guarded(stream) for stream in streams)  # one that is closed is None
     try:
         yield
     finally:

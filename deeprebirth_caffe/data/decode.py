@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deeprebirth_caffe.data.libraries import need
 from deeprebirth_caffe.formats.files import PICTURE_LIMIT, read_regular
-from deeprebirth_caffe.formats.pictures import VARIABLE, is_too_large, load_opencv, most_pixels
+from deeprebirth_caffe.formats.pictures import VARIABLE, TooLargeError, imdecode, load_opencv, most_pixels
 
 Picture = NDArray[np.uint8]
 """Height x width (gray) or height x width x channels."""
@@ -53,7 +53,11 @@ def decode(data: bytes, flag: int) -> Picture:
     if flag != NATIVE and not data.startswith(_JPEG):
         # Caffe's OpenCV turns JPEGs as a camera says, later ones other kinds of pictures, too.
         flag |= _AS_STORED
-    picture = _try(data, flag)
+    opencv()
+    try:
+        picture = imdecode(data, flag)
+    except TooLargeError as error:
+        raise BadRecordError(str(error)) from error
     if picture is None:
         raise BadRecordError("this is no picture, or a damaged one")
     if picture.dtype != np.uint8:
@@ -86,15 +90,3 @@ def read_picture(path: Path, color: bool, size: tuple[int, int] | None = None) -
     if size[0] * size[1] > most_pixels():
         raise BadRecordError(f"it is resized to more than {most_pixels():,} pixels; ${VARIABLE} allows more")
     return np.asarray(cv2.resize(picture, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
-
-
-def _try(data: bytes, flag: int) -> Any:
-    cv2 = opencv()
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
-    except cv2.error as error:
-        if is_too_large(error):
-            raise BadRecordError(
-                f"the picture has more than {most_pixels():,} pixels; ${VARIABLE} allows more"
-            ) from error
-        return None

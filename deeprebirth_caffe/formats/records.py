@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import PICTURE_LIMIT, open_regular, read_regular
-from deeprebirth_caffe.formats.pictures import load_opencv
+from deeprebirth_caffe.formats.pictures import imdecode, load_opencv
 from deeprebirth_caffe.formats.stores import first_record
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
@@ -91,17 +91,11 @@ def _first_image(listing: Path, root: str | os.PathLike[str], image_root: str) -
 
 
 def _image(data: bytes, listed: bool = False) -> tuple[int, ...] | None:
-    import numpy as np
-
     cv2 = load_opencv()
-
     # Listed pictures are turned as a camera says, which Caffe's OpenCV does with JPEGs alone.
     turned = listed and data.startswith(b"\xff\xd8")
     flag = cv2.IMREAD_ANYCOLOR if turned else cv2.IMREAD_UNCHANGED
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
-    except cv2.error:
-        return None
+    image = imdecode(data, flag)
     if image is None:
         return None
     return (image.shape[2] if image.ndim > 2 else 1, image.shape[0], image.shape[1])

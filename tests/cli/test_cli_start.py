@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +174,34 @@ def test_interrupt_in_the_middle_of_writing(process: Cli, net28: SmallNet, every
     assert (result.code, result.out) == (130, "")
     assert result.err.splitlines()[-1].startswith("interrupted") and "Traceback" not in result.err
     assert everything() == before
+
+
+EARLY = """
+import os, signal, sys
+from deeprebirth_caffe.start import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell would ignore it
+number = int(sys.argv.pop(1))
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            os.kill(os.getpid(), number)
+sys.meta_path.insert(0, Finder())
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_modules_are_imported(process: Cli, number: int, code: int) -> None:
+    result = process(int(number), "zoo", "list", python=("-c", EARLY))
+    assert (result.code, result.out) == (
+        code,
+        "",
+    ) and result.err == "interrupted; nothing half-written was left behind\n"
+
+
+@pytest.mark.parametrize("stderr", ["closed", "full"])
+def test_a_usage_error_that_nobody_hears(stderr: str) -> None:
+    where = {"closed": ">&-", "full": "> /dev/full"}[stderr]
+    command = f'"$0" -m deeprebirth_caffe inspect 2{where}'
+    done = subprocess.run(["/bin/sh", "-c", command, sys.executable], check=False, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout) == (2, b"")

@@ -27,6 +27,7 @@ from data_sources import (
 
 from deeprebirth_caffe.data import check_source, open_layer
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.records import datum_shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 pytest.importorskip("cv2")
@@ -434,3 +435,15 @@ def test_a_library_that_is_missing(tmp_path: Path, module: str, make: str) -> No
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert text.startswith('layer "source"') or text.startswith("reading ")
     assert ": pip install '" in text
+
+
+def test_libraries_say_nothing_of_their_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """libpng writes to descriptor 2, whatever OpenCV was told; afterwards that is what it was."""
+    damaged = bytearray(encode(image(RNG, 40, 50)))
+    damaged[200] ^= 255
+    (tmp_path / "bad.png").write_bytes(damaged)
+    (tmp_path / "list.txt").write_text("bad.png 1\n")
+    refused(images(), tmp_path, "no picture, or a damaged one")
+    assert datum_shape("list.txt", "IMAGES", tmp_path) is None
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"

@@ -62,7 +62,7 @@ def _records(param: pb.LayerParameter, root: Path) -> int | None:
         if param.type == "Data" and param.data_param.backend == pb.DataParameter.LMDB:
             from deeprebirth_caffe.formats.lmdb import LmdbCursor
 
-            return LmdbCursor(root / param.data_param.source).entries
+            return int(LmdbCursor(root / param.data_param.source).entries)
         if param.type == "HDF5Data":
             names = read_regular_text(root / param.hdf5_data_param.source).split()
             return sum(count_rows(root / name, param.top[0]) for name in names)
