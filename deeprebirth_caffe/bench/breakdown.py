@@ -106,7 +106,7 @@ def grouped(layers: Iterable[Mapping[str, object]], by: str) -> dict[str, Group]
     for layer in layers:
         group = found.setdefault(str(layer[key]) or "?", Group())
         ms = layer["forward_ms"]
-        assert isinstance(ms, float)
+        assert isinstance(ms, (int, float))
         if layer["tensor"]:
             group.tensor_ms += ms
         else:

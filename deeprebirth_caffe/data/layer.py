@@ -90,8 +90,10 @@ class DataLayer:
         self._stop()
         try:
             try:
+                if not 0 <= state["batch"] < 2**62:
+                    raise ValueError("no number of a batch")
                 self._reader.restore(state)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
                 refuse(self._reader.param, "the saved state of this data layer is damaged or another layer's", error)
         except RebirthError:
             self._reader.restore(self._state)

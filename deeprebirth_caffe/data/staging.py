@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.formats.files import atomic_write
+from deeprebirth_caffe.formats.files import atomic_write, read_regular
+from deeprebirth_caffe.formats.jsonfile import parse_json
 
 _MARKER = "rebirth-data.json"
 _LOCK = "lock"
@@ -122,7 +123,7 @@ def staging(
 
 def _read_marker(folder: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((folder / _MARKER).read_bytes())
+        found = parse_json(read_regular(folder / _MARKER))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else {}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.formats.files import read_regular_text
+from deeprebirth_caffe.formats.files import read_regular
+from deeprebirth_caffe.formats.jsonfile import ANYTHING, COUNT, FILE_NAME, TEXT, Each, Maybe, parse_json, shaped
+from deeprebirth_caffe.formats.jsonfile import Shape as JsonShape
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.passes.targets import ancestors
@@ -17,6 +18,13 @@ from deeprebirth_caffe.workflows.load import ALL_OF_A_TEACHER, load_net, need_we
 from deeprebirth_caffe.workflows.manifest import SCHEMA, read_earlier
 from deeprebirth_caffe.workflows.outputs import MANIFEST
 from deeprebirth_caffe.workflows.parts import make_whole
+
+_SHAPE: JsonShape = {
+    "outputs": {"directory": TEXT, "net": FILE_NAME, "weights?": FILE_NAME},
+    "source": {"net": TEXT, "weights": Maybe(TEXT)},
+    "origins": Each([TEXT]),
+    "options?": {"input_shapes?": Each([COUNT])},
+}
 
 
 @dataclass(frozen=True)
@@ -68,13 +76,14 @@ def read_conversion(directory: Path) -> Conversion:
     """
     path = directory / MANIFEST
     try:
-        manifest = json.loads(read_regular_text(path, "strict"))
+        manifest = shaped(parse_json(read_regular(path)), {"version": ANYTHING})
         if manifest["version"] != SCHEMA:
-            raise ValueError(f"version {manifest['version']}, and this rebirth reads {SCHEMA}")
+            raise ValueError(f"version {manifest['version']!r:.40}, and this rebirth reads {SCHEMA}")
+        manifest = shaped(manifest, {"outputs": Each(ANYTHING), "source": Each(ANYTHING)})
         outputs, source = manifest["outputs"], manifest["source"]
         if "blocks" in manifest:
             raise RebirthError(
-                f"{path}: rebirth distil wrote this; name the directory that it was told: {source['directory']}"
+                f"{path}: rebirth distil wrote this; name the directory that it was told: {source.get('directory')}"
             )
         if "net" not in outputs:
             raise ValueError("nothing was converted there")
@@ -82,20 +91,20 @@ def read_conversion(directory: Path) -> Conversion:
             raise ValueError(
                 "an older rebirth wrote it, which did not keep what rebirth layers stand for; convert again"
             )
+        manifest = shaped(manifest, _SHAPE)
         return Conversion(
             net=directory / outputs["net"],
             weights=directory / outputs["weights"] if "weights" in outputs else None,
             source=_found(source["net"], outputs["directory"], directory),
             source_weights=_found(source["weights"], outputs["directory"], directory) if source["weights"] else None,
-            origins={str(layer): [str(name) for name in names] for layer, names in manifest["origins"].items()},
+            origins=manifest["origins"],
             input_shapes={
-                str(blob): tuple(int(dim) for dim in shape)
-                for blob, shape in manifest["options"].get("input_shapes", {}).items()
+                blob: tuple(shape) for blob, shape in manifest.get("options", {}).get("input_shapes", {}).items()
             },
         )
     except FileNotFoundError as error:
         raise RebirthError(f"{path}: there is no manifest; name a directory that rebirth convert wrote") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise RebirthError(f"{path}: cannot be read as a manifest of rebirth convert ({error})") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.formats.files import read_regular_text
+from deeprebirth_caffe.formats.files import read_regular
+from deeprebirth_caffe.formats.jsonfile import ANYTHING, TEXT, Each, Number, parse_json, shaped
 from deeprebirth_caffe.ir import Net, NetCost, summarize
-from deeprebirth_caffe.rewrite.learning import LrMults
+from deeprebirth_caffe.rewrite.learning import MAX_LR_MULT, LrMults
 from deeprebirth_caffe.rewrite.pipeline import Outcome
 from deeprebirth_caffe.workflows.check import CheckResult
 from deeprebirth_caffe.workflows.ledger import Ledger
@@ -135,16 +135,14 @@ def read_earlier(net_path: Path) -> Earlier:
     if not path.is_file():
         return Earlier()
     try:
-        manifest = json.loads(read_regular_text(path, "strict"))
+        manifest = shaped(parse_json(read_regular(path)), {"outputs": Each(ANYTHING), "version": ANYTHING})
         if net_path.name not in manifest["outputs"].values():
             return Earlier()
         if manifest["version"] != SCHEMA:
-            raise ValueError(f"version {manifest['version']}, and this rebirth reads {SCHEMA}")
-        return Earlier(
-            {str(name): [float(value) for value in values] for name, values in manifest["lr_mult"].items()},
-            {str(name): [str(part) for part in parts] for name, parts in manifest.get("reparam", {}).items()},
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"version {manifest['version']!r:.40}, and this rebirth reads {SCHEMA}")
+        manifest = shaped(manifest, {"lr_mult": Each([Number(most=MAX_LR_MULT)]), "reparam?": Each([TEXT])})
+        return Earlier(manifest["lr_mult"], manifest.get("reparam", {}))
+    except (OSError, ValueError) as error:
         raise RebirthError(
             f"{path}: cannot be read as a manifest of rebirth ({error}), and it holds the original learning rates of "
             f"{net_path.name}; repair it or move it away"

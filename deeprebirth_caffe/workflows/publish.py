@@ -64,7 +64,7 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'es' if what.endswith('ch') else 's'}"
 
 
-def mib(value: int | None) -> str:
+def mib(value: float | None) -> str:
     """Bytes in MiB."""
     return "unknown" if value is None else f"{value / 2**20:.2f} MiB"
 

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.collector import uncollected
-from deeprebirth_caffe.formats.files import read_regular_text
+from deeprebirth_caffe.formats.files import read_regular
+from deeprebirth_caffe.formats.jsonfile import parse_json
 from deeprebirth_caffe.ir import Net, summarize
 from deeprebirth_caffe.ops import axis_of
 from deeprebirth_caffe.passes.patterns import LINEAR, Facts
@@ -212,11 +213,11 @@ def _read_ranks(name: str | None, net: Net) -> dict[str, Ranks]:
     assert name is not None
     path = Path(name)
     try:
-        data = json.loads(read_regular_text(path, "strict"))
+        data = parse_json(read_regular(path))
     except OSError as error:
         raise RebirthError(f"{path}: cannot read these ranks: {error.strerror or error}") from error
     except ValueError as error:
-        raise RebirthError(f"{path}: this is no JSON ({error})") from error
+        raise RebirthError(f"{path}: this is no JSON of ranks ({error})") from error
     if not isinstance(data, dict):
         raise RebirthError(f'{path}: ranks are an object, such as {{"conv2": [64, 96], "fc8": 100}}')
     known = {layer.name for layer in net.layers if layer.type in LINEAR}
@@ -224,7 +225,7 @@ def _read_ranks(name: str | None, net: Net) -> dict[str, Ranks]:
     for layer, value in data.items():
         ranks = value if isinstance(value, list) else [value]
         if not ranks or not all(type(rank) is int and rank > 0 for rank in ranks):
-            raise RebirthError(f"{path}: {layer}: {json.dumps(value)} is no rank, nor a list of two")
+            raise RebirthError(f"{path}: {layer}: {json.dumps(value):.60} is no rank, nor a list of two")
         if layer not in known:
             raise UsageError(f'{path}: this net has no convolution or InnerProduct "{layer}"')
         found[layer] = tuple(ranks)

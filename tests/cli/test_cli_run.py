@@ -417,7 +417,7 @@ def test_folders_that_are_something_else(cli: Cli) -> None:
     assert "this directory is not empty" in complaint(cli("run", "s.yaml"), 1)
     assert "there is no run here" in complaint(cli("status", "s-run"), 1)
     Path("s-run/run.json").write_text('{"steps": [{}]}', encoding="utf-8")
-    assert "s-run: a file in it is none of rebirth run's" in complaint(cli("status", "s-run"), 1)
+    assert "run.json: cannot be read (it lacks steps[0].folder); remove it" in complaint(cli("status", "s-run"), 1)
     Path("s-run/run.json").unlink()
     assert cli("run", "s.yaml", "--force", "--until", "base").code == 0
 

@@ -233,7 +233,9 @@ def test_a_resume_file_of_another_run_is_not_believed(folder: Path) -> None:
         ]
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"version": 99}', b'{"version": 1, "train": 3}', b"\xff\x00"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b'{"version": 99}', b'{"version": 1, "train": 3}', b"\xff\x00", b"[" * 10**5]
+)
 def test_a_damaged_resume_file_is_said(content: bytes, folder: Path) -> None:
     with torch_trainer(folder) as trainer:
         trainer.step()
@@ -251,7 +253,11 @@ def test_a_resume_file_of_another_net_is_an_error(folder: Path) -> None:
         trainer.snapshot()
     path = folder / "s_iter_1.solverstate.resume"
     content = json.loads(path.read_bytes())
-    for key, value in (("generator", "AAAA"), ("data", {"data": {"nothing": 1}}), ("data", 3)):
+    bad = {"data": {"batch": 10**40, "next": "00000000"}}
+    for key, value in (
+        *(("generator", "AAAA"), ("generator", None), ("data", {"data": {"nothing": 1}}), ("data", 3), ("data", bad)),
+        *(("carried", None), ("carried", {"one": None}), ("carried", {"one": [[]]})),
+    ):
         path.write_text(json.dumps({**content, "train": {**content["train"], key: value}}))
         with (
             pytest.raises(RebirthError, match=r"damaged, or of another net|damaged or another layer's"),

@@ -18,6 +18,7 @@ from typing import Any
 from deeprebirth_caffe.bench.targets.bundle import PROGRAM, Bundle
 from deeprebirth_caffe.bench.targets.facts import about
 from deeprebirth_caffe.bench.targets.shell import DeviceError, DeviceLostError, Shell
+from deeprebirth_caffe.formats.jsonfile import parse_json
 
 FACTS = "install.json"
 MANIFEST = "MANIFEST"
@@ -137,7 +138,7 @@ def installed(shell: Shell) -> Installed | None:
     if done.rc:
         return None
     try:
-        facts = json.loads(done.stdout)
+        facts = parse_json(done.stdout)
         return Installed(
             directory=directory,
             machine=str(facts["machine"]),

@@ -26,6 +26,7 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats import files, hdf5
 from deeprebirth_caffe.formats.caffemodel import read_caffemodel, stream_caffemodel
 from deeprebirth_caffe.formats.files import read_regular
+from deeprebirth_caffe.formats.jsonfile import ANYTHING, COUNT, TEXT, WHOLE, Each, parse_json, shaped
 from deeprebirth_caffe.formats.solverstate import SolverState, read_solverstate, stream_solverstate
 
 Array = NDArray[Any]
@@ -50,6 +51,15 @@ class Resume:
     seed: int
     train: dict[str, Any]
     tests: list[dict[str, Any]]
+
+
+_RESUME = {
+    "device": TEXT,
+    "seed": WHOLE,
+    "train": Each(ANYTHING),
+    "tests": [Each(ANYTHING)],
+    "contents": {"model": COUNT, "state": COUNT},
+}
 
 
 def write_snapshot(
@@ -129,16 +139,16 @@ def read_resume(path: Path, state: SolverState, model: Path) -> tuple[Resume | N
     """
     beside = resume_path(path)
     try:
-        content = json.loads(read_regular(beside))
+        content = shaped(parse_json(read_regular(beside)), {"version": ANYTHING})
         if content["version"] != VERSION:
             return None, f"{beside}: not used, for another version of this program wrote it"
-        tests = [dict(one) for one in content["tests"]]
-        resume = Resume(str(content["device"]), int(content["seed"]), dict(content["train"]), tests)
-        known = int(content["contents"]["model"]), int(content["contents"]["state"])
+        content = shaped(content, _RESUME)
     except FileNotFoundError:
         return None, ""
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return None, f"{beside}: not used, for it is damaged ({type(error).__name__})"
+    except (OSError, ValueError) as error:
+        return None, f"{beside}: not used, for it is damaged ({error})"
+    resume = Resume(content["device"], content["seed"], content["train"], content["tests"])
+    known = content["contents"]["model"], content["contents"]["state"]
     same = _model_sum(model) == known[0], _state_sum(state) == known[1]
     if not any(same):
         return None, f"{beside}: not used, for it is of another solverstate"

@@ -228,7 +228,7 @@ class TorchTrainer:
         try:
             for net, kept in zip((self.net, *self.test_nets), (resume.train, *resume.tests), strict=True):
                 net.restore(kept if same else {**kept, "generator": net.state()["generator"]})
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
             raise RebirthError(
                 f"{path}.resume: damaged, or of another net; remove it to go on without the state of data and random "
                 "numbers"

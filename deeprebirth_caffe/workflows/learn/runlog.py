@@ -11,7 +11,17 @@ from typing import Any
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import atomic_write, read_regular
+from deeprebirth_caffe.formats.jsonfile import ANYTHING, COUNT, NUMBER, Each, Maybe, Number, Shape, parse_json, shaped
 from deeprebirth_caffe.workflows.publish import finite
+
+LINE_SHAPE: Shape = {
+    "iteration": COUNT,
+    "lr": NUMBER,
+    "loss": Number(lenient=True),
+    "images_per_second?": Maybe(NUMBER),
+    "tests?": [{"iteration": COUNT, "net": COUNT, "outputs": Each(ANYTHING)}],
+}
+"""What those who read a log take from a line."""
 
 
 class RunLog:
@@ -53,10 +63,10 @@ class RunLog:
         kept = []
         for number, line in enumerate(lines, 1):
             try:
-                iteration = json.loads(line)["iteration"]
+                iteration = shaped(parse_json(line), {"iteration": COUNT})["iteration"]
                 if iteration < start:
                     kept.append(line)
-            except (ValueError, KeyError, TypeError):
+            except ValueError:
                 raise RebirthError(
                     f"--log {self.path}: line {number} is none of a log of rebirth finetune; choose another file"
                 ) from None

@@ -13,6 +13,8 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 270, 62, 16, 26, 46
 """Size of a plot and its margins, in pixels."""
 TICKS = 5
 """About as many numbers along an axis."""
+SMALLEST = 1e-100
+"""Values and ranges below this are nothing."""
 WIDE = 30.0
 """A range of positive values that is wider than this is drawn on a logarithmic axis."""
 
@@ -98,7 +100,7 @@ def plot(
     points = [point for line in lines for point in line.points if isfinite(point[1])]
     xs, ys = ([point[index] for point in points] for index in (0, 1))
     if logarithmic is None:
-        logarithmic = min(ys) > 0 and max(ys) / min(ys) > WIDE
+        logarithmic = min(ys) > SMALLEST and max(ys) / min(ys) > WIDE
     bottom = HEIGHT - BOTTOM - (34 if words else 0)
     width = _axis(xs, LEFT, WIDTH - RIGHT)
     height = _axis(ys, bottom, TOP, logarithmic)
@@ -128,7 +130,7 @@ def _axis(values: Sequence[float], start: float, end: float, logarithmic: bool =
     low, high = min(values), max(values)
     if logarithmic:
         return Axis(10 ** floor(log10(low)), 10 ** ceil(log10(high)), start, end, True)
-    if low == high:
+    if high - low <= max(SMALLEST, 1e-12 * max(abs(low), abs(high))):
         reach = abs(low) / 2 or 1.0
         return Axis(low - reach, high + reach, start, end)
     rim = 0.04 * (high - low)

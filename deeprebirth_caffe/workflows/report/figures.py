@@ -54,9 +54,7 @@ def metrics(run: Run) -> tuple[str, ...]:
 
 def goes_by(run: Run) -> str:
     """The metric that the schedule names; empty where it names none."""
-    schedule = run.info.get("schedule")
-    test = schedule.get("test") if isinstance(schedule, Mapping) else None
-    return str(test.get("metric") or "") if isinstance(test, Mapping) else ""
+    return str(run.info.get("schedule", {}).get("test", {}).get("metric") or "")
 
 
 def _accuracy(name: str) -> bool:
@@ -195,13 +193,14 @@ def trade(run: Run, pair: Pair, metric: str) -> list[Point]:
     found, done = [Point(base.name, 1.0, base.test[metric], True)], set[str]()
     for step in steps:
         if step.manifest is not None:
-            done.update(str(one["stage"]) for one in step.manifest.data["rewrites"])
+            done.update(one["stage"] for one in step.manifest.data["rewrites"])
         if step.folder in net_of:
             speedup = pair.speedup if step is run.last else pair.before["median_ms"] / net_of[step.folder]["median_ms"]
             found.append(Point(step.name, speedup, step.test[metric], True))
         elif before and after and step in merging:
             ms = sum(after.get(stage, 0.0) if stage in done else time for stage, time in before.items())
-            found.append(Point(step.name, sum(before.values()) / ms, step.test[metric], False))
+            if ms:
+                found.append(Point(step.name, sum(before.values()) / ms, step.test[metric], False))
     return found
 
 

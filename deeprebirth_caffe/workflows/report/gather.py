@@ -6,9 +6,11 @@ Nothing outside the folder is read: paths in its files only tell which step they
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -16,14 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.formats.files import open_regular, read_regular_text
+from deeprebirth_caffe.formats.files import read_regular, read_regular_text
 from deeprebirth_caffe.workflows.outputs import MANIFEST
 from deeprebirth_caffe.workflows.report.logs import Log, read_log
-from deeprebirth_caffe.workflows.schedule.state import RUN, SCHEDULE, read_json
+from deeprebirth_caffe.workflows.schedule.shapes import (
+    MANIFEST_SHAPE,
+    RUN_SHAPE,
+    TIMES_SHAPE,
+    numbers,
+    read_ours,
+)
+from deeprebirth_caffe.workflows.schedule.state import RUN, SCHEDULE
 from deeprebirth_caffe.workflows.schedule.steps import BASE, CONVERTED, DONE, MERGED, TIMES, results_of
 
-VERSION = 1
-"""Of `run.json` and `result.json`; another one is refused."""
 FOLDER = re.compile(r"\d{2,}-(.+)")
 """Names of the folders of steps."""
 OPEN = "not done"
@@ -169,17 +176,14 @@ def gather(folder: Path) -> Run:
     Raises:
         RebirthError: it is no such folder, of another version, or a file in it cannot be read.
     """
-    info = _object(folder / RUN)
+    info = read_ours(folder / RUN, RUN_SHAPE)
     if info is None:
         raise RebirthError(f"{folder}: there is no {RUN} in it; give the folder that rebirth run wrote")
     try:
-        planned = [one for one in info.get("steps") or [] if FOLDER.fullmatch(str(one["folder"]))]
-        results = results_of([folder / one["folder"] for one in planned], _object)
-        steps = tuple(_step(folder, one, result) for one, result in zip(planned, results, strict=True))
+        results = results_of([folder / one["folder"] for one in info["steps"]])
+        steps = tuple(_step(folder, one, result) for one, result in zip(info["steps"], results, strict=True))
         schedule = folder / SCHEDULE
         text = read_regular_text(schedule, "replace") if schedule.is_file() else ""
-    except (KeyError, TypeError) as error:
-        raise RebirthError(f"{folder / RUN}: cannot be read ({error}); rebirth run writes it anew") from error
     except OSError as error:
         raise RebirthError(f"{error.filename}: cannot read it: {error.strerror or error}") from error
     timed = [folder / step.folder for step in steps if step.kind == TIMED and step.counts]
@@ -187,48 +191,27 @@ def gather(folder: Path) -> Run:
     return Run(folder, info, text, steps, timings)
 
 
-def number(value: object) -> float | None:
-    """A figure of a file; None for what is none."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
-def _object(path: Path) -> Mapping[str, Any] | None:
-    """A JSON object of our version; None where the file is not there."""
-    data = read_json(path)
-    if data is not None and data.get("version", VERSION) != VERSION:
-        raise RebirthError(f"{path}: version {data['version']}, and this rebirth reads {VERSION}")
-    return data
-
-
 def _step(root: Path, planned: Mapping[str, Any], data: Mapping[str, Any]) -> Step:
-    folder, kind = root / planned["folder"], str(planned["kind"])
-    status = str(data["status"]) if data else OPEN
+    folder, kind = root / planned["folder"], planned["kind"]
+    status = data["status"] if data else OPEN
     own = kind in LEARNING and status != "skipped"
-    iterations = number(data.get("iterations"))
     return Step(
         folder=folder.name,
-        name=str(planned["name"]),
+        name=planned["name"],
         kind=kind,
         status=status,
-        stages=tuple(map(str, planned["stages"])),
-        test=_scores(data.get("test")) if own else {},
-        after_convert=_scores(data.get("after_convert")),
-        after_distil=_scores(data.get("after_distil")),
-        iterations=int(iterations) if iterations else None,
-        seconds=number(data.get("seconds")),
+        stages=tuple(planned["stages"]),
+        test=numbers(data.get("test")) if own else {},
+        after_convert=numbers(data.get("after_convert")),
+        after_distil=numbers(data.get("after_distil")),
+        iterations=data.get("iterations") or None,
+        seconds=data.get("seconds"),
         attempts=len(data.get("attempts") or ()),
-        why=str(data.get("why") or ""),
+        why=data.get("why") or "",
         manifest=_manifest(folder / CONVERTED) if kind in ("step", "tucker") else None,
         logs=tuple(read_log(path, path.parent.relative_to(folder).as_posix()) for path in _logs(folder)),
         hits=_hits(folder, data.get("per_image")) if own else None,
     )
-
-
-def _scores(found: object) -> dict[str, float]:
-    """The numbers of a test."""
-    if not isinstance(found, Mapping):
-        return {}
-    return {str(name): value for name, one in found.items() if (value := number(one)) is not None}
 
 
 def _logs(folder: Path) -> list[Path]:
@@ -238,48 +221,56 @@ def _logs(folder: Path) -> list[Path]:
 
 
 def _manifest(folder: Path) -> Manifest | None:
-    data = _object(folder / MANIFEST)
-    if data is None:
-        return None
-    if missing := [name for name in ("outputs", "rewrites") if name not in data]:
-        raise RebirthError(
-            f"{folder / MANIFEST}: it lacks {missing[0]}; remove the folder, and the step makes it again"
-        )
-    return Manifest(data, folder)
+    data = read_ours(folder / MANIFEST, MANIFEST_SHAPE)
+    return None if data is None else Manifest(data, folder)
 
 
-def _hits(folder: Path, named: object) -> NDArray[np.bool_] | None:
+def _hits(folder: Path, named: str | None) -> NDArray[np.bool_] | None:
     """The per-image results: the file of that name, in the folder."""
-    if not isinstance(named, str):
+    if named is None:
         return None
-    path = folder / PurePath(named).name
+    path = folder / named
     if not path.is_file():
         return None
     try:
-        open_regular(path).close()
-        # Mapped: a header may speak of more numbers than the file has.
-        hits = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        hits = _read_npy(read_regular(path))
+    except (OSError, ValueError) as error:
         raise RebirthError(f"{path}: cannot read it: {error}; remove it, and the step makes it again") from error
     if hits.ndim != 2 or hits.shape[1] != 2:
         raise RebirthError(f"{path}: of shape {hits.shape}, where each image has two numbers: top-1 and top-5")
     return np.asarray(hits != 0, np.bool_)
 
 
+def _read_npy(data: bytes) -> NDArray[Any]:
+    """An array of numbers as `np.save` writes it; the array is never larger than the file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        if dtype.kind in "biuf" and prod(shape) * dtype.itemsize == len(data) - file.tell():
+            file.seek(0)
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+    except Exception as error:  # its header is an expression of Python, which fails in many ways
+        raise ValueError(f"this is no array, or a damaged one ({type(error).__name__})") from error
+    raise ValueError(f"this is no array, or a damaged one: it says {shape} of {dtype}")
+
+
 def _timings(folder: Path) -> Iterator[Timing]:
     """What `rebirth time` said, for each engine and number of threads."""
-    data = _object(folder / TIMES) or {"times": []}
-    try:
-        for row in data["times"]:
-            time = row["time"]
-            yield Timing(_how(time["nets"][0]), time)
-    except (KeyError, TypeError, IndexError) as error:
-        raise RebirthError(f"{folder / TIMES}: cannot be read ({error}); remove it and run again") from error
+    data = read_ours(folder / TIMES, TIMES_SHAPE) or {"times": []}
+    for row in data["times"]:
+        if row["time"]["nets"]:
+            yield Timing(_how(row["time"]["nets"][0]), row["time"])
 
 
 def _how(net: Mapping[str, Any]) -> str:
     """Engine, threads and place."""
-    words = [str(net["engine"])]
+    words = [net["engine"]]
     if net["threads"]:
         words.append(f"{net['threads']} thread{'s' if net['threads'] != 1 else ''}")
     if net["batch"] not in (None, 1):

@@ -5,7 +5,6 @@ A curve's point is the mean of the losses of its iterations. Iterations whose lo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
@@ -15,6 +14,8 @@ import numpy as np
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import open_regular
+from deeprebirth_caffe.formats.jsonfile import as_number, parse_json, shaped
+from deeprebirth_caffe.workflows.learn.runlog import LINE_SHAPE
 
 POINTS = 160
 """Of a curve."""
@@ -64,12 +65,11 @@ def read_log(path: Path, label: str = "") -> Log:
             if not line.endswith(b"\n"):
                 break
             try:
-                row = json.loads(line)
-                iteration, rate = int(row["iteration"]), float(row["lr"])
-                loss = float("nan") if row["loss"] is None else float(row["loss"])
-                found = [(one["iteration"], one["outputs"]) for one in row.get("tests", []) if not one["net"]]
-            except (ValueError, KeyError, TypeError):
-                raise RebirthError(f"{path}: line {index} is none of a log of rebirth finetune") from None
+                row = shaped(parse_json(line), LINE_SHAPE)
+            except ValueError as error:
+                raise RebirthError(f"{path}: line {index} is none of a log of rebirth finetune ({error})") from None
+            iteration, rate, loss = row["iteration"], row["lr"], row["loss"]
+            found = [(one["iteration"], one["outputs"]) for one in row.get("tests", []) if not one["net"]]
             iterations.append(iteration)
             losses.append(loss)
             if len(rates) == 2 and rates[0] == rates[1] > rate:
@@ -77,8 +77,8 @@ def read_log(path: Path, label: str = "") -> Log:
             rates = [*rates[-1:], rate]
             for done, outputs in found:
                 for name, value in outputs.items():
-                    if isinstance(value, (int, float)) and isfinite(value):
-                        tests.setdefault(name, []).append((float(done), float(value)))
+                    if (figure := as_number(value)) is not None:
+                        tests.setdefault(name, []).append((float(done), figure))
     bad = sum(not isfinite(loss) for loss in losses)
     return Log(label, len(iterations), _thinned(iterations, losses), _sorted(tests), tuple(falls), bad)
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeprebirth_caffe.bench.breakdown import Group, grouped
+from deeprebirth_caffe.formats.jsonfile import as_number
 from deeprebirth_caffe.workflows.pages import bars, spelled
 from deeprebirth_caffe.workflows.publish import counted, mib, ms, printable, without
 from deeprebirth_caffe.workflows.report.curves import Line, plot
 from deeprebirth_caffe.workflows.report.figures import Drop, Pair, by_stage, drop, metrics, own_output, pairs, trade
-from deeprebirth_caffe.workflows.report.gather import LEARNING, Run, Step, number
+from deeprebirth_caffe.workflows.report.gather import LEARNING, Run, Step
 from deeprebirth_caffe.workflows.report.graph import Panel, panels
 from deeprebirth_caffe.workflows.report.logs import Log
 
@@ -153,9 +154,9 @@ def _totals(run: Run) -> Iterator[Row]:
         (MACS, "macs", _count),
         (MEMORY, "memory_bytes", _mib),
     ):
-        old, new = (number(one.get(key)) for one in (before, after))
+        old, new = (one.get(key) for one in (before, after))
         if old and new:
-            yield name, form(old), form(new), f"{old / new:.2f}x", NONE
+            yield name, form(old), form(new), _times(old, new), NONE
 
 
 MACS = "multiply-adds of an image"
@@ -168,9 +169,8 @@ def _mib(value: float) -> str:
 
 def _before(run: Run) -> Mapping[str, Any]:
     """The figures of the net that the run began with: of the first conversion's input."""
-    found = next((step.manifest.data for step in run.steps if step.manifest is not None), {})
-    figures = found.get("before")
-    return figures if isinstance(figures, Mapping) else {}
+    found: Mapping[str, Any] = next((step.manifest.data for step in run.steps if step.manifest is not None), {})
+    return dict(found.get("before", {}))
 
 
 def _after(run: Run) -> Mapping[str, Any]:
@@ -286,9 +286,9 @@ def _stages(pair: Pair) -> Iterator[Block]:
     rows: list[Row] = [("stage", "before ms", "after ms", "times as fast", "95 % interval")]
     for stage in dict.fromkeys([*before, *after]):
         old, new = before.get(stage), after.get(stage)
-        rows.append((stage, _ms(old), _ms(new), f"{old / new:.2f}x" if old and new else NONE, NONE))
+        rows.append((stage, _ms(old), _ms(new), _times(old, new), NONE))
     totals = sum(before.values()), sum(after.values())
-    rows.append(("total", ms(totals[0]), ms(totals[1]), f"{totals[0] / totals[1]:.2f}x", NONE))
+    rows.append(("total", ms(totals[0]), ms(totals[1]), _times(*totals), NONE))
     whole = pair.before["median_ms"], pair.after["median_ms"]
     rows.append(("whole pass", ms(whole[0]), ms(whole[1]), f"{pair.speedup:.2f}x", interval(pair)))
     yield Table(rows)
@@ -312,6 +312,11 @@ def _share(net: Mapping[str, Any]) -> str:
     return "" if net["tensor_share"] is None else f"{100 * net['tensor_share']:.0f} %"
 
 
+def _times(old: float | None, new: float | None) -> str:
+    """How many times as large the old one is; nothing where one of them is nothing."""
+    return f"{old / new:.2f}x" if old and new else NONE
+
+
 def _ms(value: float | None) -> str:
     return NONE if value is None else ms(value)
 
@@ -329,10 +334,10 @@ def _costs(timed: Sequence[Pair]) -> Iterator[Block]:
         for name, key in sizes:
             old, new = pair.before[key], pair.after[key]
             if old is not None and new is not None:
-                rows.append((name, mib(old), mib(new), f"{old / new:.2f}x"))
+                rows.append((name, mib(old), mib(new), _times(old, new)))
         energy = [net["energy"]["mj"] for net in (pair.before, pair.after)]
         if None not in energy:
-            rows.append(("energy of a pass", *(f"{value:.1f} mJ" for value in energy), f"{energy[0] / energy[1]:.2f}x"))
+            rows.append(("energy of a pass", *(f"{value:.1f} mJ" for value in energy), _times(*energy)))
         if len(rows) > 1:
             yield Table(rows)
     for method in dict.fromkeys(pair.after["energy"]["method"] for pair in timed):
@@ -347,9 +352,9 @@ def _graph(run: Run) -> Iterator[Block]:
     for step in run.steps:
         if step.counts and step.manifest is not None:
             for one in step.manifest.data["rewrites"]:
-                mine = passes.setdefault(str(one["stage"]), [])
+                mine = passes.setdefault(one["stage"], [])
                 if one["pass"] not in mine:
-                    mine.append(str(one["pass"]))
+                    mine.append(one["pass"])
     changed = [panel for panel in found if panel.changed]
     yield Text(f"{counted(len(changed), 'stage')} of {len(found)} changed.")
     yield Stages(found, passes)
@@ -396,7 +401,7 @@ def _ledger(run: Run) -> Iterator[Block]:
     rows: list[Row] = [("step", "copied", "folded", "to relearn", "dropped", "rebirth layers")]
     for step in run.steps:
         ledger = step.manifest.data.get("ledger") if step.manifest is not None else None
-        if isinstance(ledger, Mapping):
+        if ledger is not None:
             layers = ledger["layers"]["relearned"]
             numbers = (str(ledger[key]) for key in ("copied", "folded", "relearned", "dropped"))
             rows.append((step.name, *numbers, ", ".join(layers) or NONE))
@@ -414,7 +419,7 @@ def _machine(run: Run, timed: Sequence[Pair]) -> Iterator[Block]:
                 rows.append((name.removesuffix("_bytes").replace("_", " "), _fact(name, fact)))
     yield Table(rows)
     for pair in timed:
-        cpu = pair.timing.data["machine"]["cpu"]
+        cpu = pair.timing.data["machine"].get("cpu")
         if cpu != _cpu(run):
             yield Text(f"Timed with {pair.timing.label} on {spelled(cpu)}.")
 
@@ -429,7 +434,8 @@ def _facts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _fact(name: str, value: Any) -> str:
-    return mib(value) if name.endswith("_bytes") else spelled(value)
+    size = as_number(value) if name.endswith("_bytes") else None
+    return spelled(value) if size is None else mib(size)
 
 
 def _cpu(run: Run) -> object:
@@ -438,7 +444,7 @@ def _cpu(run: Run) -> object:
 
 
 def _repeat(run: Run) -> Iterator[Block]:
-    lines = [str(printable(shlex.join(map(str, one["command"])))) for one in run.info.get("commands") or []]
+    lines = [str(printable(shlex.join(one["command"]))) for one in run.info.get("commands", [])]
     if lines:
         yield Code("\n".join(dict.fromkeys(lines)))
     if run.schedule:

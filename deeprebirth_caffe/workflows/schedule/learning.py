@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,10 @@ from deeprebirth_caffe.engines.base import DivergedError, Score, Snapshot
 from deeprebirth_caffe.engines.base import Step as Iteration
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import atomic_file, atomic_write, open_regular, read_regular
+from deeprebirth_caffe.formats.jsonfile import parse_json, shaped
 from deeprebirth_caffe.formats.solverstate import read_solverstate
 from deeprebirth_caffe.workflows.finetune import FinetuneOptions, finetune
+from deeprebirth_caffe.workflows.learn.runlog import LINE_SHAPE
 from deeprebirth_caffe.workflows.publish import WORTH_TELLING, about
 from deeprebirth_caffe.workflows.schedule.accuracy import over_budget, points, values_of
 from deeprebirth_caffe.workflows.schedule.context import Context, Stage
@@ -316,9 +318,12 @@ def read_hits(rows: Path) -> NDArray[np.uint8]:
 def _ended(folder: Path, iterations: int) -> dict[str, Any]:
     """Keeps nothing to go on from; the figures are the log's, however often it stopped."""
     _clear(folder, keep=(SOLVER, LOG, FINAL))
-    lines = [json.loads(line) for line in read_regular(folder / LOG).splitlines()]
-    losses = [line["loss"] for line in lines[-LAST:] if line["loss"] is not None]
-    speeds = [line["images_per_second"] for line in lines if line["images_per_second"]]
+    try:
+        lines = [shaped(parse_json(line), LINE_SHAPE) for line in read_regular(folder / LOG).splitlines()]
+    except ValueError as error:
+        raise RebirthError(f"{folder / LOG}: a line is none of a log ({error}); remove its folder") from error
+    losses = [line["loss"] for line in lines[-LAST:] if isfinite(line["loss"])]
+    speeds = [line["images_per_second"] for line in lines if line.get("images_per_second")]
     return {
         "iterations": iterations,
         "loss": fmean(losses) if losses else None,

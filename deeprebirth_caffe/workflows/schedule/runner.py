@@ -23,6 +23,7 @@ from deeprebirth_caffe.workflows.schedule.context import Context, Inputs, Stage,
 from deeprebirth_caffe.workflows.schedule.files import read_schedule
 from deeprebirth_caffe.workflows.schedule.learning import Stopped
 from deeprebirth_caffe.workflows.schedule.lock import locked
+from deeprebirth_caffe.workflows.schedule.shapes import RUN_SHAPE, read_ours
 from deeprebirth_caffe.workflows.schedule.state import (
     RESULT,
     RUN,
@@ -31,7 +32,6 @@ from deeprebirth_caffe.workflows.schedule.state import (
     Parts,
     arrange,
     is_begun,
-    read_json,
     sweep,
     write_json,
 )
@@ -204,7 +204,7 @@ def _run(
                 raise type(error)(f"step {task.name}: {error}") from error
             raise
         watcher.say(_said(folder, inputs.schedule.test.metric))
-    rows = [{name: found[name] for name in SHOWN} for found in results_of(folders, read_json) if found]
+    rows = [{name: found.get(name) for name in SHOWN} for found in results_of(folders) if found]
     ended = "done" if last == len(tasks) - 1 else "partial"
     return _outcome(out, inputs, tasks, ended if stopped is None else "stopped", stopped, rows)
 
@@ -308,7 +308,7 @@ def _taken_over(context: Context, tasks: Sequence[Task], folders: Sequence[Path]
 
 def _record(options: RunOptions, inputs: Inputs, tasks: Sequence[Task], folders: Sequence[Path], out: Path) -> None:
     """Writes what the run is, and that it was started once more."""
-    before = read_json(out / RUN) or {}
+    before = read_ours(out / RUN, RUN_SHAPE) or {}
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     commands = [*before.get("commands", []), {"at": now, "command": list(options.command), "rebirth": __version__}]
     atomic_write(out / SCHEDULE, read_regular(inputs.path))

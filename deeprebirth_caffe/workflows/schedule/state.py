@@ -8,7 +8,6 @@ the schedule and changing the files behind it are all the same case.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
@@ -16,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.formats.files import atomic_write, read_regular_text
+from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.workflows.publish import finite, json_bytes
 from deeprebirth_caffe.workflows.schedule.digests import digest
 from deeprebirth_caffe.workflows.schedule.lock import LOCK
+from deeprebirth_caffe.workflows.schedule.shapes import STEP_SHAPE, read_ours
 
 RUN = "run.json"
 SCHEDULE = "schedule.yaml"
@@ -40,25 +39,6 @@ Made = dict[str, Any]
 
 class NotMade(Exception):
     """A part is not made, or of something else than it would be made of now."""
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """What a file of ours holds; None where it is not there.
-
-    Raises:
-        RebirthError: it cannot be read.
-    """
-    try:
-        found = json.loads(read_regular_text(path, "strict"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise RebirthError(
-            f"{path}: cannot be read ({error}); remove it, and what it tells of is made again"
-        ) from error
-    if not isinstance(found, dict):
-        raise RebirthError(f"{path}: is none of this program's; remove it")
-    return found
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -83,7 +63,7 @@ class Parts:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._facts = dict(facts)
-        self._parts: dict[str, dict[str, Any]] = dict((read_json(folder / STEP) or {}).get("parts", {}))
+        self._parts: dict[str, dict[str, Any]] = dict((read_ours(folder / STEP, STEP_SHAPE) or {}).get("parts", {}))
         self._used: list[str] = []
         self._look = look
 

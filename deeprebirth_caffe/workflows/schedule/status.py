@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import open_regular
+from deeprebirth_caffe.formats.jsonfile import parse_json, shaped
 from deeprebirth_caffe.formats.solver import read_solver
+from deeprebirth_caffe.workflows.learn.runlog import LINE_SHAPE
 from deeprebirth_caffe.workflows.schedule.learning import LOG, SOLVER
 from deeprebirth_caffe.workflows.schedule.lock import holder, is_locked
-from deeprebirth_caffe.workflows.schedule.state import RUN, STEP, read_json
+from deeprebirth_caffe.workflows.schedule.shapes import RUN_SHAPE, STEP_SHAPE, read_ours
+from deeprebirth_caffe.workflows.schedule.state import RUN, STEP
 from deeprebirth_caffe.workflows.schedule.steps import results_of
 
 TAIL = 1 << 16
@@ -32,27 +35,20 @@ def status(directory: Path) -> dict[str, Any]:
     Raises:
         RebirthError: there is no run.
     """
-    facts = read_json(directory / RUN)
+    facts = read_ours(directory / RUN, RUN_SHAPE)
     if facts is None:
         raise RebirthError(f"{directory}: there is no run here (no {RUN}); give the folder of rebirth run")
     running = is_locked(directory)
-    try:
-        return _status(directory, facts, running)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RebirthError(f"{directory}: a file in it is none of rebirth run's ({error}); run again") from error
-
-
-def _status(directory: Path, facts: Mapping[str, Any], running: bool) -> dict[str, Any]:
     folders = [directory / one["folder"] for one in facts["steps"]]
-    results = results_of(folders, read_json)
+    results = results_of(folders)
     rows = [_row(*row, running) for row in zip(folders, facts["steps"], results, strict=True)]
     return {
         "version": 1,
         "directory": str(directory),
-        "name": facts["name"],
+        "name": facts.get("name"),
         "running": running,
         "by": holder(directory) if running else None,
-        "metric": facts["schedule"]["test"]["metric"],
+        "metric": facts.get("schedule", {}).get("test", {}).get("metric") or "",
         "done": sum(row["status"] in ("done", "rolled back", "skipped") for row in rows),
         "steps": rows,
     }
@@ -61,8 +57,8 @@ def _status(directory: Path, facts: Mapping[str, Any], running: bool) -> dict[st
 def _row(folder: Path, task: Mapping[str, Any], result: Mapping[str, Any], running: bool) -> dict[str, Any]:
     found: dict[str, Any] = {**task, "status": "waiting", "test": None, "drop": None, "seconds": None, "part": None}
     if result:
-        return {**found, **{name: result[name] for name in ("status", "test", "drop", "seconds")}}
-    parts = (read_json(folder / STEP) or {}).get("parts", {})
+        return {**found, **{name: result.get(name) for name in ("status", "test", "drop", "seconds")}}
+    parts = (read_ours(folder / STEP, STEP_SHAPE) or {}).get("parts", {})
     if parts:
         found["seconds"] = sum(float(part["seconds"]) for part in parts.values())
     begun = [name for name, part in parts.items() if not part["done"]]
@@ -82,8 +78,8 @@ def _training(folder: Path) -> dict[str, Any]:
     return {
         "iteration": line["iteration"] + 1 if line else 0,
         "iterations": solver.max_iter,
-        "loss": line["loss"] if line else None,
-        "images_per_second": line["images_per_second"] if line else None,
+        "loss": line["loss"] if line and isfinite(line["loss"]) else None,
+        "images_per_second": line.get("images_per_second") if line else None,
     }
 
 
@@ -93,6 +89,6 @@ def _last_line(log: Path) -> dict[str, Any] | None:
         with open_regular(log) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
             lines = file.read().split(b"\n")[:-1]
-        return dict(json.loads(lines[-1])) if lines else None
+        return dict(shaped(parse_json(lines[-1]), LINE_SHAPE)) if lines else None
     except (OSError, ValueError):
         return None

@@ -6,7 +6,6 @@ starts from. None of them asks whether it ran before: parts that are made are no
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.errors import RebirthError, RefusedError
-from deeprebirth_caffe.formats.files import atomic_file, atomic_write, read_regular_text
+from deeprebirth_caffe.formats.files import atomic_file, atomic_write
+from deeprebirth_caffe.formats.jsonfile import ANYTHING, Each
 from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.ir import Weights
 from deeprebirth_caffe.rewrite import Rewriter
@@ -42,8 +42,9 @@ from deeprebirth_caffe.workflows.schedule.learning import (
     train,
 )
 from deeprebirth_caffe.workflows.schedule.recipes import convert_options, looks_at_images, tucker_options
+from deeprebirth_caffe.workflows.schedule.shapes import RESULT_SHAPE, TIME_SHAPE, read_ours
 from deeprebirth_caffe.workflows.schedule.solvers import adopted
-from deeprebirth_caffe.workflows.schedule.state import RESULT, Parts, read_json, write_json
+from deeprebirth_caffe.workflows.schedule.state import RESULT, Parts, write_json
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.workflows.schedule.model import Budget, Joint, Learn, Schedule, Step, TuckerStep
@@ -448,7 +449,7 @@ def _time(context: Context, parts: Parts, before: Stage | None) -> Stage:
                 return {}
 
             parts.part(f"{engine}-{threads}", of, [file], make)
-            time = json.loads(read_regular_text(parts.folder / file))
+            time = read_ours(parts.folder / file, TIME_SHAPE)
             rows.append({"engine": engine, "threads": threads, "time": time})
     write_json(parts.folder / TIMES, {"version": 1, "times": rows})
     result = _result(context, parts, "time", (), before, before.values, None)
@@ -466,7 +467,7 @@ def _given(stage: Stage) -> dict[str, Any]:
 
 def _manifest_of(net: Path) -> dict[str, Any]:
     """The manifest of the conversion that made a net; empty where there is none."""
-    found = read_json(net.parent / MANIFEST)
+    found = read_ours(net.parent / MANIFEST, {"outputs?": Each(ANYTHING)})
     return found if found is not None and net.name in found.get("outputs", {}).values() else {}
 
 
@@ -506,10 +507,10 @@ def _from_run(parts: Parts, path: Path) -> str:
 
 def result_of(folder: Path) -> dict[str, Any] | None:
     """What a step's `result.json` says; None where it has none."""
-    return read_json(folder / RESULT)
+    return read_ours(folder / RESULT, RESULT_SHAPE)
 
 
-def results_of(folders: Sequence[Path], read: Callable[[Path], Mapping[str, Any] | None]) -> list[Mapping[str, Any]]:
+def results_of(folders: Sequence[Path]) -> list[Mapping[str, Any]]:
     """What the steps of a run say of themselves, as far as it counts; empty for a step of which nothing does.
 
     Behind a step without a result, or one that ended the run, results are those of an earlier sitting: what they rest
@@ -517,12 +518,14 @@ def results_of(folders: Sequence[Path], read: Callable[[Path], Mapping[str, Any]
 
     Args:
         folders: of all steps, in order.
-        read: reads a file.
+
+    Raises:
+        RebirthError: a result cannot be read.
     """
     found: list[Mapping[str, Any]] = []
     past = False
     for folder in folders:
-        result = (None if past else read(folder / RESULT)) or {}
+        result = (None if past else result_of(folder)) or {}
         past = past or result.get("status", OVER) == OVER
         found.append(result)
     return found
@@ -534,7 +537,10 @@ def stage_of(out: Path, result: Mapping[str, Any]) -> Stage:
     Raises:
         RebirthError: its files are not there any more.
     """
-    made = Stage(out / result["net"], out / result["weights"], dict(result["test"] or {}))
+    named = result.get("net"), result.get("weights")
+    if None in named:
+        raise RebirthError(f"{out / RESULT}: it names no net; run step {result.get('step')} again")
+    made = Stage(out / result["net"], out / result["weights"], dict(result.get("test") or {}))
     for path in (made.net, made.weights):
         if not path.is_file():
             raise RebirthError(f"{path}: this is gone, and step {result['step']} left it; run from there again")

@@ -1,0 +1,238 @@
+"""JSON that comes back from a disk: what is in it is held against a shape before anybody uses it.
+
+A shape is written as the data looks: `{"name": TEXT, "steps": [{"seconds": Maybe(NUMBER)}]}`. A key that ends in "?"
+may be missing; keys that the shape does not name stay as they are. `ANYTHING` leaves the rest to whoever uses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.files import read_regular
+
+DEEPEST = 100
+"""Levels of lists and objects in each other that are read; ours have ten."""
+_LARGEST = 1e100
+"""Of a number: sums and squares of many such stay finite."""
+_SMALLEST = 1e-100
+"""Of a number that something is divided by."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string.
+
+    Attributes:
+        pattern: what it has to be; None for anything.
+        what: that in words.
+    """
+
+    pattern: re.Pattern[str] | None = None
+    what: str = "a string"
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number.
+
+    Attributes:
+        whole: whether it has to be whole; it is read as an int then.
+        least: the smallest one.
+        most: the largest one.
+        lenient: whether NaN, infinity and null may stand for it; they are read as NaN.
+    """
+
+    whole: bool = False
+    least: float = -_LARGEST
+    most: float = _LARGEST
+    lenient: bool = False
+
+
+@dataclass(frozen=True)
+class Flag:
+    """true or false."""
+
+
+@dataclass(frozen=True)
+class Anything:
+    """Whatever it is."""
+
+
+@dataclass(frozen=True)
+class Maybe:
+    """Something, or null."""
+
+    of: Shape
+
+
+@dataclass(frozen=True)
+class Each:
+    """An object with any keys, all of whose values are alike."""
+
+    of: Shape
+
+
+@dataclass(frozen=True)
+class Either:
+    """One of some shapes."""
+
+    of: tuple[Shape, ...]
+
+
+Shape = Text | Number | Flag | Anything | Maybe | Each | Either | list[Any] | dict[str, Any]
+TEXT, FLAG, ANYTHING = Text(), Flag(), Anything()
+NUMBER, POSITIVE = Number(), Number(least=_SMALLEST)
+WHOLE, COUNT = Number(whole=True), Number(whole=True, least=0)
+FILE_NAME = Text(re.compile(r"(?!\.\.?$)[^/\0]+"), "the name of a file")
+"""A name that leads nowhere else than to a file of its folder."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    brackets = (text.count("[") + text.count("{")) if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+    if brackets > DEEPEST and _depth(data) > DEEPEST:
+        raise ValueError(_TOO_DEEP)
+    return data
+
+
+def read_json(path: Path, shape: Shape, advice: str) -> Any:
+    """What a JSON file says, in the shape that it has to have; None where it is not there.
+
+    Args:
+        path: of the file.
+        shape: see above.
+        advice: what to do with a file that cannot be read.
+
+    Raises:
+        RebirthError: it cannot be read, or has another shape.
+    """
+    try:
+        data = parse_json(read_regular(path))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RebirthError(f"{path}: cannot be read ({error.strerror or error}); {advice}") from error
+    except ValueError as error:
+        raise RebirthError(f"{path}: cannot be read ({error}); {advice}") from error
+    return held_against(path, data, shape, advice)
+
+
+def held_against(path: Path, data: Any, shape: Shape, advice: str) -> Any:
+    """The data of a file, which has a shape; see `read_json`."""
+    try:
+        return shaped(data, shape)
+    except ValueError as error:
+        raise RebirthError(f"{path}: cannot be read ({error}); {advice}") from error
+
+
+def shaped(data: Any, shape: Shape, where: str = "") -> Any:
+    """The data, which has a shape; whole numbers are ints.
+
+    Args:
+        data: as `parse_json` gives it.
+        shape: what it has to be.
+        where: what errors call it.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(shape, Anything) or (isinstance(shape, Maybe) and data is None):
+        return data
+    if isinstance(shape, Maybe):
+        return shaped(data, shape.of, where)
+    if isinstance(shape, Either):
+        for one in shape.of[:-1]:
+            with contextlib.suppress(ValueError):
+                return shaped(data, one, where)
+        return shaped(data, shape.of[-1], where)
+    if isinstance(shape, list) and isinstance(data, list):
+        return [shaped(one, shape[0], f"{where}[{index}]") for index, one in enumerate(data)]
+    if isinstance(shape, Each) and isinstance(data, dict):
+        return {key: shaped(one, shape.of, _below(where, key)) for key, one in data.items()}
+    if isinstance(shape, dict) and isinstance(data, dict):
+        found = dict(data)
+        for key, inner in shape.items():
+            name = key.removesuffix("?")
+            if name in data:
+                found[name] = shaped(data[name], inner, _below(where, name))
+            elif name == key:
+                raise ValueError(f"it lacks {_below(where, name)}")
+        return found
+    if isinstance(shape, Number) and (number := _number(data, shape)) is not None:
+        return number
+    if isinstance(shape, Flag) and isinstance(data, bool):
+        return data
+    if isinstance(shape, Text) and isinstance(data, str) and (not shape.pattern or shape.pattern.fullmatch(data)):
+        return data
+    raise ValueError(f"{where or 'it'} is {_said(data)}, not {_wanted(shape)}")
+
+
+def as_number(value: object) -> float | None:
+    """A figure of a file as a float; None for what is none."""
+    found = _number(value, NUMBER)
+    return None if found is None else float(found)
+
+
+_TOO_DEEP = f"its lists and objects are nested more than {DEEPEST} deep"
+
+
+def _number(data: Any, shape: Number) -> float | int | None:
+    if shape.lenient and (data is None or (isinstance(data, float) and not math.isfinite(data))):
+        return math.nan
+    if isinstance(data, bool) or not isinstance(data, (int, float)) or not shape.least <= data <= shape.most:
+        return None
+    if shape.whole:
+        return int(data) if math.floor(data) == data else None
+    return data
+
+
+def _below(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _depth(data: Any) -> int:
+    """How deep lists and objects lie in each other, counted without going down into them."""
+    depth, level = 0, [data]
+    while level:
+        inner = [one for one in level if isinstance(one, (list, dict))]
+        depth += bool(inner)
+        level = [part for one in inner for part in (one.values() if isinstance(one, dict) else one)]
+    return depth
+
+
+def _said(data: Any) -> str:
+    if isinstance(data, Mapping):
+        return "an object"
+    if isinstance(data, list):
+        return "a list"
+    text = json.dumps(data) if isinstance(data, (str, float, bool)) or data is None else "a long number"
+    if isinstance(data, int) and not isinstance(data, bool) and abs(data) < 10**40:
+        text = str(data)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _wanted(shape: Shape) -> str:
+    if isinstance(shape, Text):
+        return shape.what
+    if isinstance(shape, Number):
+        kind = "a whole number" if shape.whole else "a number"
+        return kind if shape.least < 0 else f"{kind} {'of 0 or more' if shape.least == 0 else 'above 0'}"
+    if isinstance(shape, Flag):
+        return "true or false"
+    return "a list" if isinstance(shape, list) else "an object"
