@@ -88,7 +88,7 @@ layer { name: "fc" type: "InnerProduct" bottom: "pool1" top: "fc" inner_product_
 """
 """The net that the weights below belong to."""
 
-_SHAPES: dict[str, tuple[str, list[tuple[int, ...]]]] = {
+SHAPES: dict[str, tuple[str, list[tuple[int, ...]]]] = {
     "conv1": ("Convolution", [(4, 3, 3, 3), (4,)]),
     "bn1": ("BatchNorm", [(4,), (4,), (1,)]),
     "scale1": ("Scale", [(4,), (4,)]),
@@ -121,7 +121,7 @@ def caffemodels() -> list[bytes]:
     """The weights of `WEIGHED` in today's format, in V1 and in V0, with both kinds of shapes and double data."""
     random = np.random.default_rng(0)
     today, v1, v0 = pb.NetParameter(name="weighed"), pb.NetParameter(), pb.NetParameter()
-    for name, (kind, shapes) in _SHAPES.items():
+    for name, (kind, shapes) in SHAPES.items():
         new = today.layer.add(name=name, type=kind)
         old = v1.layers.add(name=name, type=pb.V1LayerParameter.CONVOLUTION)
         older = v0.layers.add()

@@ -8,8 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import binaries
+import folders
 import mutate
+import nets
 import seeds
+import texts
 
 from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.ir.summary import summarize
@@ -63,4 +67,12 @@ TARGETS = {
     "prototxt": Target(seeds.prototxts, mutate.mutate_text, run_prototxt),
     "caffemodel": Target(seeds.caffemodels, mutate.mutate_bytes, run_caffemodel),
     "solver": Target(seeds.solvers, mutate.mutate_text, run_solver),
+    "net": Target(nets.seeds, nets.build, nets.run),
+    "hdf5": Target(binaries.weights_files, binaries.damage_weights, binaries.run_weights),
+    "schedule": Target(texts.schedules, texts.damage_schedule, texts.run_schedule),
+    "log": Target(texts.logs, texts.damage_log, texts.run_log),
+    "folder": Target(folders.seeds, folders.damage, folders.run),
+    "lmdb": Target(binaries.lmdbs, binaries.damage_lmdb, binaries.run_lmdb),
+    "leveldb": Target(binaries.leveldbs, binaries.damage_leveldb, binaries.run_leveldb),
+    "picture": Target(binaries.pictures, binaries.damage_picture, binaries.run_picture),
 }

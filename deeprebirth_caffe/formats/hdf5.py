@@ -255,7 +255,7 @@ class Reader:
         outer = self._get(self.file, name)
         if not isinstance(outer, self._group):
             raise Hdf5Error(f"{self.name}: an HDF5 file, but none with {what}")
-        for key in self._keys(outer):
+        for key in self.keys(outer):
             inner = self._get(outer, key)
             if isinstance(inner, self._group):
                 yield str(key), inner
@@ -270,7 +270,7 @@ class Reader:
     def numbered(self, group: Any, what: str) -> dict[int, Array]:
         """The arrays of a group, by the numbers they are called."""
         arrays: dict[int, Array] = {}
-        for key in self._keys(group):
+        for key in self.keys(group):
             value = self.array(group, key)
             if value is None or not str(key).isdecimal() or int(key) > 1 << 20:
                 continue
@@ -304,7 +304,8 @@ class Reader:
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise Hdf5Error(f"{self.name}: cut off or damaged at {key!r}; download or copy it again") from error
 
-    def _keys(self, group: Any) -> list[str]:
+    def keys(self, group: Any) -> list[str]:
+        """The names in a group."""
         try:
             return list(group)
         except (OSError, RuntimeError, ValueError) as error:

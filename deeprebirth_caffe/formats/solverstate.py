@@ -164,8 +164,9 @@ def _wrong(name: str, reason: str) -> SolverStateError:
 
 def _read_hdf5(name: str) -> SolverState:
     with hdf5.Reader(name) as file:
-        if "history" not in file.file or "iter" not in file.file:
-            if "data" in file.file:
+        there = file.keys(file.file)
+        if "history" not in there or "iter" not in there:
+            if "data" in there:
                 raise SolverStateError(
                     f"{name}: these are weights, not a solverstate; give the file that ends with .solverstate.h5, "
                     "or start from these weights with -w"

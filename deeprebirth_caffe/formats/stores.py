@@ -196,4 +196,4 @@ def _open_leveldb(path: Path) -> Any:
 
 def _text(error: Exception) -> str:
     text = error.args[0] if error.args else ""
-    return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+    return " ".join((text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)).split())
