@@ -61,8 +61,9 @@ bench: $(STAMP) ## start-up and conversion, by the size of the net (docs/archite
 	@$(BIN)/python benchmarks/startup.py
 	@$(BIN)/python benchmarks/scale.py --layers 500
 
-fuzz: $(STAMP) ## mutate nets, weights and solvers, 100,000 of each (about four minutes)
-	@for target in prototxt caffemodel solver; do $(BIN)/python fuzz/run.py $$target --runs 100000 || exit 1; done
+FUZZED := prototxt caffemodel solver net hdf5 schedule log folder lmdb leveldb picture
+fuzz: $(STAMP) ## fuzz everything that is read from a disk, 100,000 inputs of each kind (about an hour)
+	@for target in $(FUZZED); do $(BIN)/python fuzz/run.py $$target --runs 100000 || exit 1; done
 
 clean: ## remove what make made here (real Caffe stays)
 	rm -rf $(VENV) .build build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo

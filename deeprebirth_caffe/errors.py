@@ -5,6 +5,8 @@ Exit codes are part of the interface: 0 done, 1 failed, 2 usage (click's own), 3
 
 from __future__ import annotations
 
+import shlex
+
 
 class RebirthError(Exception):
     """Something the user can act on; its text is one line that says what, where and what to do."""
@@ -22,3 +24,12 @@ class UsageError(RebirthError):
     """The command line names something that is not there."""
 
     exit_code = 2
+
+
+def spelled_command(*words: object) -> str:
+    """A command of ours as an error or a note tells people to type it: quoted as a shell wants it.
+
+    Args:
+        words: behind `rebirth`.
+    """
+    return shlex.join(["rebirth", *map(str, words)])

@@ -151,10 +151,10 @@ def seeds() -> list[bytes]:
     return [b""]
 
 
-def damage(random: Random, _: Sequence[bytes]) -> bytes:
+def damage(random: Random, _whole: Sequence[bytes]) -> bytes:
     """One or two files, each as its path and what it is to hold; a path alone is taken away."""
     parts = []
-    for _ in range(random.choice((1, 1, 2))):
+    for _count in range(random.choice((1, 1, 2))):
         path = random.choice(DAMAGED)
         kind = random.randrange(10)
         data = TREE[path]
@@ -183,11 +183,11 @@ def run(data: bytes, folder: Path) -> None:
             (root / path).write_bytes(content)
     touched = []
     for part in filter(None, data.split(SPLIT)):
-        path, there, content = part.partition(b"\0")
-        touched.append(path.decode())
-        (root / path.decode()).write_bytes(content)
+        name, there, content = part.partition(b"\0")
+        touched.append(name.decode())
+        (root / name.decode()).write_bytes(content)
         if not there:
-            (root / path.decode()).unlink()
+            (root / name.decode()).unlink()
     try:
         try:
             far = status(root)
@@ -202,5 +202,5 @@ def run(data: bytes, folder: Path) -> None:
             markdown.text(found.title, "", parts)
             json_bytes(_figures(found))
     finally:
-        for name in touched:
-            (root / name).write_bytes(TREE[name])
+        for place in touched:
+            (root / place).write_bytes(TREE[place])

@@ -19,6 +19,7 @@ from deeprebirth_caffe.ir import Net, NetError
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
 from deeprebirth_caffe.workflows.deploy import strip
+from deeprebirth_caffe.workflows.load import check_weights
 from deeprebirth_caffe.workflows.publish import json_bytes
 
 TYPES = sorted(entry.type for entry in ops.all_ops())
@@ -61,6 +62,7 @@ def run(data: bytes, folder: Path) -> None:
         again(found.deploy)
     net = Net.read(path)
     net.weights = random_weights(net)
+    check_weights(net, net.weights)
     if sum(array.size for name in net.weights for array in net.weights[name]) > 1 << 20:
         return
     if net.trains:
@@ -120,7 +122,7 @@ def _layer(random: Random, net: pb.NetParameter, blobs: list[str], number: int) 
         layer.top.append(layer.bottom[0] if place else _name(random) if _odd(random) else f"blob{number}_{index}")
     blobs.extend(layer.top)
     for field, _ in list(_parameters(layer)):
-        if field.name.replace("_", "").removesuffix("param") in kind.lower() and random.randrange(2) or _odd(random):
+        if (field.name.replace("_", "").removesuffix("param") in kind.lower() and random.randrange(2)) or _odd(random):
             _fill(random, getattr(layer, field.name), 0)
     _usual(random, layer)
     if kind in ("Convolution", "InnerProduct", "Scale") and random.randrange(4) == 0:
@@ -213,7 +215,7 @@ def _odd(random: Random) -> bool:
 def seeds() -> list[bytes]:
     """One sound net, so that everything is imported before memory is counted."""
     random = Random(0)
-    found = []
+    found: list[bytes] = []
     while len(found) < 3:
         data = build(random, ())
         try:

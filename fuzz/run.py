@@ -1,6 +1,6 @@
-"""Fuzzing: `python fuzz/run.py prototxt|caffemodel|solver [--runs N] [--jobs N] [--seed N]`.
+"""Fuzzing: `python fuzz/run.py TARGET [--runs N] [--jobs N] [--seed N]`; `targets.py` lists the targets.
 
-Mutated files go through reading and converting. A finding is any exception but RebirthError, any input that takes more
+Mutated files, and files that are built with values at the edges, go through everything that reads them. A finding is any exception but RebirthError, any input that takes more
 than five seconds, and any that takes more than 1 GiB of memory. Findings are kept as files in --keep, one for each
 kind; the exit status is 1 if there are any. With `--atheris` (and atheris installed) coverage guides the mutations.
 """

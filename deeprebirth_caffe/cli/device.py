@@ -13,6 +13,7 @@ from deeprebirth_caffe.cli.help import Group
 from deeprebirth_caffe.cli.options import FILE, json_option, print_json
 from deeprebirth_caffe.cli.streams import quiet
 from deeprebirth_caffe.cli.text import printable
+from deeprebirth_caffe.errors import spelled_command
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -124,7 +125,7 @@ def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _caffe(name: str, caffe: Mapping[str, Any] | None) -> str:
     if caffe is None:
-        return f"none: run `rebirth device install {name}`"
+        return f"none: run `{spelled_command('device', 'install', name)}`"
     by = f", run by {caffe['emulator']}: times mean nothing" if caffe["emulator"] else ""
     return f"{caffe['version']} for {caffe['machine']}{by}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -171,8 +172,15 @@ class Site:
         return self.graph.constant(label, array.astype(np.float32, copy=False), (owner, place, array.shape))
 
     def number(self, value: float) -> str:
-        """A number as a constant, in single precision as Caffe computes with it."""
-        value = float(np.float32(value))
+        """A number as a constant, in single precision as Caffe computes with it.
+
+        Raises:
+            RefusedError: single precision does not hold it.
+        """
+        with np.errstate(over="ignore"):
+            value = float(np.float32(value))
+        if not math.isfinite(value):
+            raise self.refuse("a number of it is larger than single precision holds")
         return self.graph.constant(f"constant_{value:g}", np.array(value, np.float32), ("number", value))
 
     def integers(self, values: Sequence[int]) -> str:

@@ -81,7 +81,7 @@ def _follow(group: Any, path: str, links: int) -> Any:
         if isinstance(link, h5py.SoftLink):
             if not links:
                 raise Hdf5Error(f"{path!r} is a link to a link to a link without end")
-            found = _follow(found, link.path, links - 1)
+            found = _follow(found, os.fsdecode(link.path), links - 1)  # bytes where it is no UTF-8
         else:
             found = found.get(part) if link is not None else None
         if found is None:
@@ -307,7 +307,7 @@ class Reader:
     def keys(self, group: Any) -> list[str]:
         """The names in a group."""
         try:
-            return list(group)
+            return [os.fsdecode(key) for key in group]
         except (OSError, RuntimeError, ValueError) as error:
             raise Hdf5Error(f"{self.name}: cut off or damaged; download or copy it again") from error
 

@@ -207,10 +207,12 @@ def check_weights(net: Net, weights: Weights, views: Iterable[View] | None = Non
 
 def layers_without_weights(net: Net) -> list[str]:
     """The layers that want weights and find none by their name: Caffe would leave them at random without a word."""
-    weights = net.weights
-    if weights is None:
-        return []
-    missing = (want.layer.name for want in _wants(net.views) if want.something and want.layer.name not in weights)
+    return [] if net.weights is None else unnamed_layers(net.views, net.weights)
+
+
+def unnamed_layers(views: Iterable[View], weights: Weights) -> list[str]:
+    """The layers of some views that want weights and are not in a file of weights, by name."""
+    missing = (want.layer.name for want in _wants(views) if want.something and want.layer.name not in weights)
     return list(dict.fromkeys(missing))
 
 

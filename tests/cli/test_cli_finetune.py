@@ -21,7 +21,7 @@ from closeness import assert_within, trained
 from tiny import NET, SOLVER, TERMS, datum, make_tiny, write_lmdb
 
 from deeprebirth_caffe.formats.solverstate import read_solverstate
-from deeprebirth_caffe.ir import Weights
+from deeprebirth_caffe.ir import Net, Weights
 
 pytest.importorskip("torch")
 pytest.importorskip("lmdb")
@@ -673,3 +673,31 @@ def test_data_where_we_are_and_a_solver_elsewhere(cli: Cli, engine: str) -> None
     assert cli("finetune", "zoo/solver.prototxt", *more).code == 1, "an older run's snapshots are found there too"
     state = "zoo/snap/tiny_iter_10.solverstate"
     assert cli("finetune", "zoo/solver.prototxt", *more, "--resume", state).code == 0
+
+
+def test_what_a_changed_net_would_go_on_with_at_random(cli: Cli) -> None:
+    finetune(cli, "--max-iter", 12)
+    text = Path("net.prototxt").read_text(encoding="utf-8")
+    name = next(layer.name for layer in Net.read("net.prototxt").layers if layer.op is not None and layer.op.tensor)
+    Path("net.prototxt").write_text(text.replace(f'name: "{name}"', 'name: "renamed"'), encoding="utf-8")
+    result = finetune(cli, "--resume", "snap/tiny_iter_10.solverstate", "--max-iter", 20)
+    said = result.err.splitlines()[-1]
+    assert (
+        result.code == 1
+        and "has nothing for 1 layer of the training net (renamed)" in said
+        and "-w snap/tiny_iter_10.caffemodel" in said
+    )
+
+
+def test_weights_of_a_run_that_was_ended_while_it_saved(cli: Cli) -> None:
+    finetune(cli, "--max-iter", 12)
+    for path in Path("snap").glob("*.solverstate*"):
+        path.unlink()
+    result = finetune(cli, "--max-iter", 12)
+    said = result.err.splitlines()[-1]
+    assert (
+        result.code == 1
+        and "tiny_iter_10.caffemodel: weights of an older run without their solverstate" in said
+        and "--force" in said
+    )
+    assert finetune(cli, "--max-iter", 12, "--force").code == 0

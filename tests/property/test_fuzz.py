@@ -11,12 +11,23 @@ import pytest
 RUN = Path(__file__).parents[2] / "fuzz/run.py"
 
 
-@pytest.mark.parametrize("target", ["prototxt", "caffemodel", "solver"])
-def test_mutated_files(target: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(RUN), target, "--runs", "500", "--jobs", "1", "--keep", str(tmp_path)]
+LIBRARIES = {"hdf5": "h5py", "schedule": "yaml", "lmdb": "lmdb", "leveldb": "plyvel", "picture": "cv2", "net": "onnx"}
+
+
+@pytest.mark.parametrize(
+    ("target", "runs"),
+    [
+        *(("prototxt", 500), ("caffemodel", 500), ("solver", 500), ("net", 300), ("hdf5", 300), ("schedule", 100)),
+        *(("log", 500), ("folder", 300), ("lmdb", 500), ("leveldb", 150), ("picture", 500)),
+    ],
+)
+def test_mutated_files(target: str, runs: int, tmp_path: Path) -> None:
+    if target in LIBRARIES:
+        pytest.importorskip(LIBRARIES[target])
+    command = [sys.executable, str(RUN), target, "--runs", str(runs), "--jobs", "1", "--keep", str(tmp_path)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
     assert done.returncode == 0, done.stdout
-    assert "500 inputs" in done.stdout
+    assert f"{runs} inputs" in done.stdout
 
 
 def test_a_finding_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import write_caffemodel
 from deeprebirth_caffe.formats.collector import uncollected
+from deeprebirth_caffe.formats.hdf5 import read_hdf5_model
+from deeprebirth_caffe.formats.solverstate import read_solverstate
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ir.weights import Weights
 from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
@@ -90,3 +93,18 @@ def test_a_net_whose_numbers_would_overflow_is_not_written(tmp_path: Path) -> No
 
 def test_json_has_no_word_for_some_numbers() -> None:
     assert json.loads(json_bytes({"a": [float("nan"), (float("-inf"), 1.5)]})) == {"a": [None, [None, 1.5]]}
+
+
+def test_hdf5_names_that_are_no_utf8(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        group = file.create_group("data").create_group("conv")
+        group["0"] = h5py.SoftLink("/xyz")
+        file["data/abc"] = h5py.SoftLink("/xyz")
+    data = (tmp_path / "w.h5").read_bytes()
+    for name in (b"xyz", b"abc"):
+        (tmp_path / "w.h5").write_bytes(data.replace(name, b"\xff" + name[1:]))
+        with pytest.raises(RebirthError, match="these are weights|cut off or damaged"):
+            read_solverstate(tmp_path / "w.h5")
+        with contextlib.suppress(RebirthError):
+            assert list(read_hdf5_model(tmp_path / "w.h5")) == ["conv"]

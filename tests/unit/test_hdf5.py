@@ -88,7 +88,7 @@ def test_shared_parameters_come_back_with_the_net(tmp_path: Path) -> None:
 def test_weights_of_another_net_are_refused(tmp_path: Path) -> None:
     (tmp_path / "net.prototxt").write_text(data(1, 3) + fc("a", "data", 4))
     path = _write(tmp_path / "x.h5", [("a", [ONE, TWO])])
-    with pytest.raises(RebirthError, match="the shapes of 1 layers differ: a wants 4x3 \\+ 4 and the file has 2x3"):
+    with pytest.raises(RebirthError, match="the shapes of 1 layer differ: a wants 4x3 \\+ 4 and the file has 2x3"):
         load_net(tmp_path / "net.prototxt", path)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from deeprebirth_caffe.bench.targets.elf import read_elf
 from deeprebirth_caffe.engines.caffe.arch import ARCHES
 from deeprebirth_caffe.engines.caffe.locate import find_caffe
-from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.errors import RebirthError, spelled_command
 
 PROGRAM = "bin/caffe"
 
@@ -55,9 +55,8 @@ def from_prefix(prefix: Path) -> Bundle:
     """
     triple = _TRIPLES.get(find_caffe(prefix).arch or "")
     if triple is None:
-        raise RebirthError(
-            f"{prefix} holds no Caffe of rebirth: run `rebirth caffe install --arch arm64 --prefix {prefix}`"
-        )
+        hint = spelled_command("caffe", "install", "--arch", "arm64", "--prefix", prefix)
+        raise RebirthError(f"{prefix} holds no Caffe of rebirth: run `{hint}`")
     libraries = prefix / "usr/lib" / triple
     # The order of the wrapper bin/caffe: OpenBLAS before the reference BLAS.
     places = [

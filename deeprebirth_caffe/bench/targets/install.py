@@ -229,7 +229,7 @@ def _send(
     with tempfile.TemporaryDirectory(prefix="rebirth-device-") as folder:
         for list_name, names in (("drop", drop), ("keep", keep)):
             file = Path(folder) / list_name
-            file.write_text("".join(f"{name}\n" for name in names), encoding="ascii", errors="strict")
+            file.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
             shell.push(file, f"{root}/caffe.new/.list/{list_name}")
     shell.check("sort its files", _SORT, root, timeout=_SLOW)
     sent, total = 0, sum(bundle.files[name].stat().st_size for name in todo)
@@ -252,7 +252,7 @@ def _finish(shell: Shell, bundle: Bundle, wanted: Mapping[str, str], emulator: s
     final = Installed(f"{root}/caffe", bundle.machine, bundle.loader, emulator, bundle.source, version, bundle.bytes)
     with tempfile.TemporaryDirectory(prefix="rebirth-device-") as folder:
         manifest, facts = Path(folder) / MANIFEST, Path(folder) / FACTS
-        manifest.write_text("".join(f"{digest}  {name}\n" for name, digest in wanted.items()), encoding="ascii")
+        manifest.write_text("".join(f"{digest}  {name}\n" for name, digest in wanted.items()), encoding="utf-8")
         # Where it is there is known from where it was found.
         facts.write_text(json.dumps({k: v for k, v in final.to_dict().items() if k != "directory"}), encoding="utf-8")
         for file in (manifest, facts):
@@ -279,7 +279,8 @@ def _hashes(shell: Shell) -> dict[str, str]:
 
 def _under(there: Mapping[str, str], top: str) -> list[str]:
     # Files that we did not name are left alone: they cannot be in the way.
-    return [path.removeprefix(top) for path in there if re.fullmatch(re.escape(top) + r"(bin|lib)/[\w.+-]+", path)]
+    ours = re.compile(re.escape(top) + r"(bin|lib)/[\w.+-]+", re.ASCII)
+    return [path.removeprefix(top) for path in there if ours.fullmatch(path)]
 
 
 def _digest(path: Path) -> str:

@@ -20,6 +20,7 @@ from deeprebirth_caffe.bench.targets.battery import battery
 from deeprebirth_caffe.bench.targets.facts import THERMAL, describe, hottest, read_files
 from deeprebirth_caffe.bench.targets.install import Installed, installed
 from deeprebirth_caffe.bench.targets.shell import DeviceError, DeviceLostError, Shell, Transport
+from deeprebirth_caffe.errors import spelled_command
 
 COOL_DEGREES = 5.0
 """A run starts when the processor is at most so much hotter than it was before the first."""
@@ -112,7 +113,8 @@ class RemoteTarget:
             self.name = self._shell.name
             self._installed = installed(self._shell)
             if self._installed is None:
-                raise DeviceError(f"{self.name} has no Caffe: run `rebirth device install {self.name}`")
+                hint = spelled_command("device", "install", self.name)
+                raise DeviceError(f"{self.name} has no Caffe: run `{hint}`")
             run = secrets.token_hex(6)
             self._shell.check("make a directory", _OPEN, self._shell.root, run)
             self._folder = f"{self._shell.root}/runs/{run}"

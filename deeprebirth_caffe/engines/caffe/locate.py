@@ -17,6 +17,7 @@ from pathlib import Path
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.caffe.arch import own_arch
 from deeprebirth_caffe.engines.caffe.asking import Answer, ask
+from deeprebirth_caffe.errors import spelled_command
 
 STAMP = ".rebirth-caffe"
 HOW_TO = "run `rebirth caffe install`, or name one with --caffe"
@@ -159,7 +160,8 @@ def _directory(path: Path, where: str, env: Mapping[str, str]) -> CaffeInstall:
     if installed is not None:
         return installed
     if (path / ".work").is_dir():
-        raise CaffeNotFoundError(f"{where}: {path} is unfinished: run `rebirth caffe install --prefix {path}` again")
+        hint = spelled_command("caffe", "install", "--prefix", path)
+        raise CaffeNotFoundError(f"{where}: {path} is unfinished: run `{hint}` again")
     binary = next((one for one in (path / name for name in _PROGRAMS) if _runs(one)), None)
     if binary is not None:
         return _with_python(binary, where, env, path)

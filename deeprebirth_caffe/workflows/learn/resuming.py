@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from deeprebirth_caffe.engines.plan import find_model
@@ -14,7 +15,7 @@ from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.ops.base import by
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.workflows.learn.solver_nets import SolverNet
-from deeprebirth_caffe.workflows.load import check_weights
+from deeprebirth_caffe.workflows.load import check_weights, unnamed_layers
 from deeprebirth_caffe.workflows.publish import counted
 
 
@@ -41,7 +42,14 @@ def check_resume(path: Path, solver: pb.SolverParameter, train: SolverNet, root:
         )
     _check_history(path, state, solver.type or "SGD", train.view)
     model = find_model(state.learned_net, path, root)
-    check_weights(train.net, Weights.read(model, [layer.param for layer in train.net.layers]))
+    weights = Weights.read(model, [layer.param for layer in train.net.layers])
+    check_weights(train.net, weights)
+    if missing := unnamed_layers((train.view,), weights):
+        raise RebirthError(
+            f"{model}: has nothing for {counted(len(missing), 'layer')} of the training net ({missing[0]}), so Caffe "
+            "would go on at random there; was the net changed? Resume with the net as it was, or start anew with "
+            f"{shlex.join(['-w', str(model)])}"
+        )
     return state.iteration
 
 

@@ -50,6 +50,13 @@ def check_overwriting(plan: Plan, iterations: Sequence[int]) -> None:
     """
     names = [name for number in iterations for name in (plan.model_name(number), plan.state_name(number))]
     there = [plan.root / name for name in names if (plan.root / name).exists()]
+    alone = [path for path in there if path.name.endswith((".caffemodel", ".caffemodel.h5"))]
+    if there and len(alone) == len(there):
+        raise RebirthError(
+            f"{there[0]}: weights of an older run without their solverstate (it was ended while it saved, or the "
+            "solverstate was moved): nothing can go on from them, and this run would write over them; move them away, "
+            "or add --force"
+        )
     if there:
         more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
         raise RebirthError(
