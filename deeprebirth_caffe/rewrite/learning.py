@@ -12,8 +12,8 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ops.forks import DEPTHWISE
 
-MAX_LR_MULT = 1e38
-"""About as much as single precision holds."""
+LARGEST = 3.4028234663852886e38
+"""Of single precision."""
 
 LrMults = dict[str, list[float]]
 """The original lr_mult of each blob of a rebirth layer, by the layer's name."""
@@ -58,7 +58,7 @@ def learn_faster(layers: Iterable[Layer], factor: float) -> LrMults:
         specs = layer.param.param[:count]
         originals[layer.name] = [spec.lr_mult for spec in specs]
         for spec in specs:
-            if not abs(spec.lr_mult * factor) < MAX_LR_MULT:
+            if not abs(spec.lr_mult * factor) <= LARGEST:
                 raise RebirthError(
                     f'{layer.where}: {spec.lr_mult:g}, the lr_mult of layer "{layer.name}", times {factor:g} is more '
                     "than Caffe can hold; correct it"

@@ -10,9 +10,9 @@ from typing import Any
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import read_regular
-from deeprebirth_caffe.formats.jsonfile import ANYTHING, TEXT, Each, Number, parse_json, shaped
+from deeprebirth_caffe.formats.jsonfile import ANYTHING, TEXT, Each, Number, Shape, parse_json, shaped
 from deeprebirth_caffe.ir import Net, NetCost, summarize
-from deeprebirth_caffe.rewrite.learning import MAX_LR_MULT, LrMults
+from deeprebirth_caffe.rewrite.learning import LARGEST, LrMults
 from deeprebirth_caffe.rewrite.pipeline import Outcome
 from deeprebirth_caffe.workflows.check import CheckResult
 from deeprebirth_caffe.workflows.ledger import Ledger
@@ -125,6 +125,9 @@ class Earlier:
     reparam: dict[str, list[str]] = field(default_factory=dict)
 
 
+_EARLIER: Shape = {"lr_mult": Each([Number(least=-LARGEST, most=LARGEST)]), "reparam?": Each([TEXT])}
+
+
 def read_earlier(net_path: Path) -> Earlier:
     """Reads the manifest beside a net that an earlier conversion made; nothing where there is none.
 
@@ -140,7 +143,7 @@ def read_earlier(net_path: Path) -> Earlier:
             return Earlier()
         if manifest["version"] != SCHEMA:
             raise ValueError(f"version {manifest['version']!r:.40}, and this rebirth reads {SCHEMA}")
-        manifest = shaped(manifest, {"lr_mult": Each([Number(most=MAX_LR_MULT)]), "reparam?": Each([TEXT])})
+        manifest = shaped(manifest, _EARLIER)
         return Earlier(manifest["lr_mult"], manifest.get("reparam", {}))
     except (OSError, ValueError) as error:
         raise RebirthError(

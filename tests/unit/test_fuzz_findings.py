@@ -104,7 +104,7 @@ def test_hdf5_names_that_are_no_utf8(tmp_path: Path) -> None:
     data = (tmp_path / "w.h5").read_bytes()
     for name in (b"xyz", b"abc"):
         (tmp_path / "w.h5").write_bytes(data.replace(name, b"\xff" + name[1:]))
-        with pytest.raises(RebirthError, match="these are weights|cut off or damaged"):
+        with pytest.raises(RebirthError, match=r"these are weights|cut off or damaged"):
             read_solverstate(tmp_path / "w.h5")
         with contextlib.suppress(RebirthError):
             assert list(read_hdf5_model(tmp_path / "w.h5")) == ["conv"]
