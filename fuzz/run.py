@@ -1,8 +1,10 @@
 """Fuzzing: `python fuzz/run.py TARGET [--runs N] [--jobs N] [--seed N]`; `targets.py` lists the targets.
 
-Mutated files, and files that are built with values at the edges, go through everything that reads them. A finding is any exception but RebirthError, any input that takes more
-than five seconds, and any that takes more than 1 GiB of memory. Findings are kept as files in --keep, one for each
-kind; the exit status is 1 if there are any. With `--atheris` (and atheris installed) coverage guides the mutations.
+Mutated files, and files that are built with values at the edges, go through everything that reads them. A finding is
+any exception but RebirthError, any input that takes more than five seconds, and any that takes more than 1 GiB of
+memory. Findings are kept as files in --keep, one for each kind; the exit status is 1 if there are any. An input that
+kills its process is a finding, too: each job is a process of its own. With `--atheris` (and atheris installed) coverage
+guides the mutations.
 """
 
 from __future__ import annotations

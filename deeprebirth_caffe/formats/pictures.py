@@ -18,6 +18,8 @@ VARIABLE = "REBIRTH_MAX_PIXELS"
 """The environment variable that allows larger pictures."""
 
 _STDERR = 2
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SPARE = 1 << 20
 
 MOST_PIXELS = 100_000_000
 """Height times width of a picture: it may be a file of a few megabytes and take gigabytes once it is decoded."""
@@ -58,7 +60,7 @@ def imdecode(data: bytes, flag: int) -> Any:
         TooLargeError: it has too many pixels.
     """
     cv2 = load_opencv()
-    if not data:
+    if not data or _is_bloated_png(data):
         return None
     with _silent():
         try:
@@ -69,6 +71,17 @@ def imdecode(data: bytes, flag: int) -> Any:
                     f"the picture has more than {most_pixels():,} pixels; ${VARIABLE} allows more"
                 ) from error
             return None
+
+
+def _is_bloated_png(data: bytes) -> bool:
+    """Whether a chunk of a PNG says that it is far longer than the file: OpenCV would make room for it all the same."""
+    at = len(_PNG)
+    while data.startswith(_PNG) and at + 4 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if length > len(data) + _SPARE:
+            return True
+        at += 12 + length  # length, kind and checksum around what it holds
+    return False
 
 
 class _Silence:

@@ -16,7 +16,7 @@ from deeprebirth_caffe.bench.targets.links import link
 from deeprebirth_caffe.bench.targets.shell import Shell
 from deeprebirth_caffe.engines.caffe.arch import ARCHES
 from deeprebirth_caffe.engines.caffe.locate import default_prefix
-from deeprebirth_caffe.errors import RebirthError, UsageError
+from deeprebirth_caffe.errors import RebirthError, UsageError, spelled_command
 
 VERSION = 1
 """Of the JSON, see docs/json.md."""
@@ -98,8 +98,10 @@ def usual_prefix(machines: Sequence[str]) -> Path:
     for prefix in prefixes:
         if prefix.is_dir():
             return prefix
-    hint = f"run `rebirth caffe install --arch {arches[0]}`, or name another with --prefix or --binary"
-    raise RebirthError(f"no Caffe for {arches[0]} in {prefixes[0]}: {hint}")
+    hint = spelled_command("caffe", "install", "--arch", arches[0])
+    raise RebirthError(
+        f"no Caffe for {arches[0]} in {prefixes[0]}: run `{hint}`, or name another with --prefix or --binary"
+    )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -447,3 +448,14 @@ def test_libraries_say_nothing_of_their_own(tmp_path: Path, capfd: pytest.Captur
     assert datum_shape("list.txt", "IMAGES", tmp_path) is None
     os.write(2, b"heard")
     assert capfd.readouterr().err == "heard"
+
+
+def test_a_png_whose_chunk_is_longer_than_any_memory(tmp_path: Path) -> None:
+    """OpenCV makes room for what a chunk says before it looks whether the file has it."""
+    data = encode(image(RNG, 6, 8))
+    at = data.index(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(data[:at] + b"\x33\x00\x00\x00" + data[at + 4 :])
+    (tmp_path / "list.txt").write_text("a.png 1\n")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(images(), tmp_path, "no picture, or a damaged one")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB

@@ -82,7 +82,7 @@ def test_the_collector_is_left_as_it_was(on: bool) -> None:
 
 
 def test_a_net_whose_numbers_would_overflow_is_not_written(tmp_path: Path) -> None:
-    text = NORM.replace('}\nlayer { name: "bn"', 'param { lr_mult: 3e37 } }\nlayer { name: "bn"') + (
+    text = NORM.replace('}\nlayer { name: "bn"', 'param { lr_mult: 3e38 } }\nlayer { name: "bn"') + (
         'layer { name: "pool" type: "Pooling" bottom: "conv" top: "pool" pooling_param { kernel_size: 2 stride: 2 } }'
         'layer { name: "loss" type: "EuclideanLoss" bottom: "pool" bottom: "pool" }'
     )

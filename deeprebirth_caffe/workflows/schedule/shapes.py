@@ -36,6 +36,8 @@ SCORES = Maybe(Each(Maybe(Either((NUMBER, [Maybe(NUMBER)])))))
 """What a test gave: of each output a number, or a list of them; null where it is none."""
 FIGURES = Each(Maybe(NUMBER))
 
+_TOTALS: Shape = {f"{name}?": Maybe(NUMBER) for name in ("layers", "params", "macs")}
+
 RUN_SHAPE: Shape = {
     "name?": Maybe(TEXT),
     "schedule?": {"test?": {"metric?": Maybe(TEXT)}},
@@ -60,8 +62,8 @@ RESULT_SHAPE: Shape = {
 MANIFEST_SHAPE: Shape = {
     "outputs": {"net": FILE_NAME},
     "rewrites": [{"stage": TEXT, "pass": TEXT}],
-    "before?": FIGURES,
-    "after?": FIGURES,
+    "before?": _TOTALS,
+    "after?": _TOTALS,
     "ledger?": Maybe(
         {"layers": {"relearned": [TEXT]}, "copied": COUNT, "folded": COUNT, "relearned": COUNT, "dropped": COUNT}
     ),
