@@ -201,7 +201,7 @@ def _accuracy(run: Run) -> Iterator[Block]:
                 interval(lost),
                 _score(step.after_convert, main),
                 *([_score(step.after_distil, main)] if distilled else []),
-                *(_count(number(after.get(key))) for key in ("params", "macs")),
+                *(_count(after.get(key)) for key in ("params", "macs")),
                 NONE if step.iterations is None else str(step.iterations),
                 duration(step.seconds),
                 _status(step),
