@@ -63,7 +63,8 @@ def _result(place: str, kind: str) -> dict[str, Any]:
 
 
 def _manifest() -> dict[str, Any]:
-    figures = {"layers": 6, "params": 1000, "macs": 123456, "blob_bytes": 4096}
+    figures: dict[str, Any] = {"layers": 6, "params": 1000, "macs": 123456, "memory_bytes": 4096}
+    figures = {**figures, "uncounted": [{"name": "x", "type": "Foo"}]}
     return {
         "version": 1,
         "outputs": {"net": "net.prototxt"},
@@ -79,7 +80,7 @@ def _times() -> dict[str, Any]:
     layers += [{"name": "pool1", "type": "Pooling", "stage": "pool1", "tensor": False, "forward_ms": 0.75}]
 
     def net(place: str, median: float) -> dict[str, Any]:
-        sizes = dict.fromkeys(("peak_rss_bytes", "blob_bytes", "reused_bytes", "param_bytes", "storage_bytes"), 2**20)
+        sizes = dict.fromkeys(("peak_rss_bytes", "memory_bytes", "reused_bytes", "param_bytes", "storage_bytes"), 2**20)
         return {
             **{
                 "net": f"/r/03-deploy{place}/deploy.prototxt",

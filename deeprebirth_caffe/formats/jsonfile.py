@@ -75,9 +75,15 @@ class Maybe:
 
 @dataclass(frozen=True)
 class Each:
-    """An object with any keys, all of whose values are alike."""
+    """An object with any keys, all of whose values are alike.
+
+    Attributes:
+        of: the values.
+        key: what each key has to be.
+    """
 
     of: Shape
+    key: Text = Text()
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,8 @@ def shaped(data: Any, shape: Shape, where: str = "") -> Any:
     if isinstance(shape, list) and isinstance(data, list):
         return [shaped(one, shape[0], f"{where}[{index}]") for index, one in enumerate(data)]
     if isinstance(shape, Each) and isinstance(data, dict):
+        for key in data:
+            shaped(key, shape.key, f"a key of {where}" if where else "a key")
         return {key: shaped(one, shape.of, _below(where, key)) for key, one in data.items()}
     if isinstance(shape, dict) and isinstance(data, dict):
         found = dict(data)

@@ -57,6 +57,7 @@ def test_what_fits_comes_through(data: Any, shape: Shape) -> None:
         ({"rows": [{}]}, ROWS, "it lacks rows[0].name"),
         ({"rows": [{"name": "a"}, {"name": 1}]}, ROWS, "rows[1].name is 1, not a string"),
         ({"rows": {"name": "a"}}, ROWS, "rows is an object, not a list"),
+        ({"a": {"b/c": 1}}, {"a": Each(NUMBER, FILE_NAME)}, 'a key of a is "b/c", not the name of a file'),
         ([], ROWS, "it is a list, not an object"),
         ({"a": True}, Each(NUMBER), "a is true, not a number"),
         ({"a": 10**400}, Each(NUMBER), "a is a long number, not a number"),

@@ -176,8 +176,7 @@ def _before(run: Run) -> Mapping[str, Any]:
 def _after(run: Run) -> Mapping[str, Any]:
     """The figures of the net that the run ended with: of the last conversion's output."""
     done = [step.manifest.data for step in run.steps if step.counts and step.manifest is not None]
-    figures = done[-1].get("after") if done else None
-    return figures if isinstance(figures, Mapping) else {}
+    return dict(done[-1].get("after", {})) if done else {}
 
 
 def _accuracy(run: Run) -> Iterator[Block]:

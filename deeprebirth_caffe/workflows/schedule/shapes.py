@@ -36,7 +36,10 @@ SCORES = Maybe(Each(Maybe(Either((NUMBER, [Maybe(NUMBER)])))))
 """What a test gave: of each output a number, or a list of them; null where it is none."""
 FIGURES = Each(Maybe(NUMBER))
 
-_TOTALS: Shape = {f"{name}?": Maybe(NUMBER) for name in ("layers", "params", "macs")}
+_TOTALS: Shape = {
+    **{f"{name}?": Maybe(NUMBER) for name in ("layers", "params", "macs", "memory_bytes")},
+    "uncounted?": [{"name": TEXT, "type": TEXT}],
+}
 
 RUN_SHAPE: Shape = {
     "name?": Maybe(TEXT),
@@ -44,7 +47,10 @@ RUN_SHAPE: Shape = {
     "steps": [{"folder": _FOLDER, "name": TEXT, "kind": TEXT, "stages": [TEXT]}],
     "commands?": [{"command": [TEXT]}],
 }
-STEP_SHAPE: Shape = {"parts?": Each({"of?": ANYTHING, "done": FLAG, "seconds": NUMBER, "made?": Each(ANYTHING)})}
+STEP_SHAPE: Shape = {
+    "parts?": Each({"of?": ANYTHING, "done": FLAG, "seconds": NUMBER, "made?": Each(ANYTHING)}, FILE_NAME)
+}
+"""A part is called like the folder or file that it leaves."""
 RESULT_SHAPE: Shape = {
     "status": TEXT,
     "net?": Maybe(TEXT),
@@ -83,7 +89,7 @@ TIME_SHAPE: Shape = {
             ],
             "tensor_share": Maybe(NUMBER),
             "peak_rss_bytes": Maybe(NUMBER),
-            "blob_bytes": Maybe(NUMBER),
+            "memory_bytes": Maybe(NUMBER),
             "reused_bytes": Maybe(NUMBER),
             "param_bytes": Maybe(NUMBER),
             "storage_bytes": Maybe(NUMBER),
