@@ -108,3 +108,13 @@ def test_hdf5_names_that_are_no_utf8(tmp_path: Path) -> None:
             read_solverstate(tmp_path / "w.h5")
         with contextlib.suppress(RebirthError):
             assert list(read_hdf5_model(tmp_path / "w.h5")) == ["conv"]
+
+
+def test_an_identity_of_the_other_phase(tmp_path: Path) -> None:
+    """Other sizes are tried in TEST alone."""
+    (tmp_path / "net.prototxt").write_text(
+        NORM
+        + 'layer { name: "cut" type: "Slice" bottom: "conv" top: "cut" include { phase: TRAIN } }'
+        + 'layer { name: "loss" type: "EuclideanLoss" bottom: "cut" bottom: "cut" include { phase: TRAIN } }'
+    )
+    convert(ConvertOptions(tmp_path / "net.prototxt", dry_run=True))

@@ -85,6 +85,8 @@ def _for_now(facts: Facts, layer: Layer) -> str:
     sizes = facts.net.other_sizes
     for views, what in ((sizes.views, THIS_SIZE), (sizes.batches, "and the net takes other batches")):
         for view in views:
+            if layer not in view.ins:  # of another phase than the sizes are tried in
+                continue
             into, out = view.ins[layer][0], view.outs[layer][0]
             if into.shape != out.shape or (layer.type == "Pooling" and not _one_by_one(layer, into)):
                 return f"it does nothing to {'x'.join(map(str, facts.value_in(layer).shape or ()))} alone, {what}"
