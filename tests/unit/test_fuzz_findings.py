@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import write_caffemodel
 from deeprebirth_caffe.formats.collector import uncollected
 from deeprebirth_caffe.formats.hdf5 import read_hdf5_model
 from deeprebirth_caffe.formats.solverstate import read_solverstate
-from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ir import Net, NetError
 from deeprebirth_caffe.ir.weights import Weights
 from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
+from deeprebirth_caffe.workflows.deploy import strip
 from deeprebirth_caffe.workflows.publish import json_bytes
 
 CYCLE = """
@@ -110,11 +112,25 @@ def test_hdf5_names_that_are_no_utf8(tmp_path: Path) -> None:
             assert list(read_hdf5_model(tmp_path / "w.h5")) == ["conv"]
 
 
-def test_an_identity_of_the_other_phase(tmp_path: Path) -> None:
-    """Other sizes are tried in TEST alone."""
-    (tmp_path / "net.prototxt").write_text(
-        NORM
-        + 'layer { name: "cut" type: "Slice" bottom: "conv" top: "cut" include { phase: TRAIN } }'
-        + 'layer { name: "loss" type: "EuclideanLoss" bottom: "cut" bottom: "cut" include { phase: TRAIN } }'
-    )
+REACH = """
+input: "data" input_shape { dim: 2 dim: 4 dim: 8 dim: 5 }
+layer { name: "crop" type: "Crop" bottom: "data" bottom: "data" top: "crop" }
+layer { name: "hinge" type: "HingeLoss" bottom: "data" bottom: "crop" top: "hinge" }
+layer { name: "split" type: "Split" bottom: "hinge" top: "split" }
+"""
+NOTHING = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 0 dim: 8 dim: 31 dim: 0 } } }
+layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inner_product_param { num_output: 5 } }
+layer { name: "norm" type: "LRN" bottom: "data" top: "norm" }
+layer { name: "loss" type: "HingeLoss" bottom: "fc" bottom: "norm" top: "loss" }
+"""
+
+
+@pytest.mark.parametrize("text", [REACH, NOTHING], ids=["does not run at other sizes", "a picture of nothing"])
+def test_what_cannot_be_judged_stays(tmp_path: Path, text: str) -> None:
+    (tmp_path / "net.prototxt").write_text(text)
     convert(ConvertOptions(tmp_path / "net.prototxt", dry_run=True))
+    net = Net.read(tmp_path / "net.prototxt")
+    net.weights = random_weights(net)
+    with contextlib.suppress(NetError):  # of the first nothing is left
+        strip(net)

@@ -85,7 +85,7 @@ def _for_now(facts: Facts, layer: Layer) -> str:
     sizes = facts.net.other_sizes
     for views, what in ((sizes.views, THIS_SIZE), (sizes.batches, "and the net takes other batches")):
         for view in views:
-            if layer not in view.ins:  # of another phase than the sizes are tried in
+            if layer not in view.ins:  # behind a layer that does not run at that size
                 continue
             into, out = view.ins[layer][0], view.outs[layer][0]
             if into.shape != out.shape or (layer.type == "Pooling" and not _one_by_one(layer, into)):

@@ -98,7 +98,10 @@ def _look(facts: Facts, layer: Layer) -> _Plan | str:
     bottoms = facts.shapes_in(layer)
     assert not isinstance(bottoms, str)
     before, after = predicted_now(facts, [layer]), predicted(param, bottoms)
-    assert not isinstance(before, str) and not isinstance(after, str), "both shapes are known"
+    for cost in (before, after):
+        if isinstance(cost, str):
+            return cost  # Caffe would not run a window over a picture of nothing
+    assert not isinstance(before, str) and not isinstance(after, str)
     kind = op("Convolution")
     assert kind is not None
     flat = predicted(pb.LayerParameter(type="Flatten", top=["flat"]), kind.shapes(param, bottoms))
