@@ -16,6 +16,7 @@ import mutate
 import numpy as np
 import seeds as files
 
+from deeprebirth_caffe.data import open_layer
 from deeprebirth_caffe.data.decode import COLOR, GRAY, NATIVE, BadRecordError, decode
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.pictures import load_opencv
@@ -40,15 +41,24 @@ def damage_weights(random: Random, seeds: Sequence[bytes]) -> bytes:
 
 
 def run_weights(data: bytes, folder: Path) -> None:
-    """Takes the file through a conversion, and reads it as a solverstate."""
+    """Takes the file through a conversion, and reads it as data and as a solverstate."""
     path, net = folder / "net.caffemodel.h5", folder / "weighed.prototxt"
     path.write_bytes(data)
     if not net.exists():
         net.write_text(files.WEIGHED)
+    (folder / "list.txt").write_text(path.name)
+    top = "data/conv1/0"
+    datum_shape("list.txt", "HDF5", folder, top=top)
+    param = pb.LayerParameter(name="data", type="HDF5Data", top=[top])
+    param.hdf5_data_param.source, param.hdf5_data_param.batch_size = "list.txt", 2
     try:
-        convert(ConvertOptions(net, path, out=folder / "out", dry_run=True))
+        with open_layer(param, False, folder, threads=1) as data_layer:
+            data_layer.next()
     finally:
-        read_solverstate(path)
+        try:
+            convert(ConvertOptions(net, path, out=folder / "out", dry_run=True))
+        finally:
+            read_solverstate(path)
 
 
 def _weights(random: Random, number: int) -> bytes:

@@ -14,7 +14,7 @@ from deeprebirth_caffe.data.rng import EPOCH, FILES, generator
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats import memory
 from deeprebirth_caffe.formats.files import read_regular_text
-from deeprebirth_caffe.formats.hdf5 import find_dataset, open_hdf5
+from deeprebirth_caffe.formats.hdf5 import find_dataset, open_hdf5, told_as_damage
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
@@ -65,14 +65,15 @@ class HDF5Reader(Reader):
         with self._open(name) as file:
             for top in self.param.top:
                 try:
-                    dataset = find_dataset(file, top, itemsize=4)
-                    shape = getattr(dataset, "shape", None)
+                    with told_as_damage(f"cut off or damaged at {top!r}"):
+                        dataset = find_dataset(file, top, itemsize=4)
+                        shape, kind = (None, "") if dataset is None else (dataset.shape, dataset.dtype.kind)
                     memory.need(8 * int(shape[0]) if shape else 0, f"the order of the rows of {top!r}")
-                except (RebirthError, OSError, RuntimeError, ValueError, KeyError) as error:
+                except RebirthError as error:
                     refuse(self.param, f"{name}: {error}", error)
-                if shape is None:
+                if dataset is None:
                     refuse(self.param, f'{name}: there is no data set "{top}"')
-                if not shape or dataset.dtype.kind not in "fiu":
+                if not shape or kind not in "fiu":
                     refuse(self.param, f'{name}: data set "{top}" does not hold rows of numbers')
                 shapes.append(tuple(int(size) for size in shape))
         if len({shape[0] for shape in shapes}) != 1:
@@ -89,8 +90,9 @@ class HDF5Reader(Reader):
                 for top, shape in zip(self.param.top, self._shapes[index], strict=True):
                     array = np.empty(shape, np.float32)
                     try:
-                        find_dataset(file, top, itemsize=4).read_direct(array)
-                    except (RebirthError, AttributeError, OSError, TypeError, ValueError, KeyError) as error:
+                        with told_as_damage("cut off or damaged"):
+                            find_dataset(file, top, itemsize=4).read_direct(array)
+                    except RebirthError as error:
                         refuse(self.param, f'{self._names[index]}: cannot read data set "{top}"', error)
                     arrays.append(array)
             self._loaded = index, arrays

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any, BinaryIO
 
@@ -53,6 +54,24 @@ def open_hdf5(path: str | os.PathLike[str]) -> Any:
     h5py = _h5py(os.fspath(path))
     with open_regular(path):
         return h5py.File(path, "r")
+
+
+@contextmanager
+def told_as_damage(what: str) -> Iterator[None]:
+    """Makes one error of ours of what h5py raises over a damaged file: nearly any class, from an OSError to a KeyError.
+
+    Args:
+        what: the error's first words: the file, and what of it cannot be read.
+
+    Raises:
+        Hdf5Error: h5py raised something.
+    """
+    try:
+        yield
+    except (RebirthError, MemoryError, FileNotFoundError):
+        raise
+    except Exception as error:
+        raise Hdf5Error(f"{what}; download or copy it again") from error
 
 
 def find_object(group: Any, path: str) -> Any:
@@ -106,10 +125,11 @@ def count_rows(path: str | os.PathLike[str], name: str) -> int:
         RebirthError: it must not be read.
     """
     with open_hdf5(path) as file:
-        found = find_dataset(file, name)
-        if found is None:
-            raise KeyError(name)
-        return len(found)
+        with told_as_damage(f"{os.fspath(path)}: cut off or damaged at {name!r}"):
+            found = find_dataset(file, name)
+            if found is not None:
+                return len(found)
+        raise KeyError(name)
 
 
 PACKED = 200
@@ -284,32 +304,27 @@ class Reader:
         found = self._get(group, key)
         if not isinstance(found, self._dataset):
             return None
-        try:
-            if found.dtype.kind == "O" and found.shape:
-                raise Hdf5Error(f"{key!r} holds texts, not numbers")
-            self._size += check_dataset(found, key, packed=PACKED)
-            memory.need(self._size, "what it holds")
-        except RebirthError as error:
-            raise Hdf5Error(f"{self.name}: {error}") from error
-        try:
+        with told_as_damage(f"{self.name}: cut off or damaged at {key!r}"):
+            try:
+                if found.dtype.kind == "O" and found.shape:
+                    raise Hdf5Error(f"{key!r} holds texts, not numbers")
+                self._size += check_dataset(found, key, packed=PACKED)
+                memory.need(self._size, "what it holds")
+            except RebirthError as error:
+                raise Hdf5Error(f"{self.name}: {error}") from error
             return np.asarray(found[()])
-        except (OSError, RuntimeError, ValueError, TypeError) as error:
-            raise Hdf5Error(f"{self.name}: cut off or damaged at {key!r}; download or copy it again") from error
 
     def _get(self, group: Any, key: str) -> Any:
-        try:
-            return find_object(group, key)
-        except Hdf5Error as error:
-            raise Hdf5Error(f"{self.name}: {error}") from error
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise Hdf5Error(f"{self.name}: cut off or damaged at {key!r}; download or copy it again") from error
+        with told_as_damage(f"{self.name}: cut off or damaged at {key!r}"):
+            try:
+                return find_object(group, key)
+            except Hdf5Error as error:
+                raise Hdf5Error(f"{self.name}: {error}") from error
 
     def keys(self, group: Any) -> list[str]:
         """The names in a group."""
-        try:
+        with told_as_damage(f"{self.name}: cut off or damaged"):
             return [os.fsdecode(key) for key in group]
-        except (OSError, RuntimeError, ValueError) as error:
-            raise Hdf5Error(f"{self.name}: cut off or damaged; download or copy it again") from error
 
 
 def _h5py(path: str) -> Any:

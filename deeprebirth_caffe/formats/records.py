@@ -102,13 +102,13 @@ def _image(data: bytes, listed: bool = False) -> tuple[int, ...] | None:
 
 
 def _first_hdf5(listing: Path, root: str | os.PathLike[str], top: str) -> tuple[int, ...] | None:
-    from deeprebirth_caffe.formats.hdf5 import find_object, open_hdf5
+    from deeprebirth_caffe.formats.hdf5 import find_object, open_hdf5, told_as_damage
 
     for line in _lines(listing):
         path = _find(line, root)
         if path is None:
             return None
-        with open_hdf5(path) as file:
+        with told_as_damage(str(path)), open_hdf5(path) as file:
             found = find_object(file, top)
             shape = getattr(found, "shape", None)
             return tuple(int(size) for size in shape[1:]) if shape else None

@@ -144,10 +144,10 @@ def _name(key: bytes) -> str:
 
 
 def _hdf5(listing: Path, top: str, root: Path) -> Iterator[tuple[str, float]]:
-    from deeprebirth_caffe.formats.hdf5 import find_dataset, open_hdf5
+    from deeprebirth_caffe.formats.hdf5 import find_dataset, open_hdf5, told_as_damage
 
     name = next(line.strip() for line in read_regular_text(listing).splitlines() if line.strip())
-    with open_hdf5(root / name) as file:
+    with told_as_damage(f"{name}: cut off or damaged at {top!r}"), open_hdf5(root / name) as file:
         labels = find_dataset(file, top)
         for row, value in enumerate(labels[...].reshape(-1) if labels is not None else ()):
             yield f"{row} of {name}", int(value) if math.isfinite(value) else float(value)
