@@ -41,6 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        # As many processes as cores run tests: threads of PyTorch's besides would only wait for each other.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     # The caffe program that tests start shall compute as our workers do, and none of them has to find out how.
     with suppress(CaffeNotFoundError):
         kernels = choose_kernels(find_caffe())
