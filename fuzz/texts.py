@@ -38,9 +38,13 @@ def damage_schedule(random: Random, seeds: Sequence[bytes]) -> bytes:
     data = random.choice(seeds)
     if random.randrange(3):
         tree = values.change(random, yaml.safe_load(data))
+        as_json = values.as_json(random, tree)
         if random.randrange(6) == 0:
-            return values.as_json(random, tree)
-        data = yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass")
+            return as_json
+        try:
+            data = yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass")
+        except RecursionError:  # it writes what is nested deeply no more than it reads it
+            return as_json
         return data if random.randrange(4) else mutate.mutate_text(random, [data])
     if random.randrange(8) == 0:
         data += random.choice(TRICKS)
