@@ -144,10 +144,10 @@ def assert_near(theirs: Mapping[str, Array], ours: Mapping[str, Array], terms: f
 def note(what: str, distance: float, limit: float) -> None:
     """Adds a comparison to the list of `make test-kernels`, where one is wanted."""
     path = os.environ.get("REBIRTH_TEST_MARGINS")
-    if path and limit and distance / limit > 0.01:
+    if path and limit > 0 and distance / limit > 0.01:
         test = os.environ.get("PYTEST_CURRENT_TEST", "").removesuffix(" (call)")
         with Path(path).open("a", encoding="utf-8") as file:
-            file.write(json.dumps([distance / limit, f"{test}: {what}", distance, limit]) + "\n")
+            file.write(json.dumps([float(distance / limit), f"{test}: {what}", float(distance), float(limit)]) + "\n")
 
 
 def _special(values: Array) -> NDArray[np.float64]:

@@ -77,6 +77,13 @@ def test_a_whole_run(cli: Cli, engine: str) -> None:
     assert any(re.fullmatch(r"iteration 5: loss [\d.]+, lr 0.05, [\d.]+ images/s, 0:\d\d left", line) for line in said)
     assert any(line.startswith("iteration 10, test: accuracy 0.") for line in said)
     assert "saved snap/tiny_iter_10.caffemodel and tiny_iter_10.solverstate" in said
+    # The tests set the core type, so that the caffe program has the same.
+    core = os.environ.get("OPENBLAS_CORETYPE")
+    line = f"OpenBLAS kernels {core} (set by OPENBLAS_CORETYPE)"
+    if engine == "caffe" and core:
+        assert found["kernels"] == {"core": core, "chosen_by": "user", "openblas_picks": ""} and line in said
+    else:
+        assert found["kernels"] is None and line not in said
 
 
 @pytest.mark.caffe

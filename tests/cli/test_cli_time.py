@@ -47,7 +47,7 @@ class FakeNet:
             "engine": self.job.engine,
             "version": "7",
             "threads": 3,
-            "blas": {"core": "Fast", "libraries": ["a", "b"]},
+            "blas": {"core": "Fast", "libraries": ["a", "b"], "chosen_by": "rebirth", "openblas_picks": "Slow"},
         }
 
     def peak_rss_bytes(self) -> int | None:
@@ -131,7 +131,13 @@ def test_json(cli: Cli, net28: SmallNet, target: FakeTarget) -> None:
     first = data["nets"][0]
     assert first["best_ms"] == first["median_ms"] == len(first["layers"])
     assert len(first["runs_ms"]) == 10 and target.turns == 20 and target.closed == 2
-    assert first["threads"] == 3 and first["runtime"] == {"version": "7", "blas.core": "Fast", "blas.libraries": "a, b"}
+    kernels = {
+        "blas.core": "Fast",
+        "blas.chosen_by": "rebirth",
+        "blas.openblas_picks": "Slow",
+        "blas.libraries": "a, b",
+    }
+    assert first["threads"] == 3 and first["runtime"] == {"version": "7", **kernels}
     assert first["weights"] == net28.weights and first["batch"] == 1
     tensor = [layer for layer in first["layers"] if layer["tensor"]]
     assert {layer["type"] for layer in tensor} == {"Convolution", "InnerProduct"}
@@ -190,7 +196,10 @@ def test_for_people(cli: Cli, net28: SmallNet, target: FakeTarget, by: str) -> N
     assert shown in rows and "█" in rows[shown] + rows["total"] + rows.get("conv2", "")
     assert "no difference that can be told" in result.out
     assert "10.0 mJ" in result.out and "energy: a stand-in" in result.out
-    assert "A CPU, 2 cores" in result.out and "Fast kernels, 3 threads" in result.out
+    assert (
+        "A CPU, 2 cores" in result.out
+        and "Fast kernels (chosen by rebirth; OpenBLAS picks Slow), 3 threads" in result.out
+    )
     assert "batch in 1024.00 MiB" in result.out
 
 

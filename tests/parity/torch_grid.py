@@ -187,6 +187,11 @@ def convolutions() -> Iterator[Case]:
     ):
         body = fields if "num_output" in fields else f"num_output: 4 {fields}"
         yield one("Convolution", param("convolution", body), IMAGE)
+    # These are strided by us.
+    for channels in (2, 3, 4, 6, 7):
+        for fields in ("stride: 2", "stride_h: 3 stride_w: 1 pad: 1"):
+            body = f"num_output: 12 kernel_size: 1 bias_term: false {fields}"
+            yield one("Convolution", param("convolution", body), (4, channels, 13, 12))
     for fields, bottom in (
         ("kernel_size: 3", (2, 4, 7)),
         ("kernel_size: 3 stride: 2 pad: 1", (1, 2, 5, 6, 7)),

@@ -13,6 +13,8 @@ from closeness import assert_within, between
 pytest.importorskip("torch")
 
 import torch
+from exact_net import ExactNet, array
+from nets import conv, data, layer
 
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.torch.layers.base import Spec, make
@@ -72,6 +74,27 @@ def test_dropout_repeats_itself_with_a_seed() -> None:
 def recurrent(kind: str, fields: str = "") -> TorchNet:
     fillers = 'weight_filler { type: "uniform" min: -1 max: 1 } bias_filler { value: 0.25 }'
     return net(f'type: "{kind}" recurrent_param {{ num_output: 3 {fields} {fillers} }}', (2, 4, 5), (2, 4))
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4, 6, 7])
+def test_the_gradient_of_a_strided_pixel_by_pixel_convolution(channels: int) -> None:
+    """In front of a BatchNorm, whose gradient has channels last: PyTorch's own is garbage there, or the end."""
+    text = (
+        data(4, channels, 24, 24)
+        + conv("c", "data", 12, 1, "stride: 2 bias_term: false")
+        + layer("BatchNorm", "bn", "c")
+        + layer("TanH", "bent", "bn")
+        + layer("Reduction", "loss", "bent", "loss", "loss_weight: 1 reduction_param { operation: SUMSQ }")
+    )
+    image = np.random.default_rng(0).standard_normal((4, channels, 24, 24)).astype(np.float32)
+    ours = TorchNet(Net.parse(text), NetState("TRAIN"), seed=1)
+    exact = ExactNet(Net.parse(text), NetState("TRAIN"), ours)
+    for one in (ours, exact):
+        one.forward({"data": image})
+        one.backward()
+    mine, true = (one.blobs_of["c"][0].grad for one in (ours, exact))
+    assert mine is not None and true is not None
+    assert_within("diff of c", array(true), array(mine), between(4 * 12 * 12 * 12))
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "RNN"])

@@ -87,6 +87,12 @@ def _conv(
     dilation: Dims,
     group: int,
 ) -> torch.Tensor:
+    if x.dim() == 4 and x.device.type == "cpu" and weight.shape[2:] == (1, 1) and max(stride) > 1:
+        # What a stride passes over is left out first. PyTorch 2.13's oneDNN writes over memory that is not its own when
+        # it works out the weights' gradient of such a convolution of a few channels, where channels come last.
+        x = functional.pad(x, (pad[1], pad[1], pad[0], pad[0])) if any(pad) else x
+        x = x[:, :, :: stride[0], :: stride[1]].contiguous(memory_format=torch.channels_last)
+        stride, pad = (1, 1), (0, 0)
     if x.dim() - 2 in _CONVS:
         return _CONVS[x.dim() - 2](x, weight, bias, stride, pad, dilation, group)
     # PyTorch convolves over at most 3 axes: the first is done here, the others by a convolution for each of its taps.
