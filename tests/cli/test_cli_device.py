@@ -38,7 +38,7 @@ def test_list(cli: Cli, adb: Path) -> None:
 def test_info(cli: Cli, adb: Path) -> None:
     done = cli("device", "info", "adb")
     assert done.code == 0
-    assert "caffe      none: run `rebirth device install adb:A;B`" in done.out
+    assert "caffe      none: run `rebirth device install 'adb:A;B'`" in done.out
     data = json.loads(cli("device", "info", "adb:A;B", "--json").out)
     jsondocs.check(data, "device info")
 

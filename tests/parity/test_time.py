@@ -43,7 +43,7 @@ def program(caffe_install: CaffeInstall, tmp_path: Path, monkeypatch: pytest.Mon
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\nexec "{caffe_install.need_binary()}" "$@"\n')
     script.chmod(0o755)
-    monkeypatch.setattr("deeprebirth_caffe.engines.caffe.locate._python_on_path", lambda env: None)
+    monkeypatch.setattr("deeprebirth_caffe.engines.caffe.locate._which", lambda names, env: None)
     return script
 
 

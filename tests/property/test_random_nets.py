@@ -315,7 +315,7 @@ def test_what_holds_for_every_conversion(seed: int) -> None:
     for line in written.split("\n"):
         name = line.split('name: "')[1].split('"')[0] if 'name: "' in line else ""
         if name in untouched:
-            assert line in lines
+            assert line in lines or (mix.get("paper") and "batch_size: 32" in line)
 
     # Weights: each layer has what Caffe would allocate, under its own name.
     if mix["weights"]:

@@ -17,7 +17,7 @@ from deeprebirth_caffe.errors import UsageError
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A script in Caffe's place."""
-    monkeypatch.setattr("deeprebirth_caffe.engines.caffe.locate._python_on_path", lambda env: None)
+    monkeypatch.setattr("deeprebirth_caffe.engines.caffe.locate._which", lambda names, env: None)
     path = tmp_path / "caffe"
     path.touch(0o755)
     return path

@@ -258,6 +258,7 @@ OURS = {
     "engines/torch/memory.py": "likewise",
     "formats/memory.py": "likewise",
     "cli/streams.py": "the null device",
+    "engines/caffe/kernels.py": "a file of the kernel, and what we remember ourselves",
     "workflows/shipped.py": "pages and schedules of the package",
     "engines/caffe/locate.py": "a Caffe that the user names",
     "engines/inference/onnx_runner.py": "in a folder of ours",

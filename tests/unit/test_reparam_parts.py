@@ -243,7 +243,6 @@ def test_batch_statistics_of_parts_alone_are_folded_in_a_net_that_learns() -> No
 
 
 def test_docs_name_every_exact_pass() -> None:
-    rows = [
-        line.split("`")[1] for line in (DOCS / "exact.md").read_text("utf-8").splitlines() if line.startswith("| `")
-    ]
+    table = (DOCS / "exact.md").read_text("utf-8").partition("\n## ")[0]
+    rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
     assert rows == list(EXACT_NAMES)
