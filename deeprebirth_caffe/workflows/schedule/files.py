@@ -85,6 +85,8 @@ def _loaded(text: str) -> Any:
         yaml.YAMLError, RecursionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError: it is no
             YAML, or too much of it.
     """
+    if _MANY_BRACKETS.search(text):
+        raise RecursionError  # PyYAML takes seconds to find that out
     loader = _loader()(text)
     try:
         node = loader.get_single_node()
@@ -96,6 +98,7 @@ def _loaded(text: str) -> Any:
         loader.dispose()
 
 
+_MANY_BRACKETS = re.compile(r"(?:[\[{][ \t]*){200}")
 MOST_BYTES = 1 << 20
 MOST_NODES, DEEPEST = 50_000, 60
 """Values that a schedule may have, and how deep they may lie in each other. An alias counts as what it stands for: a
