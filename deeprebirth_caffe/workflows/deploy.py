@@ -18,7 +18,7 @@ from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 from deeprebirth_caffe.workflows.check import CheckResult, check_runs
 from deeprebirth_caffe.workflows.exactness import all_exact
 from deeprebirth_caffe.workflows.ledger import make_ledger
-from deeprebirth_caffe.workflows.load import layers_without_weights, load_net, upgrade_notes
+from deeprebirth_caffe.workflows.load import check_fit, layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.workflows.manifest import make_manifest, totals
 from deeprebirth_caffe.workflows.outputs import MANIFEST, Place
 from deeprebirth_caffe.workflows.publish import json_bytes
@@ -54,7 +54,7 @@ def strip(
         keep_exact: whether to keep the nets before and after, for a check.
 
     Raises:
-        RebirthError: the shape of the input is not known.
+        RebirthError: the shape of the input is not known, or the weights do not fit a net of that batch.
     """
     rewriter = Rewriter(net.copy())
     passes: list[Pass] = [StripTraining(batch=batch)]
@@ -64,6 +64,8 @@ def strip(
     for refused in outcome.refusals:
         if refused.pass_name == StripTraining.name:
             raise RebirthError(f"no deploy net can be made: {refused.reason}")
+    if rewriter.net.weights is not None:
+        check_fit(rewriter.net, rewriter.net.weights)  # they may be as many as the images of a batch
     return Stripped(rewriter.net, rewriter, outcome)
 
 

@@ -161,6 +161,19 @@ def _channels(net: Net, layer: Layer) -> int:
 
 
 def check_weights(net: Net, weights: Weights, views: Iterable[View] | None = None) -> None:
+    """Refuses weights that do not fit, see `check_fit`, and those that hold numbers that are none.
+
+    Raises:
+        WeightsError: a number is not finite, or they do not fit.
+    """
+    check_fit(net, weights, views)
+    for name in weights:
+        if not weights.finite(name):
+            path = weights.path or "the weights"
+            raise WeightsError(f"{path}: layer {name} holds NaN or infinite numbers; these weights have diverged")
+
+
+def check_fit(net: Net, weights: Weights, views: Iterable[View] | None = None) -> None:
     """Refuses weights that Caffe would not load into the net in one of its states, and those of another net.
 
     Args:
@@ -169,8 +182,8 @@ def check_weights(net: Net, weights: Weights, views: Iterable[View] | None = Non
         views: of the net, those that count; None for all.
 
     Raises:
-        WeightsError: a blob has another shape than the net wants in a state, no layer is found by its name, two layers
-            of one name want weights, or a number is not finite.
+        WeightsError: a blob has another shape than the net wants in a state, no layer is found by its name, or two
+            layers of one name want weights.
     """
     path = weights.path or "the weights"
     wrong: dict[str, str] = {}
@@ -200,9 +213,6 @@ def check_weights(net: Net, weights: Weights, views: Iterable[View] | None = Non
             f"{path}: the shapes of {counted(len(wrong), 'layer')} differ: "
             f"{'; '.join(list(wrong.values())[:MAX_NAMED])}{more}; are these the weights of another net?"
         )
-    for name in weights:
-        if not weights.finite(name):
-            raise WeightsError(f"{path}: layer {name} holds NaN or infinite numbers; these weights have diverged")
 
 
 def layers_without_weights(net: Net) -> list[str]:

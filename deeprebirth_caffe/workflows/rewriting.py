@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.errors import RebirthError, RefusedError
-from deeprebirth_caffe.ir import Layer, Net
+from deeprebirth_caffe.ir import Layer, Net, NetError
 from deeprebirth_caffe.ir.stages import whole_name
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.rewrite import Kind, Rewriter
@@ -305,6 +305,13 @@ class Rewriting:
             if view.state.phase == "TRAIN":
                 for layer in view.layers:
                     found |= self.rewriter.set_batch(layer, batch)
+        self.net.changed()
+        try:
+            _ = self.net.views
+        except NetError as error:
+            raise RebirthError(
+                f"a batch of {batch} does not go with this net ({error}); choose it with --batch"
+            ) from error
         return found
 
     def _deploy_net(self, engine: Engine | None) -> tuple[Net | None, list[Any]]:

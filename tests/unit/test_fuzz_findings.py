@@ -134,3 +134,30 @@ def test_what_cannot_be_judged_stays(tmp_path: Path, text: str) -> None:
     net.weights = random_weights(net)
     with contextlib.suppress(NetError):  # of the first nothing is left
         strip(net)
+
+
+BATCH = """
+layer { name: "data" type: "Data" top: "data" top: "label" include { phase: PHASE }
+  transform_param { crop_size: 8 mean_value: [1, 2, 3] }
+  data_param { source: "none" batch_size: SIZE } }
+"""
+
+
+def test_a_batch_that_the_net_cannot_take(tmp_path: Path) -> None:
+    """The net that is written would not run."""
+    text = BATCH.replace("PHASE", "TRAIN").replace("SIZE", "1") + BATCH.replace("PHASE", "TEST").replace("SIZE", "1")
+    text += 'layer { name: "one" type: "Reshape" bottom: "label" top: "one" }'
+    (tmp_path / "net.prototxt").write_text(text)
+    with pytest.raises(RebirthError, match=r"a batch of 32 does not go with this net .*choose it with --batch"):
+        convert(ConvertOptions(tmp_path / "net.prototxt", batch=32, dry_run=True))
+
+
+def test_weights_that_are_as_many_as_the_images(tmp_path: Path) -> None:
+    """A deploy net of another batch would not load them."""
+    text = NORM.replace("dim: 1 dim: 1", "dim: 3 dim: 1") + (
+        'layer { name: "shift" type: "Bias" bottom: "conv" top: "shift" bias_param { axis: 0 } }'
+    )
+    net = Net.parse(text)
+    net.weights = random_weights(net)
+    with pytest.raises(RebirthError, match=r"shift wants 1.* and the file has 3"):
+        strip(net, batch=1)
