@@ -64,7 +64,7 @@ def strip(
     for refused in outcome.refusals:
         if refused.pass_name == StripTraining.name:
             raise RebirthError(f"no deploy net can be made: {refused.reason}")
-    if rewriter.net.weights is not None:
+    if rewriter.net.weights:
         check_fit(rewriter.net, rewriter.net.weights)  # they may be as many as the images of a batch
     return Stripped(rewriter.net, rewriter, outcome)
 

@@ -24,7 +24,7 @@ from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.workflows.deploy import strip
 from deeprebirth_caffe.workflows.exactness import FINISHING
-from deeprebirth_caffe.workflows.load import check_weights, layers_without_weights, load_net, upgrade_notes
+from deeprebirth_caffe.workflows.load import check_fit, layers_without_weights, load_net, upgrade_notes
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.ir import Net
@@ -157,7 +157,8 @@ def _prepare(path: Path, weights: Path | None, options: TimeOptions, folder: Pat
     if net.weights is None:
         net.weights = random_weights(net)
         net.weights.path = f"{path}: random weights"
-        check_weights(net, net.weights)
+        if net.weights:  # else no shape is known, which is told below
+            check_fit(net, net.weights)
         notes.append("random weights: they take as long as learned ones")
     with_heads = None
     if net.trains:
