@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -65,7 +64,8 @@ def power(site: Site) -> list[str]:
     p = site.param.power_param
     if p.power * p.scale == 0:
         # The input does not matter; Caffe writes the same number everywhere.
-        value = 1.0 if p.power == 0 else float(np.power(np.float32(p.shift), np.float32(p.power)))
+        with np.errstate(all="ignore"):
+            value = 1.0 if p.power == 0 else float(np.power(np.float32(p.shift), np.float32(p.power)))
         return [site.one("Add", site.one("Mul", site.x.name, site.number(0)), site.number(value))]
     inner = affine(site, p.scale, p.shift)
     if p.power in (2, 3):
@@ -78,8 +78,9 @@ def power(site: Site) -> list[str]:
 def exp(site: Site) -> list[str]:
     """A power of base: base ** (shift + scale * x)."""
     p = site.param.exp_param
-    inner = p.scale if p.base == -1 else p.scale * math.log(p.base)
-    outer = (math.exp(p.shift) if p.base == -1 else p.base**p.shift) if p.shift else 1.0
+    with np.errstate(all="ignore"):  # what comes out as no number is refused as one
+        inner = p.scale if p.base == -1 else float(p.scale * np.log(p.base))
+        outer = float(np.exp(p.shift) if p.base == -1 else np.power(p.base, p.shift)) if p.shift else 1.0
     name = site.x.name if inner == 1 else site.one("Mul", site.x.name, site.number(inner))
     name = site.one("Exp", name)
     return [name if outer == 1 else site.one("Mul", name, site.number(outer))]
@@ -89,7 +90,9 @@ def log(site: Site) -> list[str]:
     """The logarithm of shift + scale * x."""
     p = site.param.log_param
     name = site.one("Log", affine(site, p.scale, p.shift))
-    return [name if p.base == -1 else site.one("Mul", name, site.number(1 / math.log(p.base)))]
+    with np.errstate(all="ignore"):
+        factor = 1.0 if p.base == -1 else float(1 / np.log(p.base))
+    return [name if p.base == -1 else site.one("Mul", name, site.number(factor))]
 
 
 def affine(site: Site, scale: float, shift: float) -> str:

@@ -307,3 +307,17 @@ def test_a_result_that_only_a_silence_reads_is_an_output() -> None:
 def test_a_model_without_outputs_is_refused() -> None:
     with pytest.raises(RefusedError, match="no outputs"):
         to_onnx(parse(IMAGE + layer("Silence", "s", "data", ()), weights=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("Exp", "exp_param { shift: 1000 }"),
+        ("Exp", "exp_param { base: 10 shift: 300 }"),
+        ("Power", "power_param { power: 30 scale: 0 shift: 1e30 }"),
+    ],
+)
+def test_numbers_beyond_single_precision_are_refused(kind: str, fields: str) -> None:
+    """Caffe computes infinity then; readers of a model with such constants do not agree."""
+    with pytest.raises(RefusedError, match="larger than single precision holds"):
+        exported(IMAGE + layer(kind, "x", "data", "x", fields))
