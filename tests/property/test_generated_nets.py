@@ -71,7 +71,8 @@ def worker(caffe_install: CaffeInstall, tmp_path_factory: pytest.TempPathFactory
     launcher.write_text(f"#!/bin/sh\nexec '{caffe_install.need_python()}' '{folder / 'start.py'}' \"$@\"\n")
     launcher.chmod(0o755)
     install = replace(caffe_install, python=launcher)
-    with CaffeWorker(install, threads=1, timeout=300, respawn=True) as worker:
+    with pytest.MonkeyPatch.context() as patch, CaffeWorker(install, threads=1, timeout=300, respawn=True) as worker:
+        patch.setenv("REBIRTH_PYTHON_LAYERS", "1")
         yield worker
 
 
