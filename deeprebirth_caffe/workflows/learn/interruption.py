@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import sys
 import threading
@@ -25,15 +26,20 @@ class Interruption:
 
     def __init__(self, on_first: Callable[[signal.Signals], None]) -> None:
         """Args:
-        on_first: called with it, from the signal handler, when the first one comes.
+        on_first: called with it, from a thread of its own, when the first one comes.
         """
         self.signal: signal.Signals | None = None
         self._on_first = on_first
         self._before: dict[signal.Signals, Any] = {}
+        # A handler may interrupt the main thread in the middle of a write, and must not write to that stream itself.
+        # SimpleQueue.put is what a handler may safely call.
+        self._queue: queue.SimpleQueue[signal.Signals | None] = queue.SimpleQueue()
+        self._teller = threading.Thread(target=self._tell, daemon=True)
 
     def __enter__(self) -> Interruption:
         # Python hands signals to the main thread alone.
         if threading.current_thread() is threading.main_thread():
+            self._teller.start()
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
@@ -42,6 +48,9 @@ class Interruption:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            self._queue.put(None)
+            self._teller.join()
 
     def check(self) -> None:
         """Does nothing as long as no signal came.
@@ -55,13 +64,13 @@ class Interruption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal = signal.Signals(number)
-            self._on_first(self.signal)
+            self._queue.put(self.signal)
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
         else:
             sys.exit(128 + number)
 
-    @property
-    def exit_code(self) -> int:
-        """What a shell expects of a program that such a signal ended; 0 where none came."""
-        return 0 if self.signal is None else 128 + self.signal
+    def _tell(self) -> None:
+        first = self._queue.get()
+        if first is not None:
+            self._on_first(first)
