@@ -11,7 +11,7 @@ INSTALL_CAFFE := deeprebirth_caffe/engines/caffe/install_caffe.sh
 CAFFE_PREFIX ?= $(or $(REBIRTH_CAFFE_PREFIX),$(or $(XDG_DATA_HOME),$(HOME)/.local/share)/rebirth/caffe)
 JOBS ?= 2
 
-.PHONY: help demo test test-quick test-kernels lint format caffe proto bench fuzz clean
+.PHONY: help demo test test-quick test-kernels replay lint format caffe proto bench fuzz clean
 
 help: ## show this text
 	@echo "rebirth: DeepRebirth for Caffe. Targets:"
@@ -39,6 +39,9 @@ test-quick: $(STAMP) ## each test once, with the first of its cases, and none th
 
 test-kernels: $(STAMP) ## the tests that compare numbers, with each set of kernels that this processor can run
 	@$(BIN)/python scripts/test_kernels.py -n $(JOBS)
+
+replay: $(STAMP) ## compare what all commands write with what BASE's code writes: make replay BASE=main~1
+	@$(BIN)/python scripts/replay.py $(BASE)
 
 lint: $(STAMP) ## ruff, mypy --strict, the import rules, shell syntax
 	$(BIN)/ruff check .

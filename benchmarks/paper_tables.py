@@ -25,15 +25,15 @@ from deeprebirth_caffe import zoo
 from deeprebirth_caffe.bench.breakdown import grouped
 from deeprebirth_caffe.bench.protocol import Plan
 from deeprebirth_caffe.cli.time import ENGINES
-from deeprebirth_caffe.engines.probe import save_weights
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.time import TimeOptions, time_nets
+from deeprebirth_caffe.commands.tucker import TuckerOptions, tucker
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.ir import Net
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.publish import json_bytes
-from deeprebirth_caffe.workflows.selection import names_stage
-from deeprebirth_caffe.workflows.timing import TimeOptions, time_nets
-from deeprebirth_caffe.workflows.tucker import TuckerOptions, tucker
+from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.nets.selection import names_stage
+from deeprebirth_caffe.wording import json_bytes
 
 COSTS_FILE = "costs.json"
 RESULTS = Path(__file__).parents[1] / "docs" / "results"

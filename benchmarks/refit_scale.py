@@ -27,9 +27,9 @@ MIB = 1 << 20
 def make_net(folder: Path, name: str) -> tuple[Path, Path, tuple[int, ...]]:
     """A deploy net of the zoo and random weights for it: their paths, and the shape of a picture."""
     from deeprebirth_caffe import zoo
-    from deeprebirth_caffe.engines.probe import save_weights
     from deeprebirth_caffe.engines.random_weights import random_weights
-    from deeprebirth_caffe.workflows.load import load_net
+    from deeprebirth_caffe.ir.probe import save_weights
+    from deeprebirth_caffe.nets.load import load_net
 
     zoo.write(name, folder)
     path, weights = folder / "deploy.prototxt", folder / "random.caffemodel"
@@ -62,9 +62,9 @@ def make_pictures(path: Path, count: int, shape: tuple[int, ...]) -> None:
 
 def run_one(folder: Path, images: int, engine: str, threads: int) -> dict[str, Any]:
     """One refit in this process: seconds, MiB."""
-    from deeprebirth_caffe.workflows.calibration import CalibrationOptions
-    from deeprebirth_caffe.workflows.choose import EngineOptions
-    from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
+    from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+    from deeprebirth_caffe.engines.choose import EngineOptions
+    from deeprebirth_caffe.relearn.calibration import CalibrationOptions
 
     temporary = folder / f"temporary{images}"
     temporary.mkdir()

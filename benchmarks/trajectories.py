@@ -21,18 +21,18 @@ import numpy as np
 
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.cli.layout import print_columns
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
 from deeprebirth_caffe.engines.base import Engine, Step
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
-from deeprebirth_caffe.engines.probe import probe_message, save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.engines.torch.engine import TorchEngine
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.ir import summarize
+from deeprebirth_caffe.ir.probe import probe_message, save_weights
+from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.nets.rewriting import Converted
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.rewriting import Converted
 
 
 def main() -> None:

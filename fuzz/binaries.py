@@ -16,6 +16,7 @@ import mutate
 import numpy as np
 import seeds as files
 
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
 from deeprebirth_caffe.data import open_layer
 from deeprebirth_caffe.data.decode import COLOR, GRAY, NATIVE, BadRecordError, decode
 from deeprebirth_caffe.errors import RebirthError
@@ -24,7 +25,6 @@ from deeprebirth_caffe.formats.records import datum_shape
 from deeprebirth_caffe.formats.solverstate import read_solverstate
 from deeprebirth_caffe.formats.stores import open_cursor
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
 
 RECORDS = 200
 """How far a database is read."""

@@ -16,12 +16,12 @@ import seeds as files
 import values
 
 from deeprebirth_caffe.cli.status import print_steps
-from deeprebirth_caffe.workflows.publish import json_bytes
-from deeprebirth_caffe.workflows.report import html, markdown
-from deeprebirth_caffe.workflows.report.gather import gather
-from deeprebirth_caffe.workflows.report.sections import sections
-from deeprebirth_caffe.workflows.report.write import _figures
-from deeprebirth_caffe.workflows.schedule.status import status
+from deeprebirth_caffe.runs.report import html, markdown
+from deeprebirth_caffe.runs.report.gather import gather
+from deeprebirth_caffe.runs.report.sections import sections
+from deeprebirth_caffe.runs.report.write import _figures
+from deeprebirth_caffe.runs.schedule.status import status
+from deeprebirth_caffe.wording import json_bytes
 
 STEPS = (("00-base", "base"), ("01-conv1", "step"), ("02-joint", "joint"), ("03-deploy", "deploy"), ("04-time", "time"))
 

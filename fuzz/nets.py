@@ -10,17 +10,17 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor as Kind
 
 from deeprebirth_caffe import ops
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
 from deeprebirth_caffe.engines.prepare import plain
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.prototxt.fields import is_repeated
 from deeprebirth_caffe.ir import Net, NetError
+from deeprebirth_caffe.nets.load import check_weights
+from deeprebirth_caffe.nets.strip import strip
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.deploy import strip
-from deeprebirth_caffe.workflows.load import check_weights
-from deeprebirth_caffe.workflows.publish import json_bytes
+from deeprebirth_caffe.wording import json_bytes
 
 TYPES = sorted(entry.type for entry in ops.all_ops())
 COMMON = (

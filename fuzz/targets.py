@@ -15,11 +15,11 @@ import nets
 import seeds
 import texts
 
-from deeprebirth_caffe.engines.probe import save_weights
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.inspect import inspect
+from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.ir.summary import summarize
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.inspect import inspect
-from deeprebirth_caffe.workflows.solver import SolverOptions, lend_solver, make_solver
+from deeprebirth_caffe.nets.solver import SolverOptions, lend_solver, make_solver
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import values
 from deeprebirth_caffe.bench.caffe_log import CaffeLogError, parse
 from deeprebirth_caffe.bench.machine import facts, state
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.workflows.learn.runlog import RunLog
-from deeprebirth_caffe.workflows.report.logs import read_log
-from deeprebirth_caffe.workflows.schedule.files import read_schedule
+from deeprebirth_caffe.runs.report.logs import read_log
+from deeprebirth_caffe.runs.schedule.files import read_schedule
+from deeprebirth_caffe.training.runlog import RunLog
 
 ROOT = Path(__file__).resolve().parents[1]
 ROW = b"I0821 11:42:33.123456  4242 caffe.cpp:400] "

@@ -33,9 +33,9 @@ from deeprebirth_caffe.engines import engine
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.isolation import python_words
-from deeprebirth_caffe.workflows.report.figures import Drop, drop, paired, pairs, trade
-from deeprebirth_caffe.workflows.report.gather import Run, Step, gather
-from deeprebirth_caffe.workflows.report.sections import percent
+from deeprebirth_caffe.runs.report.figures import Drop, drop, paired, pairs, trade
+from deeprebirth_caffe.runs.report.gather import Run, Step, gather
+from deeprebirth_caffe.runs.report.sections import percent
 from deeprebirth_caffe.zoo.registry import recipe
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
-from deeprebirth_caffe.workflows.check import CheckResult, compare_nets
+from deeprebirth_caffe.nets.check import CheckResult, compare_nets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

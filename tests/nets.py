@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.ir import Layer, Net
+from deeprebirth_caffe.nets.exactness import FINISHING, PREPARING
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
 from deeprebirth_caffe.passes.relearn.merge_branches import MergeBranches
@@ -17,7 +18,6 @@ from deeprebirth_caffe.passes.relearn.tucker import Tucker
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.rewrite import Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
-from deeprebirth_caffe.workflows.exactness import FINISHING, PREPARING
 
 PASSES: dict[str, type[Pass]] = {
     one.name: one

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.bench import machine
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
 
 Hits = NDArray[np.uint8]
 

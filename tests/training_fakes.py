@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deeprebirth_caffe.engines.base import DivergedError, Score, Snapshot, Step
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.workflows.learn.listening import Silence
+from deeprebirth_caffe.training.listening import Silence
 
 
 class FakeTrainer:

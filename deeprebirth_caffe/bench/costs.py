@@ -6,10 +6,10 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-from deeprebirth_caffe.bench.memory import Fit, fit, reused_bytes
 from deeprebirth_caffe.engines.prepare import probe_net
-from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.ir import Net, Weights, summarize
+from deeprebirth_caffe.ir.memory import Fit, fit, reused_bytes
+from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.ops import FLOAT_BYTES
 
 

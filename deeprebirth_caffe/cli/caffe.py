@@ -12,7 +12,7 @@ from deeprebirth_caffe.cli.options import FILE, FOLDER, Command, caffe_option, j
 from deeprebirth_caffe.cli.text import printable
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.workflows.caffe import CaffeFacts
+    from deeprebirth_caffe.commands.caffe import CaffeFacts
 
 DOWNLOAD = 165e6
 """Bytes that an installation downloads, about."""
@@ -49,7 +49,7 @@ def install(as_json: bool, **rest: Any) -> None:
 
     It needs apt-get and dpkg-deb and changes nothing on the system. If it was interrupted, the same command goes on.
     """
-    from deeprebirth_caffe.workflows.caffe import InstallOptions, install_caffe
+    from deeprebirth_caffe.commands.caffe import InstallOptions, install_caffe
 
     shown = _Shown()
     try:
@@ -70,7 +70,7 @@ def install(as_json: bool, **rest: Any) -> None:
 @json_option
 def info(caffe: str | None, as_json: bool) -> None:
     """Say which Caffe is used, where it was found, and what it computes with."""
-    from deeprebirth_caffe.workflows.caffe import caffe_info
+    from deeprebirth_caffe.commands.caffe import caffe_info
 
     facts = caffe_info(caffe)
     if as_json:
@@ -85,7 +85,7 @@ def info(caffe: str | None, as_json: bool) -> None:
 @place_options
 def remove(**rest: Any) -> None:
     """Remove a Caffe that `rebirth caffe install` made; nothing else is touched."""
-    from deeprebirth_caffe.workflows.caffe import InstallOptions, remove_caffe
+    from deeprebirth_caffe.commands.caffe import InstallOptions, remove_caffe
 
     prefix, was_there = remove_caffe(InstallOptions(**rest))
     click.echo(printable(f"{prefix}: {'removed' if was_there else 'there was nothing'}"))

@@ -22,7 +22,7 @@ def command() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List the schedules."""
-    from deeprebirth_caffe.workflows.shipped import configs
+    from deeprebirth_caffe.commands.shipped import configs
 
     known = [(config.name, config.description) for config in configs()]
     if as_json:
@@ -39,7 +39,7 @@ def list_(as_json: bool) -> None:
 @replace_option
 def show(name: str, out: Path | None, force: bool) -> None:
     """Print the schedule NAME, or write it into a file for `rebirth run`."""
-    from deeprebirth_caffe.workflows.shipped import config_for, write_config
+    from deeprebirth_caffe.commands.shipped import config_for, write_config
 
     if out is None:
         click.echo(config_for(name, f"{Path(name).stem}.yaml"), nl=False)

@@ -27,7 +27,7 @@ from deeprebirth_caffe.cli.options import (
 )
 from deeprebirth_caffe.cli.progress import note
 from deeprebirth_caffe.cli.streams import from_stdin
-from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
+from deeprebirth_caffe.commands.defaults import REFIT_SAMPLES
 
 
 class Kernel(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -138,9 +138,9 @@ def command(
     init.caffemodel, and manifest.json. Rewrites are exact or have to be relearned; each line says which. The engine
     only runs with --calibrate; --check always is real Caffe's.
     """
+    from deeprebirth_caffe.commands.convert import PASS_NAMES, ConvertOptions, convert
     from deeprebirth_caffe.passes.relearn.merge_branches import DEFAULT_REDUCE
     from deeprebirth_caffe.passes.relearn.reparametrize import PARTS
-    from deeprebirth_caffe.workflows.convert import PASS_NAMES, ConvertOptions, convert
 
     if from_stdin(net) and rest["out"] is None and not rest["dry_run"]:
         raise click.UsageError("a net from standard input lies in no folder; say where the results go: -o DIR")

@@ -68,7 +68,7 @@ def command() -> None:
 @common_options
 def from_list(listing: Path, out: Path, root: Path | None, as_json: bool, **rest: Any) -> None:
     """Make a database of LIST: in each line a path, a space and a label, as for convert_imageset."""
-    from deeprebirth_caffe.workflows.data import data_list
+    from deeprebirth_caffe.commands.data import data_list
 
     options = _options(**rest)
     _run(lambda progress: data_list(listing, out, options, root, progress), as_json)
@@ -88,7 +88,7 @@ def from_list(listing: Path, out: Path, root: Path | None, as_json: bool, **rest
 @common_options
 def from_folder(folder: Path, out: Path, as_json: bool, **rest: Any) -> None:
     """Make a database of DIR, which has a folder for each class, or such folders in train/ and val/ (or test/)."""
-    from deeprebirth_caffe.workflows.data import data_folder
+    from deeprebirth_caffe.commands.data import data_folder
 
     more = {"split": rest.pop("split"), "labels": rest.pop("labels"), "val_fraction": rest.pop("val_fraction") or 0.0}
     options = _options(**rest)
@@ -104,14 +104,14 @@ def from_folder(folder: Path, out: Path, as_json: bool, **rest: Any) -> None:
 @json_option
 def from_digits(out: Path, as_json: bool, **rest: Any) -> None:
     """Make databases of scikit-learn's 1,797 handwritten digits: nothing is fetched."""
-    from deeprebirth_caffe.workflows.data import data_digits
+    from deeprebirth_caffe.commands.data import data_digits
 
     _run(lambda progress: data_digits(out, **rest), as_json)
 
 
 def _options(resize: tuple[int, int] | None, gray: bool, encoded: str | None, **rest: Any) -> Any:
+    from deeprebirth_caffe.commands.data import DataOptions
     from deeprebirth_caffe.data.records import RecordFormat
-    from deeprebirth_caffe.workflows.data import DataOptions
 
     height, width = resize or (0, 0)
     return DataOptions(form=RecordFormat(height, width, gray, encoded or ""), **rest)

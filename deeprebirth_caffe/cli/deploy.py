@@ -53,8 +53,8 @@ def command(
 
     All rewrites are exact (docs/exact.md).
     """
-    from deeprebirth_caffe.workflows.deploy import DeployOptions, deploy
-    from deeprebirth_caffe.workflows.exactness import EXACT_NAMES
+    from deeprebirth_caffe.commands.deploy import DeployOptions, deploy
+    from deeprebirth_caffe.nets.exactness import EXACT_NAMES
 
     for name in skip_passes:
         if name not in EXACT_NAMES:

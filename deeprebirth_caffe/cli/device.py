@@ -30,7 +30,7 @@ def command() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List the devices that adb sees; boards are named as ssh names them."""
-    from deeprebirth_caffe.workflows.device import list_devices
+    from deeprebirth_caffe.commands.device import list_devices
 
     found = list_devices()
     if as_json:
@@ -49,7 +49,7 @@ def list_(as_json: bool) -> None:
 @json_option
 def info(where: str, as_json: bool) -> None:
     """Show a device's processor, frequencies, temperatures, free space, and the Caffe on it."""
-    from deeprebirth_caffe.workflows.device import device_info
+    from deeprebirth_caffe.commands.device import device_info
 
     found = device_info(where)
     if as_json:
@@ -72,7 +72,7 @@ def info(where: str, as_json: bool) -> None:
 @click.option("--emulate", is_flag=True, help="Let an emulator on the device run a Caffe for another processor.")
 def install(where: str, prefix: Path | None, binary: Path | None, libraries: Path | None, emulate: bool) -> None:
     """Put Caffe on a device, or bring it up to date: only files that changed are sent."""
-    from deeprebirth_caffe.workflows.device import install_caffe
+    from deeprebirth_caffe.commands.device import install_caffe
 
     name, report = install_caffe(
         where, prefix=prefix, binary=binary, libraries=libraries, emulate=emulate, tick=_progress
@@ -92,7 +92,7 @@ def install(where: str, prefix: Path | None, binary: Path | None, libraries: Pat
 @click.argument("where")
 def remove(where: str) -> None:
     """Take away everything that rebirth put on a device."""
-    from deeprebirth_caffe.workflows.device import remove_caffe
+    from deeprebirth_caffe.commands.device import remove_caffe
 
     name, found = remove_caffe(where)
     click.echo(printable(f"{name}: {'removed' if found else 'there was nothing'}"))

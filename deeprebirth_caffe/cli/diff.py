@@ -30,7 +30,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Compare nets A and B by layer name: removed, new and changed layers, with shapes and costs."""
-    from deeprebirth_caffe.workflows.diff import diff
+    from deeprebirth_caffe.commands.diff import diff
 
     found = diff(a, b, phase=phase, shapes=dict(input_shapes))
     if as_json:

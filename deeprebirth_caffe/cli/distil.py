@@ -20,7 +20,7 @@ from deeprebirth_caffe.cli.options import (
     pictures,
     print_json,
 )
-from deeprebirth_caffe.workflows.defaults import DISTIL_BASE_LR, DISTIL_ITERATIONS
+from deeprebirth_caffe.commands.defaults import DISTIL_BASE_LR, DISTIL_ITERATIONS
 
 
 @click.command("distil", cls=Command)
@@ -47,7 +47,7 @@ def command(as_json: bool, **given: Any) -> None:
     Plain Caffe: both nets side by side, a EuclideanLoss for each block. Either engine trains it. Writes
     distil.prototxt, solver.prototxt, init.caffemodel and manifest.json.
     """
-    from deeprebirth_caffe.workflows.distil import DistilOptions, distil
+    from deeprebirth_caffe.commands.distil import DistilOptions, distil
 
     prepared = pictures(given)
     if given["images"] is None and prepared != type(prepared)():

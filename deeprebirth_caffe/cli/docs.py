@@ -9,7 +9,7 @@ import click
 @click.argument("page", required=False)
 def command(page: str | None) -> None:
     """Print a PAGE of the documentation: what help and messages call docs/PAGE.md. Without PAGE, list all."""
-    from deeprebirth_caffe.workflows.shipped import docs, find
+    from deeprebirth_caffe.commands.shipped import docs, find
 
     if page is not None:
         click.echo_via_pager(find(docs(), page, "page").text)

@@ -27,7 +27,7 @@ def command(net: Path | None, caffe: str | None, as_json: bool) -> None:
     if net is not None:
         _dialects(net, as_json)
         return
-    from deeprebirth_caffe.workflows.doctor import doctor
+    from deeprebirth_caffe.commands.doctor import doctor
 
     found = doctor(caffe)
     if as_json:
@@ -45,7 +45,7 @@ def command(net: Path | None, caffe: str | None, as_json: bool) -> None:
 
 
 def _dialects(net: Path, as_json: bool) -> None:
-    from deeprebirth_caffe.workflows.dialects import dialects
+    from deeprebirth_caffe.commands.dialects import dialects
 
     found = dialects(net)
     if as_json:

@@ -44,7 +44,7 @@ def command(
 
     Of a net that trains, what `rebirth deploy` makes of it. Layers and blobs keep their names.
     """
-    from deeprebirth_caffe.workflows.export import ExportOptions, export
+    from deeprebirth_caffe.commands.export import ExportOptions, export
 
     options = ExportOptions(net, input_shapes=dict(input_shapes), **rest)
     result = export(options, caffe_engine(caffe) if check else None)
@@ -52,7 +52,7 @@ def command(
         print_json(result)
         return
     from deeprebirth_caffe.cli.text import printable
-    from deeprebirth_caffe.workflows.publish import mib
+    from deeprebirth_caffe.wording import mib
 
     result = printable(result)
     for one in result["check"] or []:

@@ -82,8 +82,8 @@ def command(
     it starts. Ctrl-C finishes the iteration, saves and says how to go on.
     """
     from deeprebirth_caffe.cli.progress import training_progress
-    from deeprebirth_caffe.workflows.finetune import FinetuneOptions, finetune
-    from deeprebirth_caffe.workflows.learn.teaching import TeacherOptions
+    from deeprebirth_caffe.commands.finetune import FinetuneOptions, finetune
+    from deeprebirth_caffe.relearn.teaching import TeacherOptions
 
     numbers = {"temperature": temperature, "alpha": alpha, "match_weight": match_weight}
     said: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}

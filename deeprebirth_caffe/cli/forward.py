@@ -61,7 +61,7 @@ def command(
     from deeprebirth_caffe.cli.data_progress import shown_progress
     from deeprebirth_caffe.cli.progress import note
     from deeprebirth_caffe.cli.text import printable
-    from deeprebirth_caffe.workflows.forward import ForwardOptions, forward
+    from deeprebirth_caffe.commands.forward import ForwardOptions, forward
 
     if not images and not more:
         raise click.UsageError("no picture given: -i IMAGE")

@@ -29,7 +29,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Show NET's layers, shapes, parameters, multiply-adds, memory and stages, and what could merge and why not."""
-    from deeprebirth_caffe.workflows.inspect import inspect
+    from deeprebirth_caffe.commands.inspect import inspect
 
     found = inspect(net, weights, phase=phase, stages=stages, shapes=dict(input_shapes))
     if as_json:
@@ -42,7 +42,7 @@ def _show(found: dict[str, Any]) -> None:
     from deeprebirth_caffe.cli.layout import print_columns, say
     from deeprebirth_caffe.cli.show import show_refusals, some
     from deeprebirth_caffe.cli.text import printable
-    from deeprebirth_caffe.workflows.publish import mib, without
+    from deeprebirth_caffe.wording import mib, without
 
     found = printable(found)
     rows = [("stage", "layer", "type", "output", "parameters", "multiply-adds an image")]

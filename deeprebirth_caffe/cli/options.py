@@ -14,10 +14,10 @@ from deeprebirth_caffe.cli.streams import PathOrDash
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Engine
-    from deeprebirth_caffe.workflows.calibration import CalibrationOptions
-    from deeprebirth_caffe.workflows.choose import EngineOptions
-    from deeprebirth_caffe.workflows.pictures import PictureOptions
-    from deeprebirth_caffe.workflows.solver import SolverOptions
+    from deeprebirth_caffe.engines.choose import EngineOptions
+    from deeprebirth_caffe.inputs.pictures import PictureOptions
+    from deeprebirth_caffe.nets.solver import SolverOptions
+    from deeprebirth_caffe.relearn.calibration import CalibrationOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -147,7 +147,7 @@ def caffe_engine(path: str | None) -> Engine:
 
 def print_json(data: Any) -> None:
     """JSON on stdout."""
-    from deeprebirth_caffe.workflows.publish import json_bytes
+    from deeprebirth_caffe.wording import json_bytes
 
     # Bytes: JSON is UTF-8, whatever the terminal's encoding is.
     click.echo(json_bytes(data), nl=False)
@@ -178,7 +178,7 @@ def chosen_engine(
     engine: str, device: str | None, precision: str | None, threads: int | None, caffe: str | None
 ) -> EngineOptions:
     """What `engine_options` say."""
-    from deeprebirth_caffe.workflows.choose import EngineOptions
+    from deeprebirth_caffe.engines.choose import EngineOptions
 
     return EngineOptions(engine, device, precision, threads, caffe)
 
@@ -223,7 +223,7 @@ def picture_options(function: Command) -> Command:
 
 def pictures(given: dict[str, Any]) -> PictureOptions:
     """What `picture_options` say, and resize and crop, taken out of the arguments of a command."""
-    from deeprebirth_caffe.workflows.pictures import PictureOptions
+    from deeprebirth_caffe.inputs.pictures import PictureOptions
 
     names = ("mean", "mean_value", "scale", "raw", "transform_from", "resize", "crop")
     said = {name: given.pop(name) for name in names if name in given}
@@ -273,8 +273,8 @@ def calibration(given: dict[str, Any], engine: EngineOptions) -> CalibrationOpti
         given: the arguments.
         engine: what runs the net.
     """
-    from deeprebirth_caffe.workflows.calibration import OWN_PHASES, CalibrationOptions
-    from deeprebirth_caffe.workflows.pictures import PictureOptions
+    from deeprebirth_caffe.inputs.pictures import PictureOptions
+    from deeprebirth_caffe.relearn.calibration import OWN_PHASES, CalibrationOptions
 
     source, samples, prepared = given.pop("calibrate"), given.pop("samples"), pictures(given)
     if source is None and prepared != PictureOptions():
@@ -332,7 +332,7 @@ def relearn_options(function: Command) -> Command:
 
 def solver_options(given: dict[str, Any]) -> SolverOptions:
     """What `relearn_options` say of the solver, taken out of the arguments of a command."""
-    from deeprebirth_caffe.workflows.solver import SolverOptions
+    from deeprebirth_caffe.nets.solver import SolverOptions
 
     names = ("base_lr", "stepsize", "gamma", "momentum", "max_iter", "lr_factor", "clip_gradients")
     return SolverOptions(**{name: given.pop(name) for name in names})

@@ -23,7 +23,7 @@ from deeprebirth_caffe.cli.options import (
     shapes_option,
 )
 from deeprebirth_caffe.cli.time import ENGINES
-from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
+from deeprebirth_caffe.commands.defaults import REFIT_SAMPLES
 
 
 @click.command("plan", cls=Command)
@@ -114,11 +114,11 @@ def command(
     from deeprebirth_caffe.bench.protocol import Plan
     from deeprebirth_caffe.cli.data_progress import shown_progress
     from deeprebirth_caffe.cli.progress import note
-    from deeprebirth_caffe.workflows.convert import PASS_NAMES
-    from deeprebirth_caffe.workflows.planning.options import PlanOptions
-    from deeprebirth_caffe.workflows.planning.plan import plan
-    from deeprebirth_caffe.workflows.planning.target import parse_targets
-    from deeprebirth_caffe.workflows.timing import TimeOptions
+    from deeprebirth_caffe.commands.convert import PASS_NAMES
+    from deeprebirth_caffe.commands.time import TimeOptions
+    from deeprebirth_caffe.runs.planning.options import PlanOptions
+    from deeprebirth_caffe.runs.planning.plan import plan
+    from deeprebirth_caffe.runs.planning.target import parse_targets
 
     if rest["epochs"] is not None and rest["iterations"] is not None:
         raise click.UsageError("--epochs and --max-iter exclude each other")

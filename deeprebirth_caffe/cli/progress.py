@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from deeprebirth_caffe.engines.base import Score, Snapshot, Step
-    from deeprebirth_caffe.workflows.learn.listening import Listener
+    from deeprebirth_caffe.training.listening import Listener
 
 MOST = 6
 """How many outputs of a test net are shown."""

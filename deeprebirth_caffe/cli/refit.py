@@ -21,7 +21,7 @@ from deeprebirth_caffe.cli.options import (
 )
 from deeprebirth_caffe.cli.progress import note
 from deeprebirth_caffe.cli.text import printable
-from deeprebirth_caffe.workflows.defaults import REFIT_SAMPLES
+from deeprebirth_caffe.commands.defaults import REFIT_SAMPLES
 
 
 @click.command("refit", cls=Command)
@@ -60,7 +60,7 @@ def command(
     Least squares on unlabelled images, bottom to top, each layer on what it will really read. Writes a model to start
     relearning from.
     """
-    from deeprebirth_caffe.workflows.refit import RefitOptions, refit
+    from deeprebirth_caffe.commands.refit import RefitOptions, refit
 
     source = calibration(rest, chosen_engine(engine, device, precision, threads, caffe))
     if source is None:

@@ -23,7 +23,7 @@ def command(folder: Path, out: Path | None, as_json: bool, force: bool) -> None:
     The page needs nothing else and asks nothing of anybody. A run that is not done yet has a report as well; the one
     in DIR is made anew each time.
     """
-    from deeprebirth_caffe.workflows.report.write import ReportOptions, report
+    from deeprebirth_caffe.runs.report.write import ReportOptions, report
 
     result = report(ReportOptions(folder, out, force))
     if as_json:
@@ -35,7 +35,7 @@ def command(folder: Path, out: Path | None, as_json: bool, force: bool) -> None:
 def _show(result: Mapping[str, Any]) -> None:
     from deeprebirth_caffe.cli.layout import print_columns
     from deeprebirth_caffe.cli.text import printable
-    from deeprebirth_caffe.workflows.report.sections import percent
+    from deeprebirth_caffe.runs.report.sections import percent
 
     result = printable(result)
     metrics = result["metrics"]

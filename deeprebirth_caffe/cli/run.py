@@ -15,7 +15,7 @@ from deeprebirth_caffe.cli.options import FILE, FOLDER, caffe_option, json_optio
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.cli.data_progress import Progress
-    from deeprebirth_caffe.workflows.learn.listening import Listener
+    from deeprebirth_caffe.training.listening import Listener
 
 
 SCHEMA_HELP = "Print the JSON schema of schedules, for editors, and end."
@@ -24,7 +24,7 @@ SCHEMA_HELP = "Print the JSON schema of schedules, for editors, and end."
 def print_schema(context: click.Context, _: click.Parameter, asked: bool) -> None:
     """Prints the JSON schema of schedules."""
     if asked:
-        from deeprebirth_caffe.workflows.schedule.files import schema
+        from deeprebirth_caffe.runs.schedule.files import schema
 
         print_json(schema())
         context.exit()
@@ -50,7 +50,7 @@ def command(schedule: Path, as_json: bool, **rest: Any) -> None:
     Everything is checked before it starts. It can be stopped at any moment: the same command goes on where it was, and
     after a change of the schedule does again what depends on that.
     """
-    from deeprebirth_caffe.workflows.schedule.runner import RunOptions, run
+    from deeprebirth_caffe.runs.schedule.runner import RunOptions, run
 
     options = RunOptions(schedule, command=("rebirth", *sys.argv[1:]), **rest)
     with Shown() as watcher:

@@ -11,7 +11,7 @@ import click
 
 from deeprebirth_caffe.cli.layout import print_columns, say, terminal_width
 from deeprebirth_caffe.cli.text import printable
-from deeprebirth_caffe.workflows.publish import mib, without
+from deeprebirth_caffe.wording import mib, without
 
 STYLE = {"exact": "green", "relearn": "yellow"}
 

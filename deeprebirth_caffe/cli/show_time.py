@@ -15,7 +15,7 @@ import click
 from deeprebirth_caffe.bench.breakdown import Group, grouped
 from deeprebirth_caffe.cli.layout import cut, print_columns, say, terminal_width
 from deeprebirth_caffe.cli.text import printable
-from deeprebirth_caffe.workflows.publish import csv_cell, mib, ms
+from deeprebirth_caffe.wording import csv_cell, mib, ms
 
 BAR, SHORTEST = 24, 8
 """Letters of the longest bar, and what is left of it in a narrow window."""

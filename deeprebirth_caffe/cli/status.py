@@ -18,7 +18,7 @@ from deeprebirth_caffe.cli.options import json_option, print_json
 def command(directory: Path, as_json: bool) -> None:
     """Say how far the run in DIRECTORY is, while it runs or after it stopped."""
     from deeprebirth_caffe.cli.text import printable
-    from deeprebirth_caffe.workflows.schedule.status import status
+    from deeprebirth_caffe.runs.schedule.status import status
 
     found = status(directory)
     if as_json:

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from deeprebirth_caffe.workflows.publish import STANDS_FOR
+from deeprebirth_caffe.wording import STANDS_FOR
 
 DASH = Path("-")
 NET_NAME = "net.prototxt"
@@ -153,7 +153,7 @@ def fitted(command: click.Command, name: str) -> click.Command:
 @contextlib.contextmanager
 def _words_aside(ctx: click.Context, name: str) -> Iterator[None]:
     """Sends a command's words to stderr where its result goes to standard output, and nowhere where it is quiet."""
-    from deeprebirth_caffe.workflows.outputs import standard_output
+    from deeprebirth_caffe.formats.outputs import standard_output
 
     as_json = bool(ctx.params.get("as_json"))
     dashes = sum(value == DASH for value in ctx.params.values())

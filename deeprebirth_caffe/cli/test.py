@@ -66,8 +66,8 @@ def command(
     from deeprebirth_caffe.cli.data_progress import shown_progress
     from deeprebirth_caffe.cli.progress import note, spell_score
     from deeprebirth_caffe.cli.text import printable
-    from deeprebirth_caffe.workflows.publish import counted
-    from deeprebirth_caffe.workflows.testing import TestOptions, test
+    from deeprebirth_caffe.commands.test import TestOptions, test
+    from deeprebirth_caffe.wording import counted
 
     options = TestOptions(net, weights, iterations, chosen_engine(**engine), per_image, stages, level, force)
     with shown_progress() as show:

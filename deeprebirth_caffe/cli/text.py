@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from deeprebirth_caffe.workflows.publish import clipped, escaped, printable
+from deeprebirth_caffe.wording import clipped, escaped, printable
 
 __all__ = ["error_line", "guarded", "printable"]
 

@@ -118,8 +118,8 @@ def command(
     with NET run by run, each in a process of its own. Of a net that trains, what `rebirth deploy` makes of it is timed.
     """
     from deeprebirth_caffe.bench.protocol import Plan
-    from deeprebirth_caffe.workflows.outputs import check_output
-    from deeprebirth_caffe.workflows.timing import TimeOptions, time_nets
+    from deeprebirth_caffe.commands.time import TimeOptions, time_nets
+    from deeprebirth_caffe.formats.outputs import check_output
 
     if other_weights and len(other_weights) != len(others):
         raise click.UsageError(f"--vs-weights is given {len(other_weights)} times for {len(others)} --vs")
@@ -156,7 +156,7 @@ def command(
 
 
 def _write(path: Path, kind: str, result: dict[str, Any], by: str) -> None:
-    from deeprebirth_caffe.workflows.outputs import write_output
+    from deeprebirth_caffe.formats.outputs import write_output
 
     if kind == "csv":
         from deeprebirth_caffe.cli.show_time import csv_text

@@ -9,8 +9,8 @@ from typing import Any
 from deeprebirth_caffe.bench.breakdown import Group, grouped
 from deeprebirth_caffe.cli.show_time import ratio_line
 from deeprebirth_caffe.cli.text import printable
-from deeprebirth_caffe.workflows.pages import KEY, bars, document, spelled, table
-from deeprebirth_caffe.workflows.publish import mib, ms
+from deeprebirth_caffe.pages.document import KEY, bars, document, spelled, table
+from deeprebirth_caffe.wording import mib, ms
 
 
 def page(result: Mapping[str, Any], by: str) -> str:

@@ -61,7 +61,7 @@ def command(
     Truncated Tucker-2 and SVD, to be learned again. Writes what `rebirth convert` writes: the net under its own name,
     deploy.prototxt, solver.prototxt, init.caffemodel and manifest.json. The engine only runs with --calibrate.
     """
-    from deeprebirth_caffe.workflows.tucker import TuckerOptions, tucker
+    from deeprebirth_caffe.commands.tucker import TuckerOptions, tucker
 
     if from_stdin(net) and rest["out"] is None and not rest["dry_run"]:
         raise click.UsageError("a net from standard input lies in no folder; say where the results go: -o DIR")

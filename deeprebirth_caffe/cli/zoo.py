@@ -37,7 +37,7 @@ def command(name: str, out: Path | None, part: str, as_json: bool, force: bool) 
         return
     if name not in zoo.names():
         raise click.UsageError(f"there is no net {name!r} in the zoo; there are {', '.join(zoo.names())}")
-    from deeprebirth_caffe.workflows.outputs import STDOUT, Place, write_output
+    from deeprebirth_caffe.formats.outputs import STDOUT, Place, write_output
 
     if out == STDOUT:
         write_output(out, zoo.build(name).files()[f"{part}.prototxt"])

@@ -139,7 +139,7 @@ class Snapshot:
 
 
 class Trainer(Protocol):
-    """A solver that has been set up, in one engine. `workflows.finetune` decides when it steps, tests and saves.
+    """A solver that has been set up, in one engine. `commands.finetune` decides when it steps, tests and saves.
 
     It never writes, tests or prints by itself, whatever the solver file says.
     """

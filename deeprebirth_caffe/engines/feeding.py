@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeprebirth_caffe.engines.base import EngineError
-from deeprebirth_caffe.engines.probe import probe_message
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Layer, Net, View
+from deeprebirth_caffe.ir.probe import probe_message
 from deeprebirth_caffe.ops import Shape
 
 if TYPE_CHECKING:

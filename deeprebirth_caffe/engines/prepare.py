@@ -14,12 +14,12 @@ import numpy as np
 
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.footprint import check_pass
-from deeprebirth_caffe.engines.probe import is_fed, probe_message, save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import RebirthError, RefusedError
 from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Layer, Net, Value, View, Weights, param_shapes
+from deeprebirth_caffe.ir.probe import is_fed, probe_message, save_weights
 from deeprebirth_caffe.ops import Shape, slice_sizes
 from deeprebirth_caffe.passes.exact.portable import Portable
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining

@@ -12,9 +12,8 @@ from deeprebirth_caffe import __version__
 from deeprebirth_caffe.errors import RebirthError, RefusedError
 from deeprebirth_caffe.export.graph import Array, BatchVariesError, Graph, Site, Tensor
 from deeprebirth_caffe.export.table import TRANSLATORS, why_not
-from deeprebirth_caffe.ir import Layer, Net, NetError, Value, View, Weights, param_shapes
+from deeprebirth_caffe.ir import Layer, Net, NetError, Value, View, Weights, param_shapes, unknown_shape
 from deeprebirth_caffe.ops import Shape
-from deeprebirth_caffe.passes.patterns import unknown_shape
 
 OPSET = 13
 """The oldest operators in which all layers can be said; ONNX Runtime, OpenCV, MNN and pnnx all read them."""

@@ -1,7 +1,7 @@
 """The graph: Net, Layer, Value, their views by NetState, and the rules that make a net sound."""
 
 from deeprebirth_caffe.ir.errors import NetError
-from deeprebirth_caffe.ir.graph import SILENCE, Layer, Value, View
+from deeprebirth_caffe.ir.graph import SILENCE, Layer, Value, View, unknown_shape
 from deeprebirth_caffe.ir.net import Net
 from deeprebirth_caffe.ir.state import NetState
 from deeprebirth_caffe.ir.summary import LayerCost, NetCost, param_shapes, summarize
@@ -21,4 +21,5 @@ __all__ = [
     "WeightsError",
     "param_shapes",
     "summarize",
+    "unknown_shape",
 ]

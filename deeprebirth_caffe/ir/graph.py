@@ -136,6 +136,11 @@ class Value:
         return readers if readers > 1 else 0
 
 
+def unknown_shape(value: Value) -> str:
+    """The reason of a pass that needs geometry and has none; where a flag helps, the layer's own words name it."""
+    return f"shape unknown: {value.unknown}"
+
+
 class View:
     """A net in one NetState: its live layers in order, with SSA values and shapes.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from deeprebirth_caffe.formats.collector import uncollected
+from deeprebirth_caffe.collector import uncollected
 from deeprebirth_caffe.formats.prototxt import NetSource, format_message, parse_net, read_net
 from deeprebirth_caffe.ir.errors import AbsentStateError, NetError
 from deeprebirth_caffe.ir.graph import Layer, Value, View

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from deeprebirth_caffe.ir import Layer, Net, Value, View, param_shapes
+from deeprebirth_caffe.ir.subnet import ancestors
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,6 @@ def find_results(net: Net, heads: Iterable[Head]) -> list[Value]:
     makers = {value.producer for value in judged}
     # A file may make its probabilities in TEST itself, beside the loss.
     return judged + [value for value in made if value not in judged and makers & ancestors(view, [value])]
-
-
-def ancestors(view: View, values: Iterable[Value]) -> set[Layer]:
-    """The layers that the values depend on."""
-    found: set[Layer] = set()
-    waiting = list(values)
-    while waiting:
-        producer = waiting.pop().producer
-        if producer is not None and producer not in found:
-            found.add(producer)
-            waiting += view.ins[producer]
-    return found
 
 
 class _Origins:

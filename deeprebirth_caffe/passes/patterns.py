@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from deeprebirth_caffe.ir import Layer, Net, NetState, Value
+from deeprebirth_caffe.ir import Layer, Net, NetState, Value, unknown_shape
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.ops.forks import DEPTHWISE
 from deeprebirth_caffe.proto import caffe_pb2 as pb
@@ -167,11 +167,6 @@ def any_size(facts: Facts, layer: Layer) -> bool:
 
 THIS_SIZE = "and nothing fixes the size of the images (--fixed-size, where they always have the one in the file)"
 """How refusals end of what would hold at the given size alone."""
-
-
-def unknown_shape(value: Value) -> str:
-    """The reason of a pass that needs geometry and has none; where a flag helps, the layer's own words name it."""
-    return f"shape unknown: {value.unknown}"
 
 
 @dataclass(frozen=True)

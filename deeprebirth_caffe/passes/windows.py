@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deeprebirth_caffe.ir import Layer, Weights
+from deeprebirth_caffe.ir import Layer, Weights, unknown_shape
 from deeprebirth_caffe.numerics.compose import Axis, compose
 from deeprebirth_caffe.ops import Shape, conv_geometry, pool_geometry
 from deeprebirth_caffe.passes.batchnorm import add_bias, missing_weights
 from deeprebirth_caffe.passes.convs import set_geometry
 from deeprebirth_caffe.passes.costs import no_gain, predicted, predicted_now
-from deeprebirth_caffe.passes.patterns import THIS_SIZE, Facts, any_size, strange, unknown_shape
+from deeprebirth_caffe.passes.patterns import THIS_SIZE, Facts, any_size, strange
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.rewrite import Applied, Kind, Rewriter
 

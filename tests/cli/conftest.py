@@ -11,9 +11,9 @@ import pytest
 from cli_tools import Cli, SmallNet, files_under, run_here, run_process
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
-from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.nets.load import load_net
 
 SMALL = {"googlenet28": (1, 28, 28), "alexnet64": (3, 64, 64), "resnet64": (3, 64, 64)}
 """Nets of the zoo that these tests convert, with the shape of their data."""

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from cli_tools import Cli, Everything, SmallNet, complaint
 
-from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.formats.caffemodel import write_caffemodel
 from deeprebirth_caffe.ir import Net, Weights
+from deeprebirth_caffe.ir.probe import save_weights
 
 HTML = "<!DOCTYPE html>\n<html><body>404</body></html>\n"
 HEAD = 'input: "data"\ninput_shape { dim: 1 dim: 3 dim: 8 dim: 8 }\n'
@@ -270,8 +270,8 @@ def test_an_error_in_the_middle_of_writing(
         file.write(b"x" * 1000)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("deeprebirth_caffe.workflows.rewriting.save_weights", disk_full)
-    monkeypatch.setattr("deeprebirth_caffe.workflows.deploy.save_weights", disk_full)
+    monkeypatch.setattr("deeprebirth_caffe.nets.rewriting.save_weights", disk_full)
+    monkeypatch.setattr("deeprebirth_caffe.commands.deploy.save_weights", disk_full)
     Path("there").mkdir()
     Path("there/train_val.prototxt").write_text("old", encoding="utf-8")
     before = everything()

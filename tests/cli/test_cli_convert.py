@@ -14,12 +14,12 @@ import pytest
 from cli_tools import Cli, Echo, Everything, SmallNet, complaint, files_under, listing, lr_mults
 
 from deeprebirth_caffe.cli.convert import command
-from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.caffemodel import read_caffemodel
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.nets.exactness import EXACT_NAMES
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.exactness import EXACT_NAMES
 
 Convert = Callable[..., dict[str, Any]]
 

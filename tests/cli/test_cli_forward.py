@@ -13,10 +13,10 @@ from cli_tools import Cli, complaint, listing
 from closeness import assert_within, between
 from tiny import NET, TERMS, make_tiny, picture
 
-from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.blobs import encode_blob
-from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.nets.load import load_net
 
 pytest.importorskip("torch")
 pytest.importorskip("lmdb")
@@ -178,7 +178,7 @@ def test_the_engines_agree(cli: Cli) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_net_is_loaded_once(cli: Cli, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     """However many batches the pictures make; the last one is smaller."""
-    monkeypatch.setattr("deeprebirth_caffe.workflows.feeding.MOST_PICTURES", 1)
+    monkeypatch.setattr("deeprebirth_caffe.inputs.feeding.MOST_PICTURES", 1)
     alone = run(cli, "pics/0.png", "pics/1.png", "pics/2.png", "--json", engine=engine).data["inputs"]
     loads: list[str] = []
     where = "torch.engine.TorchEngine" if engine == "torch" else "caffe.client.CaffeWorker"
@@ -186,7 +186,7 @@ def test_the_net_is_loaded_once(cli: Cli, monkeypatch: pytest.MonkeyPatch, engin
     kind = getattr(importlib.import_module(module), name)
     real = kind.load
     monkeypatch.setattr(kind, "load", lambda self, *a, **k: (loads.append(name), real(self, *a, **k))[1])
-    monkeypatch.setattr("deeprebirth_caffe.workflows.feeding.MOST_PICTURES", 2)
+    monkeypatch.setattr("deeprebirth_caffe.inputs.feeding.MOST_PICTURES", 2)
     found = run(cli, "pics/0.png", "pics/1.png", "pics/2.png", "--json", engine=engine).data["inputs"]
     assert loads == [name]
     for one, other in zip(alone, found, strict=True):
@@ -199,7 +199,7 @@ def test_folders_and_patterns_and_many_pictures(cli: Cli, monkeypatch: pytest.Mo
     alone = [blob(cli, "prob", f"pics/{label}.png")[0] for label in range(4)]
     together = blob(cli, "prob", "-i", "pics/?.png", "-i", "pics/0.png")
     assert_within("scores", [*alone, alone[0]], together, between(TERMS))
-    monkeypatch.setattr("deeprebirth_caffe.workflows.feeding.MOST_PICTURES", 2)
+    monkeypatch.setattr("deeprebirth_caffe.inputs.feeding.MOST_PICTURES", 2)
     all_of_them = [*alone, *blob(cli, "prob", "pics/color.jpg")]
     assert_within("scores", all_of_them, blob(cli, "prob", "pics"), between(TERMS))
 

@@ -12,7 +12,7 @@ import jsondocs
 import pytest
 from cli_tools import Cli, Echo, SmallNet
 
-from deeprebirth_caffe.workflows.exactness import EXACT_NAMES
+from deeprebirth_caffe.nets.exactness import EXACT_NAMES
 
 MANIFEST = "convert, deploy: manifest.json"
 ELSEWHERE = {

@@ -11,7 +11,7 @@ from cli_tools import Cli, Everything, SmallNet, complaint, listing
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.formats.caffemodel import read_caffemodel
 from deeprebirth_caffe.ir import Net
-from deeprebirth_caffe.workflows.exactness import EXACT_NAMES, FINISHING
+from deeprebirth_caffe.nets.exactness import EXACT_NAMES, FINISHING
 
 
 @pytest.fixture

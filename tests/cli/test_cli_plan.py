@@ -20,9 +20,9 @@ from deeprebirth_caffe.bench.targets import Job
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.passes.costs import predicted
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.planning.errors import Fidelity
-from deeprebirth_caffe.workflows.planning.plan import _free
-from deeprebirth_caffe.workflows.planning.trials import Candidate, Made
+from deeprebirth_caffe.runs.planning.errors import Fidelity
+from deeprebirth_caffe.runs.planning.plan import _free
+from deeprebirth_caffe.runs.planning.trials import Candidate, Made
 
 yaml = pytest.importorskip("yaml")
 pytest.importorskip("pydantic")
@@ -44,7 +44,7 @@ def plan(cli: Cli, net28: SmallNet) -> Callable[..., Result]:
 
 def schedule(path: str = "plan.yaml") -> Any:
     """The file as `rebirth run` reads it."""
-    from deeprebirth_caffe.workflows.schedule.files import read_schedule
+    from deeprebirth_caffe.runs.schedule.files import read_schedule
 
     return read_schedule(Path(path))
 
@@ -250,7 +250,7 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Times that are known: those of `FakeNet`."""
     fake = Machine()
-    monkeypatch.setattr("deeprebirth_caffe.workflows.timing.open_target", lambda spec, **options: fake)
+    monkeypatch.setattr("deeprebirth_caffe.commands.time.open_target", lambda spec, **options: fake)
     return fake
 
 
@@ -374,7 +374,7 @@ def tested(machine: Machine, judged: None, monkeypatch: pytest.MonkeyPatch) -> N
         top1 = 0.9 - sum(LOST[stage] for stage in {one["stage"] for one in merged}) / 100
         return {"outputs": {}, "images": 100, "top1": top1, "top5": 1.0}
 
-    monkeypatch.setattr("deeprebirth_caffe.workflows.testing.test", test)
+    monkeypatch.setattr("deeprebirth_caffe.commands.test.test", test)
 
 
 @pytest.mark.usefixtures("tested")

@@ -14,11 +14,11 @@ import pytest
 from cli_tools import Cli, SmallNet, complaint, listing
 from tiny import write_lmdb
 
-from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.ir import Net, Weights
+from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.load import load_net
 
 MANIFEST = "convert, deploy: manifest.json"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "googlenet28.caffemodel"

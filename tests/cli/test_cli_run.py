@@ -23,8 +23,8 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.learn.training import Training
-from deeprebirth_caffe.workflows.schedule.lock import holder, is_locked, locked
+from deeprebirth_caffe.runs.schedule.lock import holder, is_locked, locked
+from deeprebirth_caffe.training.loop import Training
 
 for library in ("torch", "lmdb", "pydantic", "yaml"):
     pytest.importorskip(library)
@@ -204,7 +204,7 @@ def test_a_signal_behind_the_last_iteration_ends_the_run_too(
     data["parts"]["train"]["done"] = False
     atomic_write(step, json.dumps(data))
     with monkeypatch.context() as patched:
-        patched.setattr("deeprebirth_caffe.workflows.schedule.learning.finetune", None)
+        patched.setattr("deeprebirth_caffe.runs.schedule.learning.finetune", None)
         run(cli)
     assert result("01-conv1")["iterations"] == 9
 
@@ -369,7 +369,7 @@ def test_what_is_wrong_is_found_before_anything_runs(
     write(SCHEDULE.replace(old, new, 1))
     if words is None:
         write(SCHEDULE.replace(old, new, 1).replace("snapshot: 2", "teacher: true"))
-        monkeypatch.setattr("deeprebirth_caffe.workflows.schedule.checks.choose", lambda options, views: None)
+        monkeypatch.setattr("deeprebirth_caffe.runs.schedule.checks.choose", lambda options, views: None)
         words = "step conv1: a teacher needs the embedded engine"
     assert words in complaint(cli("run", "s.yaml"), code)
     assert not Path("s-run").exists()

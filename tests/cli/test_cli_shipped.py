@@ -8,8 +8,8 @@ import jsondocs
 import pytest
 from cli_tools import Cli, complaint
 
-from deeprebirth_caffe.workflows import shipped
-from deeprebirth_caffe.workflows.schedule.files import read_schedule
+from deeprebirth_caffe.commands import shipped
+from deeprebirth_caffe.runs.schedule.files import read_schedule
 
 ROOT = Path(__file__).parents[2]
 

@@ -153,7 +153,7 @@ def test_a_full_disk_under_stdout_is_said(net28: SmallNet) -> None:
 
 INTERRUPTED = """
 import os, signal, sys
-import deeprebirth_caffe.workflows.rewriting as rewriting
+import deeprebirth_caffe.nets.rewriting as rewriting
 from deeprebirth_caffe.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell would ignore it
 def half(file, *_):

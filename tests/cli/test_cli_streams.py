@@ -12,10 +12,10 @@ from cli_tools import Cli, SmallNet, complaint, files_under, listing
 from tiny import NET
 
 from deeprebirth_caffe.cli import COMMANDS, rebirth
-from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
-from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.publish import about
+from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.wording import about
 
 
 @pytest.fixture

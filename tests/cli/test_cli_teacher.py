@@ -107,9 +107,9 @@ def test_going_on_changes_no_bit(cli: Cli) -> None:
     assert learn(cli, *options, "--log", "whole.jsonl").code == 0
     Path("learned").rename("whole")
     assert learn(cli, *options, "--log", "run.jsonl", "--max-iter", 15).code == 0
-    from deeprebirth_caffe.workflows.choose import EngineOptions
-    from deeprebirth_caffe.workflows.finetune import FinetuneOptions, go_on
-    from deeprebirth_caffe.workflows.learn.teaching import TeacherOptions
+    from deeprebirth_caffe.commands.finetune import FinetuneOptions, go_on
+    from deeprebirth_caffe.engines.choose import EngineOptions
+    from deeprebirth_caffe.relearn.teaching import TeacherOptions
 
     teacher = TeacherOptions(Path(TEACHER[1]), Path(TEACHER[3]), 3.5, 0.7, True, 0.3)
     started = FinetuneOptions(

@@ -17,9 +17,9 @@ from closeness import assert_within, between
 from tiny import CLASSES, NET, TERMS, datum, make_tiny, write_lmdb
 
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
-from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
-from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.nets.load import load_net
 
 pytest.importorskip("torch")
 pytest.importorskip("lmdb")

@@ -115,7 +115,7 @@ class FakeTarget:
 @pytest.fixture
 def target(monkeypatch: pytest.MonkeyPatch) -> FakeTarget:
     fake = FakeTarget()
-    monkeypatch.setattr("deeprebirth_caffe.workflows.timing.open_target", lambda spec, **options: fake)
+    monkeypatch.setattr("deeprebirth_caffe.commands.time.open_target", lambda spec, **options: fake)
     return fake
 
 

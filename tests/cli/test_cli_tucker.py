@@ -13,10 +13,10 @@ import pytest
 from cli_tools import Cli, SmallNet, complaint, listing, lr_mults
 from tiny import make_tiny
 
-from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.ir import Net, Weights, summarize
-from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.nets.load import load_net
 
 MANIFEST = "convert, deploy: manifest.json"
 

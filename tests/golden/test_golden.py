@@ -16,8 +16,8 @@ from nets import PASSES, parse, rewrite
 
 from deeprebirth_caffe.formats.prototxt import parse_net
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.nets.exactness import EXACT_NAMES
 from deeprebirth_caffe.rewrite import Pass
-from deeprebirth_caffe.workflows.exactness import EXACT_NAMES
 
 HERE = Path(__file__).parent
 CASES = sorted(path.parent for path in HERE.glob("*/*/in.prototxt"))

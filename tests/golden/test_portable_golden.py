@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
 
 HERE = Path(__file__).parent / "portable"
 CASES = sorted(path.parent for path in HERE.glob("*/fork.prototxt"))

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deeprebirth_caffe.commands.data import DataOptions, data_digits, data_list
 from deeprebirth_caffe.data.mean import mean_bytes, mean_picture
 from deeprebirth_caffe.data.records import AS_IS, RecordFormat, raw_record
 from deeprebirth_caffe.data.writers import open_database
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.workflows.data import DataOptions, data_digits, data_list
 
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("lmdb")

@@ -11,6 +11,7 @@ from distil_tools import BATCH, as_sgd, converted
 from nets import without_switches
 from solvers import far
 
+from deeprebirth_caffe.commands.distil import DistilOptions, distil
 from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
@@ -18,7 +19,6 @@ from deeprebirth_caffe.engines.torch.engine import TorchEngine
 from deeprebirth_caffe.formats.prototxt import format_message, parse_message
 from deeprebirth_caffe.ir import Weights
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.distil import DistilOptions, distil
 
 TERMS = 27 + 2 * (12 + 12 * 9 + 4 * 25) + 2 * 26 * 9 + 26 + 26 * 36 + BATCH * 24 * 24
 """What a path through the net adds up for a value, and a gradient of the first layer over its pixels."""

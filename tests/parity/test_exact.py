@@ -15,6 +15,7 @@ from nets import by_name, conv, data, fc, layer, names, parse, pool, relu, rewri
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.nets.check import compare_nets
 from deeprebirth_caffe.passes.channels import permute_readers, readers_to_permute
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
@@ -23,7 +24,6 @@ from deeprebirth_caffe.passes.relearn.merge_branches import MergeBranches
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
 from deeprebirth_caffe.rewrite import Pass, Rewriter
-from deeprebirth_caffe.workflows.check import compare_nets
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker

@@ -13,6 +13,7 @@ from nets import by_name, conv, data, fc, layer, names, parse, pool, reasons, re
 
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.nets.exactness import all_exact
 from deeprebirth_caffe.ops import conv_output_size
 from deeprebirth_caffe.passes.exact.compose_convolutions import ComposeConvolutions
 from deeprebirth_caffe.passes.exact.drop_identities import DropIdentities
@@ -24,7 +25,6 @@ from deeprebirth_caffe.passes.exact.join_siblings import JoinSiblings
 from deeprebirth_caffe.passes.exact.widen_branches import WidenBranches
 from deeprebirth_caffe.rewrite import Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import run
-from deeprebirth_caffe.workflows.exactness import all_exact
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from nets import conv, data, fc, layer, names, parse, pool, reasons, relu, rewrite
 
-from deeprebirth_caffe.engines.probe import write_probe
+from deeprebirth_caffe.ir.probe import write_probe
+from deeprebirth_caffe.nets.exactness import all_exact
 from deeprebirth_caffe.passes.exact.drop_identities import DropIdentities
 from deeprebirth_caffe.passes.exact.fold_average import FoldAverage
-from deeprebirth_caffe.workflows.exactness import all_exact
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker

@@ -16,6 +16,7 @@ import pytest
 from nets import conv, layer, parse, pool, relu
 
 from deeprebirth_caffe import zoo
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
 from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.formats.prototxt import format_message
@@ -23,7 +24,6 @@ from deeprebirth_caffe.ir import Net, summarize
 from deeprebirth_caffe.ops import all_ops
 from deeprebirth_caffe.ops.base import no_buffers
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
 
 pytestmark = pytest.mark.caffe
 CLOSE = 0.03

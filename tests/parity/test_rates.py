@@ -12,16 +12,16 @@ from closeness import assert_within, trained
 from nets import without_switches
 
 from deeprebirth_caffe import zoo
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
 from deeprebirth_caffe.engines.base import TrainResult
-from deeprebirth_caffe.engines.probe import probe_message, save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.engines.torch.engine import TorchEngine
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net, summarize
+from deeprebirth_caffe.ir.probe import probe_message, save_weights
+from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.nets.rewriting import Converted
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.rewriting import Converted
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker

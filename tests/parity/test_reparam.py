@@ -14,22 +14,23 @@ from exact_tools import Shared, same
 from nets import conv, data, layer, parse, reasons, rewrite
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.engines.probe import probe_message, save_weights
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.deploy import DeployOptions, deploy
+from deeprebirth_caffe.engines.choose import EngineOptions
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Layer, Net, Weights
+from deeprebirth_caffe.ir.probe import probe_message, save_weights
+from deeprebirth_caffe.nets.check import compare_nets
+from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.nets.rewriting import Converted
+from deeprebirth_caffe.nets.strip import strip
 from deeprebirth_caffe.ops import conv_output_size
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.sum_siblings import SumSiblings
 from deeprebirth_caffe.passes.relearn.reparametrize import Reparametrize
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.calibration import CalibrationOptions, calibration_inputs
-from deeprebirth_caffe.workflows.check import compare_nets
-from deeprebirth_caffe.workflows.choose import EngineOptions
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.deploy import DeployOptions, deploy, strip
-from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.rewriting import Converted
+from deeprebirth_caffe.relearn.calibration import CalibrationOptions, calibration_inputs
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker

@@ -16,9 +16,9 @@ from deeprebirth_caffe.bench.targets import open_target
 from deeprebirth_caffe.bench.targets.install import install, installed
 from deeprebirth_caffe.bench.targets.shell import DeviceError, DeviceLostError, Shell
 from deeprebirth_caffe.bench.targets.ssh import SshTransport
+from deeprebirth_caffe.commands.device import device_info, install_caffe, remove_caffe
+from deeprebirth_caffe.commands.time import TimeOptions, time_nets
 from deeprebirth_caffe.engines.caffe.locate import default_prefix
-from deeprebirth_caffe.workflows.device import device_info, install_caffe, remove_caffe
-from deeprebirth_caffe.workflows.timing import TimeOptions, time_nets
 
 
 @pytest.fixture

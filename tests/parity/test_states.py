@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker, LoadedNet

@@ -18,12 +18,12 @@ from nets import data, layer
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.bench.caffe_time import dressed
 from deeprebirth_caffe.bench.protocol import Plan
+from deeprebirth_caffe.commands.time import TimeOptions, time_nets
 from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net, summarize
-from deeprebirth_caffe.workflows.timing import TimeOptions, time_nets
 
 pytestmark = pytest.mark.caffe
 QUICK = Plan(runs=2, iterations=2, warmup=1)

@@ -13,8 +13,8 @@ from training_fakes import FakeTrainer, Notebook
 
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.formats.prototxt.solver import parse_solver
-from deeprebirth_caffe.workflows.learn.schedule import Schedule
-from deeprebirth_caffe.workflows.learn.training import Training
+from deeprebirth_caffe.training.loop import Training
+from deeprebirth_caffe.training.schedule import Schedule
 
 NET = """layer { name: "data" type: "DummyData" top: "data" dummy_data_param { shape { dim: 1 dim: 2 } } }
 layer { name: "target" type: "DummyData" top: "target" dummy_data_param { shape { dim: 1 dim: 1 } } }

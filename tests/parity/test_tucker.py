@@ -11,20 +11,20 @@ import pytest
 from nets import conv, data, fc, parse, relu, rewrite
 
 from deeprebirth_caffe import zoo
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.tucker import TuckerOptions, tucker
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
-from deeprebirth_caffe.engines.probe import probe_message, save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ir.probe import probe_message, save_weights
+from deeprebirth_caffe.nets.check import TOLERANCE, compare_nets
+from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.nets.rewriting import Converted
 from deeprebirth_caffe.passes.patterns import LINEAR, Facts
 from deeprebirth_caffe.passes.relearn.factors import Site, find_site
 from deeprebirth_caffe.passes.relearn.tucker import Tucker
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.check import TOLERANCE, compare_nets
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.rewriting import Converted
-from deeprebirth_caffe.workflows.tucker import TuckerOptions, tucker
 
 if TYPE_CHECKING:
     from test_exact import Shared

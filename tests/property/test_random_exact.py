@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from nets import conv, data, fc, layer, parse, pool, rewrite
 
 from deeprebirth_caffe.ir import summarize
+from deeprebirth_caffe.nets.check import compare_nets
+from deeprebirth_caffe.nets.exactness import EXACT_NAMES, all_exact
 from deeprebirth_caffe.ops import ShapeError
-from deeprebirth_caffe.workflows.check import compare_nets
-from deeprebirth_caffe.workflows.exactness import EXACT_NAMES, all_exact
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker

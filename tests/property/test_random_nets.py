@@ -21,22 +21,22 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from nets import PASSES, conv, data, fc, layer, pool
 
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
-from deeprebirth_caffe.engines.probe import probe_message, save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import RefusedError
 from deeprebirth_caffe.formats.prototxt import format_message, parse_net
 from deeprebirth_caffe.ir import Net, summarize
+from deeprebirth_caffe.ir.probe import probe_message, save_weights
 from deeprebirth_caffe.ir.stages import MADE_SUFFIX
+from deeprebirth_caffe.nets.exactness import FINISHING
+from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.nets.rewriting import Converted
 from deeprebirth_caffe.ops import conv_output_size, pool_output_size
 from deeprebirth_caffe.passes.exact.fold_ahead import FoldAhead
 from deeprebirth_caffe.passes.exact.sum_siblings import SumSiblings
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import run
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.exactness import FINISHING
-from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.rewriting import Converted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

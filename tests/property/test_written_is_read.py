@@ -9,23 +9,23 @@ from random import Random
 
 import pytest
 
-from deeprebirth_caffe.engines.probe import save_weights
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.deploy import DeployOptions, deploy
+from deeprebirth_caffe.commands.time import TimeOptions
+from deeprebirth_caffe.commands.tucker import TuckerOptions, tucker
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.prototxt import format_message, parse_message
 from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.nets.conversion import read_conversion
+from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.nets.manifest import read_earlier
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.conversion import read_conversion
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.deploy import DeployOptions, deploy
-from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.manifest import read_earlier
-from deeprebirth_caffe.workflows.planning.options import PlanOptions
-from deeprebirth_caffe.workflows.planning.plan import plan
-from deeprebirth_caffe.workflows.schedule.files import read_schedule
-from deeprebirth_caffe.workflows.timing import TimeOptions
-from deeprebirth_caffe.workflows.tucker import TuckerOptions, tucker
+from deeprebirth_caffe.runs.planning.options import PlanOptions
+from deeprebirth_caffe.runs.planning.plan import plan
+from deeprebirth_caffe.runs.schedule.files import read_schedule
 
 TEMPLATE = """
 layer { name: "data" type: "Data" top: "data" top: "label" transform_param { crop_size: 16 mean_value: [1, 2, 3] }

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 from exact_tools import Shared
 from nets import conv, fc, layer, parse, pool, relu
 
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.deploy import DeployOptions, deploy
+from deeprebirth_caffe.commands.inspect import inspect
 from deeprebirth_caffe.engines.prepare import plain
-from deeprebirth_caffe.engines.probe import save_weights
+from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.nets.check import compare_nets
+from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.nets.strip import DEPLOY, DEPLOY_WEIGHTS
 from deeprebirth_caffe.passes.heads import find_heads, find_results
-from deeprebirth_caffe.workflows.check import compare_nets
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.deploy import DEPLOY, DEPLOY_WEIGHTS, DeployOptions, deploy
-from deeprebirth_caffe.workflows.inspect import inspect
-from deeprebirth_caffe.workflows.load import load_net
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker

@@ -15,7 +15,7 @@ import pytest
 
 import deeprebirth_caffe
 from deeprebirth_caffe.cli import rebirth
-from deeprebirth_caffe.workflows.doctor import PACKAGES
+from deeprebirth_caffe.commands.doctor import PACKAGES
 
 PACKAGE = Path(deeprebirth_caffe.__file__).parent
 ROOT = PACKAGE.parent

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from deeprebirth_caffe.commands.device import usual_prefix
 from deeprebirth_caffe.engines.caffe.locate import default_prefix
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.workflows.device import usual_prefix
 
 
 @pytest.fixture(autouse=True)

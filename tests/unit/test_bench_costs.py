@@ -11,11 +11,11 @@ from nets import conv, data, fc, layer, pool, relu
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.bench.costs import costs, storage_bytes
 from deeprebirth_caffe.bench.energy import RaplMeter, per_pass, rapl
-from deeprebirth_caffe.bench.memory import PROCESS_BYTES, fit, reused_bytes
 from deeprebirth_caffe.engines.prepare import probe_net
-from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ir.memory import PROCESS_BYTES, fit, reused_bytes
+from deeprebirth_caffe.ir.probe import save_weights
 
 
 def view(text: str, batch: int | None = None):  # type: ignore[no-untyped-def]

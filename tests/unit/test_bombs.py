@@ -259,7 +259,7 @@ OURS = {
     "formats/memory.py": "likewise",
     "cli/streams.py": "the null device",
     "engines/caffe/kernels.py": "a file of the kernel, and what we remember ourselves",
-    "workflows/shipped.py": "pages and schedules of the package",
+    "commands/shipped.py": "pages and schedules of the package",
     "engines/caffe/locate.py": "a Caffe that the user names",
     "engines/inference/onnx_runner.py": "in a folder of ours",
     "engines/inference/ncnn_runner.py": "likewise",
@@ -309,7 +309,7 @@ def test_a_net_that_does_not_fit_is_refused_before_it_runs(tmp_path: Path, monke
 
 
 def test_a_table_of_hits_is_as_large_as_its_file(tmp_path: Path) -> None:
-    from deeprebirth_caffe.workflows.report.gather import _hits
+    from deeprebirth_caffe.runs.report.gather import _hits
 
     np.save(tmp_path / "test.npy", np.ones((3, 2), np.uint8))
     assert _hits(tmp_path, "test.npy") is not None

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deeprebirth_caffe.commands.data import DataOptions, data_digits, data_folder, data_list
 from deeprebirth_caffe.data import staging as staging_module
 from deeprebirth_caffe.data import write, writers
 from deeprebirth_caffe.data.decode import BadRecordError
@@ -31,7 +32,6 @@ from deeprebirth_caffe.data.staging import staging
 from deeprebirth_caffe.data.writers import BACKENDS, open_database
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.data import DataOptions, data_digits, data_folder, data_list
 
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("lmdb")

@@ -10,12 +10,12 @@ from click.testing import CliRunner
 from nets import conv, layer, pool, rewrite
 
 from deeprebirth_caffe.cli import rebirth
+from deeprebirth_caffe.commands.dialects import dialects
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ops import Op
 from deeprebirth_caffe.ops.base import same_shape
 from deeprebirth_caffe.ops.forks import table
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
-from deeprebirth_caffe.workflows.dialects import dialects
 
 DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 8 dim: 10 dim: 10 } } }\n'
 

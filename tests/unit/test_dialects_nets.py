@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.inspect import inspect
 from deeprebirth_caffe.formats.prototxt import read_net
 from deeprebirth_caffe.ir import Net
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.deploy import strip
-from deeprebirth_caffe.workflows.inspect import inspect
+from deeprebirth_caffe.nets.strip import strip
 
 
 def conv(name: str, bottom: str, out: int, kernel: int = 3, kind: str = "Convolution", fields: str = "") -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from nets import by_name, conv, data, fc, layer, names, parse, pool, reasons, relu, rewrite
 
+from deeprebirth_caffe.nets.exactness import all_exact
 from deeprebirth_caffe.passes.exact.compose_convolutions import ComposeConvolutions
 from deeprebirth_caffe.passes.exact.drop_identities import DropIdentities
 from deeprebirth_caffe.passes.exact.fold_ahead import FoldAhead
@@ -15,7 +16,6 @@ from deeprebirth_caffe.passes.exact.inner_to_convolution import InnerToConvoluti
 from deeprebirth_caffe.passes.exact.join_siblings import JoinSiblings
 from deeprebirth_caffe.passes.exact.widen_branches import WidenBranches
 from deeprebirth_caffe.rewrite import Pass
-from deeprebirth_caffe.workflows.exactness import all_exact
 
 D = data(1, 4, 16, 16)
 TRAIN, TEST = "include { phase: TRAIN }", "include { phase: TEST }"

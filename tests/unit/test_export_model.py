@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from nets import conv, data, fc, layer, parse, pool, relu
 
+from deeprebirth_caffe.commands import export as workflow
+from deeprebirth_caffe.commands.export import ExportOptions, export
 from deeprebirth_caffe.engines.libraries import need
 from deeprebirth_caffe.engines.prepare import plain
-from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
 from deeprebirth_caffe.ir import Net, Weights
+from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.ops import all_ops
-from deeprebirth_caffe.workflows import export as workflow
-from deeprebirth_caffe.workflows.export import ExportOptions, export
 
 onnx = pytest.importorskip("onnx")
 

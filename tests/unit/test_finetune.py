@@ -13,23 +13,23 @@ import numpy as np
 import pytest
 
 from deeprebirth_caffe.cli.progress import Bar, accuracy_name, clock, spell_score
+from deeprebirth_caffe.commands.finetune import FinetuneOptions, go_on
 from deeprebirth_caffe.engines.base import EngineError, Snapshot, Step
 from deeprebirth_caffe.engines.caffe import saving
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
+from deeprebirth_caffe.engines.choose import EngineOptions, choose, predict
 from deeprebirth_caffe.engines.plan import read_plan
 from deeprebirth_caffe.engines.snapshots import snapshot_room
 from deeprebirth_caffe.errors import RebirthError, UsageError
+from deeprebirth_caffe.inputs.labels import judge_of
+from deeprebirth_caffe.inputs.roots import find_root
 from deeprebirth_caffe.ir import Net, NetState, View
-from deeprebirth_caffe.workflows.choose import EngineOptions, choose, predict
-from deeprebirth_caffe.workflows.finetune import FinetuneOptions, go_on
-from deeprebirth_caffe.workflows.labels import judge_of
-from deeprebirth_caffe.workflows.learn.pace import Pace
-from deeprebirth_caffe.workflows.learn.schedule import Schedule
-from deeprebirth_caffe.workflows.learn.snapshots import check_room
-from deeprebirth_caffe.workflows.learn.solver_nets import solver_nets
-from deeprebirth_caffe.workflows.ranking import Classifier, Ranking, find_classifier
-from deeprebirth_caffe.workflows.roots import find_root
+from deeprebirth_caffe.nets.ranking import Classifier, Ranking, find_classifier
+from deeprebirth_caffe.training.pace import Pace
+from deeprebirth_caffe.training.schedule import Schedule
+from deeprebirth_caffe.training.snapshots import check_room
+from deeprebirth_caffe.training.solver_nets import solver_nets
 
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"
 

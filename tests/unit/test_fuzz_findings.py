@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deeprebirth_caffe.collector import uncollected
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import write_caffemodel
-from deeprebirth_caffe.formats.collector import uncollected
 from deeprebirth_caffe.formats.hdf5 import read_hdf5_model
 from deeprebirth_caffe.formats.solverstate import read_solverstate
 from deeprebirth_caffe.ir import Net, NetError
 from deeprebirth_caffe.ir.weights import Weights
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.deploy import strip
-from deeprebirth_caffe.workflows.publish import json_bytes
+from deeprebirth_caffe.nets.strip import strip
+from deeprebirth_caffe.wording import json_bytes
 
 CYCLE = """
 layer { name: "a" type: "Convolution" bottom: "y" top: "x" convolution_param { num_output: 2 kernel_size: 1 } }

@@ -16,7 +16,7 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import write_caffemodel
 from deeprebirth_caffe.formats.hdf5 import SHARED, is_hdf5, read_hdf5_model, stream_hdf5_model
 from deeprebirth_caffe.ir import Weights
-from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.nets.load import load_net
 
 ONE = np.arange(6, dtype=np.float32).reshape(2, 3)
 TWO = np.array([1, np.nan], np.float32)

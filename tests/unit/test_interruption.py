@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from deeprebirth_caffe.workflows.learn.interruption import SIGNALS, Interruption
+from deeprebirth_caffe.training.interruption import SIGNALS, Interruption
 
 
 class Interrupting(io.RawIOBase):

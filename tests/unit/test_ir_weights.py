@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from nets import conv, data, fc, layer, parse, pool, relu, rewrite
 
-from deeprebirth_caffe.engines.probe import save_weights
+from deeprebirth_caffe.commands.time import TimeOptions, time_nets
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import LayerBlobs, read_caffemodel, write_caffemodel
 from deeprebirth_caffe.ir import Weights, WeightsError
+from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.timing import TimeOptions, time_nets
 
 NET = data(1, 2, 8, 8) + conv("conv", "data", 3) + relu("r", "conv") + pool("p", "conv") + fc("fc", "p", 4)
 

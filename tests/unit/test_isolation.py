@@ -76,6 +76,7 @@ def test_every_python_is_started_this_way() -> None:
         "deeprebirth_caffe/engines/hosted.py": "names it in an error",
         "benchmarks/startup.py": "times a bare Python",
         "scripts/test_kernels.py": "runs the tests of the folder it is started in",
+        "scripts/replay.py": "runs the checkouts that it compares",
     }
     found = set()
     for folder in ("deeprebirth_caffe", "scripts", "benchmarks"):

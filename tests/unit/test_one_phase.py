@@ -8,17 +8,17 @@ import pytest
 from click.testing import CliRunner
 
 from deeprebirth_caffe.cli import rebirth
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.deploy import DeployOptions, deploy
+from deeprebirth_caffe.commands.diff import diff
+from deeprebirth_caffe.commands.inspect import inspect
+from deeprebirth_caffe.commands.tucker import TuckerOptions, tucker
 from deeprebirth_caffe.engines.plan import read_plan
-from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.files import atomic_file
 from deeprebirth_caffe.ir import Net, NetError
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.deploy import DeployOptions, deploy
-from deeprebirth_caffe.workflows.diff import diff
-from deeprebirth_caffe.workflows.inspect import inspect
-from deeprebirth_caffe.workflows.learn.solver_nets import solver_nets
-from deeprebirth_caffe.workflows.tucker import TuckerOptions, tucker
+from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.training.solver_nets import solver_nets
 
 DATA = """layer {{ name: "data" type: "DummyData" top: "data" top: "label" {rule}
   dummy_data_param {{ shape {{ dim: {batch} dim: 3 dim: 16 dim: 16 }} shape {{ dim: {batch} }} }} }}

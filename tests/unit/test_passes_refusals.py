@@ -9,6 +9,7 @@ import pytest
 from nets import conv, data, fc, layer, names, parse, pool, reasons, relu, rewrite
 
 from deeprebirth_caffe import zoo
+from deeprebirth_caffe.commands.convert import ConvertOptions
 from deeprebirth_caffe.ops import conv_geometry
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
@@ -18,7 +19,6 @@ from deeprebirth_caffe.passes.relearn.pool_to_stride import PAPER_KEEPS, PoolToS
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
 from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
 from deeprebirth_caffe.rewrite import Pass
-from deeprebirth_caffe.workflows.convert import ConvertOptions
 
 D = data(1, 4, 16, 16)
 SOURCE = layer("Data", "data", (), ("data", "label"), "data_param { batch_size: 2 }")

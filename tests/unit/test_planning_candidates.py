@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from deeprebirth_caffe import zoo
+from deeprebirth_caffe.commands.convert import ConvertOptions
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.nets.selection import Selection, names_stage
 from deeprebirth_caffe.rewrite import Kind
-from deeprebirth_caffe.workflows.convert import ConvertOptions
-from deeprebirth_caffe.workflows.planning.candidates import (
+from deeprebirth_caffe.runs.planning.candidates import (
     Merge,
     exactly,
     find_merges,
@@ -19,7 +20,6 @@ from deeprebirth_caffe.workflows.planning.candidates import (
     step_name,
     together,
 )
-from deeprebirth_caffe.workflows.selection import Selection, names_stage
 
 PAPER = ConvertOptions(Path("net"), paper=True).passes()
 BEST = ConvertOptions(Path("net")).passes()
@@ -47,7 +47,7 @@ def test_googlenet_goes_as_in_the_paper() -> None:
 def test_the_configs_say_the_same(name: str) -> None:
     pytest.importorskip("pydantic")
     pytest.importorskip("yaml")
-    from deeprebirth_caffe.workflows.schedule.files import read_schedule
+    from deeprebirth_caffe.runs.schedule.files import read_schedule
 
     found = read_schedule(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
     assert [(step.name, list(step.stages)) for step in found.steps] == [

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from deeprebirth_caffe.commands.time import TimeOptions
 from deeprebirth_caffe.errors import RefusedError, UsageError
-from deeprebirth_caffe.workflows.planning.choosing import Offer, choose, points, predicted
-from deeprebirth_caffe.workflows.planning.options import PlanOptions
-from deeprebirth_caffe.workflows.planning.target import Reached, Search, Target, parse_targets
-from deeprebirth_caffe.workflows.planning.trials import Candidate, Made, Times, Trials, cover
-from deeprebirth_caffe.workflows.timing import TimeOptions
+from deeprebirth_caffe.runs.planning.choosing import Offer, choose, points, predicted
+from deeprebirth_caffe.runs.planning.options import PlanOptions
+from deeprebirth_caffe.runs.planning.target import Reached, Search, Target, parse_targets
+from deeprebirth_caffe.runs.planning.trials import Candidate, Made, Times, Trials, cover
 
 TOTAL = 100.0
 QUICK = settings(

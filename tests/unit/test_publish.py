@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from deeprebirth_caffe.cli.text import Guarded, error_line, guarded
-from deeprebirth_caffe.workflows.pages import document
-from deeprebirth_caffe.workflows.publish import clipped, csv_cell, json_bytes, printable
-from deeprebirth_caffe.workflows.report import curves
+from deeprebirth_caffe.pages.document import document
+from deeprebirth_caffe.runs.report import curves
+from deeprebirth_caffe.wording import clipped, csv_cell, json_bytes, printable
 
 HOSTILE = ["\x1b]0;t\x07", "\x9b2J", "\x85", "\x7f", "\u202e", "\u2066", "\u2028", "\u00ad", "\U000e0041", "\udc9b"]
 

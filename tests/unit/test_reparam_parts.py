@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from nets import by_name, conv, data, fc, layer, names, parse, reasons, relu, rewrite
 
 from deeprebirth_caffe.ir.stages import whole_name
+from deeprebirth_caffe.nets.exactness import EXACT_NAMES, preparing
+from deeprebirth_caffe.nets.parts import fold_parts
 from deeprebirth_caffe.numerics.compose import Axis
 from deeprebirth_caffe.numerics.parallel import add_up, around, within
 from deeprebirth_caffe.numerics.spread import Spread
@@ -19,8 +21,6 @@ from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.sum_siblings import SumSiblings
 from deeprebirth_caffe.passes.relearn.reparametrize import Reparametrize
 from deeprebirth_caffe.rewrite import Kind, Pass, Rewriter
-from deeprebirth_caffe.workflows.exactness import EXACT_NAMES, preparing
-from deeprebirth_caffe.workflows.parts import fold_parts
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -15,14 +15,14 @@ import pytest
 import reports
 
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.workflows.report.curves import Line, nice, plot, tick
-from deeprebirth_caffe.workflows.report.figures import metrics, own_output, paired, pairs, trade
-from deeprebirth_caffe.workflows.report.gather import Run, gather
-from deeprebirth_caffe.workflows.report.graph import Panel, panels
-from deeprebirth_caffe.workflows.report.html import page
-from deeprebirth_caffe.workflows.report.logs import POINTS, read_log
-from deeprebirth_caffe.workflows.report.markdown import text
-from deeprebirth_caffe.workflows.report.sections import Table, duration, interval, sections
+from deeprebirth_caffe.runs.report.curves import Line, nice, plot, tick
+from deeprebirth_caffe.runs.report.figures import metrics, own_output, paired, pairs, trade
+from deeprebirth_caffe.runs.report.gather import Run, gather
+from deeprebirth_caffe.runs.report.graph import Panel, panels
+from deeprebirth_caffe.runs.report.html import page
+from deeprebirth_caffe.runs.report.logs import POINTS, read_log
+from deeprebirth_caffe.runs.report.markdown import text
+from deeprebirth_caffe.runs.report.sections import Table, duration, interval, sections
 
 EVIL = "a|b\u202e<script>alert(1)</script>\n# no"
 

@@ -15,7 +15,7 @@ import pytest
 import reports
 
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.workflows.schedule.files import parse_schedule
+from deeprebirth_caffe.runs.schedule.files import parse_schedule
 
 for library in ("pydantic", "yaml"):
     pytest.importorskip(library)

@@ -11,11 +11,11 @@ import pytest
 from nets import by_name, conv, data, fc, layer, names, parse, pool, relu, rewrite
 
 from deeprebirth_caffe.ir import Net, NetError
+from deeprebirth_caffe.nets.ledger import Ledger, make_ledger
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, RewriteError, Rewriter
 from deeprebirth_caffe.rewrite.learning import learn_faster, restore
 from deeprebirth_caffe.rewrite.names import rename_changed_blobs
 from deeprebirth_caffe.rewrite.pipeline import run
-from deeprebirth_caffe.workflows.ledger import Ledger, make_ledger
 
 CHAIN = data(1, 3, 8, 8) + conv("conv", "data") + relu("relu", "conv", "relu") + pool("pool", "relu") + fc("fc", "pool")
 

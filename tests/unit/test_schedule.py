@@ -13,25 +13,25 @@ import pytest
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.solver import parse_solver
-from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.ranking import COLUMNS
-from deeprebirth_caffe.workflows.schedule.accuracy import points
-from deeprebirth_caffe.workflows.schedule.digests import data_digest
-from deeprebirth_caffe.workflows.schedule.learning import read_hits
-from deeprebirth_caffe.workflows.schedule.lock import LOCK
-from deeprebirth_caffe.workflows.schedule.state import RESULT, SCHEDULE, STEP, NotMade, Parts, arrange, is_begun, sweep
-from deeprebirth_caffe.workflows.solver import CLIP
+from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.nets.ranking import COLUMNS
+from deeprebirth_caffe.nets.solver import CLIP
+from deeprebirth_caffe.runs.schedule.accuracy import points
+from deeprebirth_caffe.runs.schedule.digests import data_digest
+from deeprebirth_caffe.runs.schedule.learning import read_hits
+from deeprebirth_caffe.runs.schedule.lock import LOCK
+from deeprebirth_caffe.runs.schedule.state import RESULT, SCHEDULE, STEP, NotMade, Parts, arrange, is_begun, sweep
 
 pytest.importorskip("pydantic")
 pytest.importorskip("yaml")
 
 from deeprebirth_caffe.bench.stats import ENOUGH_RUNS
-from deeprebirth_caffe.workflows.schedule.accuracy import over_budget
-from deeprebirth_caffe.workflows.schedule.checks import check_conversions
-from deeprebirth_caffe.workflows.schedule.context import Inputs
-from deeprebirth_caffe.workflows.schedule.files import parse_schedule, read_schedule, schema
-from deeprebirth_caffe.workflows.schedule.model import Budget, Distil, Learn
-from deeprebirth_caffe.workflows.schedule.solvers import relearning
+from deeprebirth_caffe.runs.schedule.accuracy import over_budget
+from deeprebirth_caffe.runs.schedule.checks import check_conversions
+from deeprebirth_caffe.runs.schedule.context import Inputs
+from deeprebirth_caffe.runs.schedule.files import parse_schedule, read_schedule, schema
+from deeprebirth_caffe.runs.schedule.model import Budget, Distil, Learn
+from deeprebirth_caffe.runs.schedule.solvers import relearning
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "examples").glob("*.yaml")])

@@ -15,18 +15,19 @@ from closeness import assert_within, between
 from nets import data, layer
 
 from deeprebirth_caffe import zoo
+from deeprebirth_caffe.commands.convert import ConvertOptions
 from deeprebirth_caffe.engines import engine
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
-from deeprebirth_caffe.engines.probe import save_weights
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net, View
-from deeprebirth_caffe.passes.targets import RELU, Target, ancestors, find_targets, taught, value_names
+from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.ir.subnet import ancestors
+from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.nets.rewriting import rebirth_origins
+from deeprebirth_caffe.relearn.targets import RELU, Target, find_targets, taught, value_names
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import run
-from deeprebirth_caffe.workflows.convert import ConvertOptions
-from deeprebirth_caffe.workflows.load import load_net
-from deeprebirth_caffe.workflows.rewriting import rebirth_origins
 
 TERMS = 20_000
 """About what googlenet28 adds up for one value of its last layer, and for one of the student's, all layers together."""

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from deeprebirth_caffe import zoo
+from deeprebirth_caffe.commands.convert import ConvertOptions
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.caffemodel import write_caffemodel
 from deeprebirth_caffe.ir import Net, View, param_shapes
+from deeprebirth_caffe.relearn.matching import matching_blobs
+from deeprebirth_caffe.relearn.teaching import TeacherOptions, plan_lesson
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.names import rename_changed_blobs
 from deeprebirth_caffe.rewrite.pipeline import run
-from deeprebirth_caffe.workflows.convert import ConvertOptions
-from deeprebirth_caffe.workflows.learn.matching import matching_blobs
-from deeprebirth_caffe.workflows.learn.teaching import TeacherOptions, plan_lesson
 
 DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }\n'
 LABEL = 'layer { name: "labels" type: "Input" top: "label" input_param { shape { dim: 2 } } }\n'

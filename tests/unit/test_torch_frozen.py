@@ -18,7 +18,7 @@ from deeprebirth_caffe.engines.torch.net import TorchNet
 from deeprebirth_caffe.engines.torch.solver import TorchTrainer
 from deeprebirth_caffe.formats.caffemodel import read_caffemodel
 from deeprebirth_caffe.ir import NetState, Weights
-from deeprebirth_caffe.workflows.load import load_net
+from deeprebirth_caffe.nets.load import load_net
 
 RECORDS, BATCH = 10, 4
 """Batches begin at other images in every pass over the data."""

@@ -13,10 +13,10 @@ from training_fakes import FakeTrainer, Notebook
 
 from deeprebirth_caffe.engines.base import DivergedError, EngineError, Snapshot
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.workflows.learn.divergence import PATIENCE, DivergenceWatch
-from deeprebirth_caffe.workflows.learn.runlog import RunLog
-from deeprebirth_caffe.workflows.learn.schedule import Schedule, Smoothed
-from deeprebirth_caffe.workflows.learn.training import Training
+from deeprebirth_caffe.training.divergence import PATIENCE, DivergenceWatch
+from deeprebirth_caffe.training.loop import Training
+from deeprebirth_caffe.training.runlog import RunLog
+from deeprebirth_caffe.training.schedule import Schedule, Smoothed
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -8,11 +8,11 @@ import pytest
 import upgrade_corpus as corpus
 
 from deeprebirth_caffe import zoo
+from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.inspect import inspect
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.workflows.convert import ConvertOptions, convert
-from deeprebirth_caffe.workflows.inspect import inspect
 
 
 def with_input_named(net: Net) -> pb.NetParameter:

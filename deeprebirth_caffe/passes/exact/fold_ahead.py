@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from deeprebirth_caffe.ir import Layer, Net, Weights
+from deeprebirth_caffe.ir import Layer, Net, Weights, unknown_shape
 from deeprebirth_caffe.numerics import affine
 from deeprebirth_caffe.ops import conv_geometry
 from deeprebirth_caffe.passes.batchnorm import (
@@ -30,7 +30,7 @@ from deeprebirth_caffe.passes.batchnorm import (
     missing_weights,
     odd,
 )
-from deeprebirth_caffe.passes.patterns import LINEAR, Facts, strange, unknown_shape
+from deeprebirth_caffe.passes.patterns import LINEAR, Facts, strange
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
 
 Array = npt.NDArray[Any]

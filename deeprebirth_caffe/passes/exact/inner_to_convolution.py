@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from deeprebirth_caffe.ir import Layer, Net
+from deeprebirth_caffe.ir import Layer, Net, unknown_shape
 from deeprebirth_caffe.ops import Shape, op
 from deeprebirth_caffe.passes.batchnorm import missing_weights
 from deeprebirth_caffe.passes.convs import set_geometry
 from deeprebirth_caffe.passes.costs import no_gain, predicted, predicted_now
-from deeprebirth_caffe.passes.patterns import Facts, strange, unknown_shape
+from deeprebirth_caffe.passes.patterns import Facts, strange
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
 

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from deeprebirth_caffe.ir import SILENCE, Layer, Net, Value, View
-from deeprebirth_caffe.passes.heads import Head, ancestors, find_heads, find_results
-from deeprebirth_caffe.passes.patterns import unknown_shape
+from deeprebirth_caffe.ir import SILENCE, Layer, Net, Value, View, unknown_shape
+from deeprebirth_caffe.ir.subnet import ancestors
+from deeprebirth_caffe.passes.heads import Head, find_heads, find_results
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
 

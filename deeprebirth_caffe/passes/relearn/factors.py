@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deeprebirth_caffe.ir import Layer
+from deeprebirth_caffe.ir import Layer, unknown_shape
 from deeprebirth_caffe.numerics.tucker import Metric, low_rank, make_metric, product, relative_error, tucker2
 from deeprebirth_caffe.ops import Shape, axis_of, conv_geometry, count
-from deeprebirth_caffe.passes.patterns import LINEAR, Facts, unknown_shape
+from deeprebirth_caffe.passes.patterns import LINEAR, Facts
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 Array = npt.NDArray[Any]

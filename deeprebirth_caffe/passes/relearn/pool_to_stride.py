@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from deeprebirth_caffe.ir import Layer, Net
+from deeprebirth_caffe.ir import Layer, Net, unknown_shape
 from deeprebirth_caffe.numerics.inherit import embed
 from deeprebirth_caffe.ops import conv_geometry, pool_geometry
 from deeprebirth_caffe.passes.convs import set_geometry
-from deeprebirth_caffe.passes.patterns import Facts, Hosts, any_size, find_hosts, strange, unknown_shape
+from deeprebirth_caffe.passes.patterns import Facts, Hosts, any_size, find_hosts, strange
 from deeprebirth_caffe.passes.relearn.geometry import Axis, AxisPlan
 from deeprebirth_caffe.passes.relearn.inception import Module, find_modules
 from deeprebirth_caffe.passes.relearn.start import Start, set_filler

@@ -22,13 +22,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from deeprebirth_caffe.ir import Layer, Net
+from deeprebirth_caffe.ir import Layer, Net, unknown_shape
 from deeprebirth_caffe.ir.stages import MAIN_SUFFIX
 from deeprebirth_caffe.numerics.compose import Axis
 from deeprebirth_caffe.numerics.parallel import within
 from deeprebirth_caffe.ops import ConvGeometry, conv_geometry
 from deeprebirth_caffe.passes.convs import set_geometry
-from deeprebirth_caffe.passes.patterns import Facts, unknown_shape
+from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.relearn.start import Start, bias_value, set_filler
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter

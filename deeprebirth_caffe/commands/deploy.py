@@ -1,0 +1,103 @@
+"""`rebirth deploy`: learned weights to the phone. Training layers and auxiliary heads out, BatchNorm folded: exact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deeprebirth_caffe.engines.base import Engine
+from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.formats.outputs import MANIFEST, Place
+from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.nets.check import check_runs, raise_failures
+from deeprebirth_caffe.nets.exactness import all_exact
+from deeprebirth_caffe.nets.ledger import make_ledger
+from deeprebirth_caffe.nets.load import layers_without_weights, load_net, upgrade_notes
+from deeprebirth_caffe.nets.manifest import make_manifest, totals
+from deeprebirth_caffe.nets.strip import DEPLOY, DEPLOY_WEIGHTS, strip
+from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.passes.exact.strip_training import StripTraining
+from deeprebirth_caffe.wording import json_bytes
+
+
+@dataclass(frozen=True)
+class DeployOptions:
+    """What `rebirth deploy` is told; see its help."""
+
+    net: Path
+    weights: Path
+    out: Path
+    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    batch: int | None = None
+    skip_passes: tuple[str, ...] = ()
+    fixed_size: bool = False
+    force: bool = False
+    shared: bool = False
+    """Whether the output directory is meant to hold other files too, so that nothing is said of them."""
+
+
+def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, Any]:
+    """Writes deploy.prototxt, deploy.caffemodel and manifest.json.
+
+    Args:
+        options: what to do.
+        engine: real Caffe, to check the result with; None does not check.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        RefusedError: the check does not hold; nothing is written.
+    """
+    files = (DEPLOY, DEPLOY_WEIGHTS, MANIFEST)
+    place = Place(options.out, options.force, files)
+    place.check((options.net, options.weights))
+    net = load_net(options.net, options.weights, options.input_shapes)
+    net.fixed_size = options.fixed_size
+    original = net.copy()
+    made = strip(net, batch=options.batch, skip_passes=options.skip_passes, keep_exact=engine is not None)
+    if missing := layers_without_weights(made.net):
+        raise RebirthError(
+            f"{options.weights}: holds nothing for {', '.join(missing)}, which would run at random; "
+            "are these the weights of this net?"
+        )
+    checks = check_runs(made.outcome.exact_runs, engine) if engine is not None else None
+    raise_failures(checks)
+    manifest = make_manifest(
+        source={"net": str(options.net), "weights": str(options.weights), "solver": None},
+        outputs={
+            "directory": str(options.out),
+            "deploy": DEPLOY,
+            "weights": DEPLOY_WEIGHTS,
+            "manifest": MANIFEST,
+        },
+        options={
+            "passes": [StripTraining.name, *(one.name for one in all_exact(options.skip_passes))],
+            "batch": made.net.view("TEST").batch,
+            **({"fixed_size": True} if options.fixed_size else {}),
+            "input_shapes": {blob: list(shape) for blob, shape in options.input_shapes.items()},
+        },
+        outcome=made.outcome,
+        renamed=[],
+        ledger=make_ledger(original, made.rewriter),
+        lr_mult={},
+        origins={},
+        refit=None,
+        reparam={},
+        before=totals(original),
+        after=totals(made.net),
+        checks=checks,
+        notes=[*upgrade_notes(original), *(() if options.shared else place.notes(files))],
+    )
+    weights = made.net.weights
+    assert weights is not None
+    place.publish(
+        {
+            DEPLOY: made.net.text(),
+            DEPLOY_WEIGHTS: lambda file: save_weights(file, made.net, weights),
+            MANIFEST: json_bytes(manifest),
+        }
+    )
+    return manifest

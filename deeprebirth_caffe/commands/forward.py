@@ -1,0 +1,212 @@
+"""`rebirth forward`: pictures through a net, to labels or to a blob."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from deeprebirth_caffe.engines.choose import EngineOptions, choose
+from deeprebirth_caffe.errors import RebirthError, UsageError
+from deeprebirth_caffe.formats.files import read_regular_text
+from deeprebirth_caffe.formats.outputs import check_output, output_file
+from deeprebirth_caffe.formats.prototxt import format_message
+from deeprebirth_caffe.inputs.feeding import at_once, picture_input, preprocessing_for, with_zeros
+from deeprebirth_caffe.inputs.pictures import PictureOptions, data_layer, find_pictures
+from deeprebirth_caffe.inputs.roots import find_root
+from deeprebirth_caffe.inputs.sources import files_of, source_of
+from deeprebirth_caffe.ir import Net, View
+from deeprebirth_caffe.ir.probe import probe_message
+from deeprebirth_caffe.nets.load import layers_without_weights, load_net
+from deeprebirth_caffe.nets.ranking import find_classifier
+from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.ops.base import by
+from deeprebirth_caffe.wording import finite
+
+if TYPE_CHECKING:
+    from deeprebirth_caffe.engines.base import FloatArray
+
+Say = Callable[[str], None]
+Show = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ForwardOptions:
+    """What `rebirth forward` is told; see its help."""
+
+    net: Path
+    weights: Path
+    images: Sequence[str]
+    blobs: Sequence[str] = ()
+    out: Path | None = None
+    labels: Path | None = None
+    top: int = 5
+    pictures: PictureOptions = field(default_factory=PictureOptions)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Where a net has a score for each class.
+
+    Attributes:
+        blob: its name.
+        softmax: whether they still have to be made probabilities.
+        sure: whether the net says that they are scores of classes; else they are only what it puts out last.
+    """
+
+    blob: str
+    softmax: bool
+    sure: bool = True
+
+
+def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
+    """Runs pictures through a net.
+
+    Args:
+        options: what to do.
+        say: is told what people should know.
+        show: is told how many pictures are done, and of how many.
+
+    Returns:
+        The result that docs/json.md describes.
+
+    Raises:
+        RebirthError: something is missing or does not fit.
+    """
+    if bool(options.blobs) != (options.out is not None):
+        raise UsageError("--blob and -o belong together: which blob, and the .npz it goes into")
+    files = find_pictures(options.images)
+    labels = _labels(options.labels)
+    _check_out(options, files)
+    net = load_net(options.net, options.weights, options.input_shapes)
+    view = net.view("TEST")
+    for name in layers_without_weights(net):
+        if any(layer.name == name for layer in view.layers):
+            say(f"{options.weights}: holds nothing for {name}, which runs with what its filler makes")
+    target = picture_input(options.net, view)
+    preprocessing = preprocessing_for(options.pictures, options.net, net, target)
+    say(preprocessing.said)
+    choice = choose(options.engine, [view])
+    if choice.reason:
+        say(f"engine {choice.engine.name}: {choice.reason}")
+    scores = None if options.blobs else _scores(options.net, view)
+    if scores is not None and not (scores.sure or labels):
+        say(
+            f'blob "{scores.blob}" is ranked as it is, for nothing in this net says that it holds scores of classes; '
+            "--blob writes one, --labels names classes"
+        )
+    wanted = list(dict.fromkeys(options.blobs)) if scores is None else [scores.blob]
+    for name in wanted:
+        if name not in view.blobs:
+            raise UsageError(f'--blob names "{name}", which {options.net} does not have in TEST')
+    found: dict[str, list[FloatArray]] = {name: [] for name in wanted}
+    with tempfile.TemporaryDirectory(prefix="rebirth-forward-") as folder, ExitStack() as stack:
+        probe = Path(folder) / options.net.name
+        probe.write_text(format_message(probe_message(net, view)), encoding="utf-8")
+        run = stack.enter_context(choice.engine.loaded(probe, options.weights))
+        size = at_once(view, target)
+        for start in range(0, len(files), size):
+            batch = preprocessing.read(files[start : start + size])
+            blobs = run(with_zeros(view, {target.name: batch}), wanted)
+            for name in wanted:
+                if blobs[name].shape[:1] != (len(batch),):
+                    raise RebirthError(f'blob "{name}" ({by(blobs[name].shape)}) has no row for each picture')
+                found[name].append(blobs[name])
+            show("pictures", start + len(batch), len(files))
+    arrays = {name: np.concatenate(parts) for name, parts in found.items()}
+    result: dict[str, Any] = {
+        "version": 1,
+        "engine": choice.engine.name,
+        "net": str(options.net),
+        "weights": str(options.weights),
+        "preprocessing": preprocessing.said,
+    }
+    if scores is None:
+        assert options.out is not None
+        with output_file(options.out) as out:
+            _write_npz(out, arrays)
+        result["inputs"] = [{"file": str(path)} for path in files]
+        result["output"] = str(options.out)
+        result["blobs"] = {name: list(array.shape) for name, array in arrays.items()}
+        return result
+    table = _probabilities(arrays[scores.blob], scores, options.net)
+    if labels and len(labels) != table.shape[1]:
+        raise RebirthError(f"{options.labels}: has {len(labels)} lines, and the net knows {table.shape[1]} classes")
+    result["inputs"] = [
+        {"file": str(path), "top": _top(row, labels, options.top)} for path, row in zip(files, table, strict=True)
+    ]
+    return result
+
+
+def _write_npz(file: BinaryIO, arrays: Mapping[str, FloatArray]) -> None:
+    """Writes what `np.load` reads; `np.savez` takes some names for arguments of its own."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def _labels(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        return [line.strip() for line in read_regular_text(path).splitlines() if line.strip()]
+    except OSError as error:
+        raise RebirthError(f"{path}: cannot read these labels: {error.strerror or error}") from error
+
+
+def _check_out(options: ForwardOptions, files: Sequence[Path]) -> None:
+    if options.out is None:
+        return
+    prepare = options.pictures
+    read = [options.net, options.weights, options.labels, prepare.mean, prepare.transform_from, *files]
+    for path in (options.net, prepare.transform_from):
+        own = None if path is None else data_layer(Net.read(path))
+        if own is not None and path is not None:
+            read += files_of(own, find_root([own.param.transform_param.mean_file, source_of(own)], path))
+    check_output(options.out, options.force, read)
+
+
+def _scores(path: Path, view: View) -> Scores:
+    """The last Softmax, else what the last Accuracy or loss reads, else the last output."""
+    softmax = [layer for layer in view.layers if layer.type == "Softmax"]
+    if softmax:
+        return Scores(view.outs[softmax[-1]][0].name, False)
+    judged = find_classifier(view)
+    if judged is not None:
+        losses = [layer for layer in view.layers if layer.type == "SoftmaxWithLoss"]
+        return Scores(judged.scores, any(view.ins[layer][0].name == judged.scores for layer in losses))
+    if not view.results:
+        raise RebirthError(f"{path}: it puts nothing out")
+    return Scores(view.results[-1].name, False, False)
+
+
+def _probabilities(scores: FloatArray, where: Scores, path: Path) -> FloatArray:
+    table = scores.reshape(len(scores), -1)
+    if scores.ndim < 2 or table.shape[1] != scores.shape[1]:
+        raise RebirthError(
+            f'{path}: blob "{where.blob}" ({by(scores.shape)}) is not one score for each picture and class; '
+            "name a blob with --blob"
+        )
+    if not where.softmax:
+        return table
+    with np.errstate(invalid="ignore"):  # NaN and infinity give NaN
+        powers = np.exp(table - table.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def _top(row: FloatArray, labels: Sequence[str], count: int) -> list[dict[str, Any]]:
+    best = np.argsort(-row, kind="stable")[:count]
+    return [
+        {"label": labels[index] if labels else str(index), "index": int(index), "score": finite(float(row[index]))}
+        for index in best
+    ]

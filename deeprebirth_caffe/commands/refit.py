@@ -1,0 +1,130 @@
+"""`rebirth refit`: new first weights for the rebirth layers of a converted net, fitted to calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deeprebirth_caffe import __version__
+from deeprebirth_caffe.errors import RefusedError
+from deeprebirth_caffe.formats.outputs import DERIVED, MANIFEST, check_output, output_file
+from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.nets.conversion import Opened, open_conversion
+from deeprebirth_caffe.nets.manifest import SCHEMA, read_earlier
+from deeprebirth_caffe.nets.rewriting import Say
+from deeprebirth_caffe.nets.selection import Selection
+from deeprebirth_caffe.numerics.refit import FitOptions
+from deeprebirth_caffe.relearn.calibration import CalibrationOptions
+from deeprebirth_caffe.relearn.refitting import RefitSettings, refit_layers
+
+MODEL = DERIVED[0]
+
+
+@dataclass(frozen=True)
+class RefitOptions:
+    """What `rebirth refit` is told; see its help.
+
+    Attributes:
+        directory: that `rebirth convert` wrote.
+        calibrate: the images.
+        weights: that the converted net starts from; None: those in the directory.
+        teacher: the net that was converted; None: as the manifest says.
+        teacher_weights: its weights; likewise.
+        out: the model to write; None: `MODEL` in the directory.
+        ridge: how strongly weights are held at their start.
+        rounds: of the fit of a layer with a ReLU.
+        positions: places of each image that count.
+        seed: of the choice of places.
+        only: if not empty, no other stages.
+        skip: not these stages.
+        force: replace the model if it is there.
+    """
+
+    directory: Path
+    calibrate: CalibrationOptions
+    weights: Path | None = None
+    teacher: Path | None = None
+    teacher_weights: Path | None = None
+    out: Path | None = None
+    ridge: float = 1e-2
+    rounds: int = 20
+    positions: int = 64
+    seed: int = 0
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    force: bool = False
+
+    @property
+    def settings(self) -> RefitSettings:
+        """How layers are fitted."""
+        return RefitSettings(FitOptions(self.ridge, self.rounds), self.positions, self.seed)
+
+
+def refit(options: RefitOptions, say: Say = lambda _: None) -> dict[str, Any]:
+    """Fits the rebirth layers of a converted net anew, and writes a model to start from.
+
+    Args:
+        options: what to do.
+        say: takes progress, line by line.
+
+    Returns:
+        The summary as plain data; see docs/json.md.
+
+    Raises:
+        RebirthError: bad input, or the model is there already; nothing is written.
+        RefusedError: no layer can be fitted, with the reasons; nothing is written.
+    """
+    out = options.out if options.out is not None else options.directory / MODEL
+    nets = open_conversion(options.directory, options.weights, options.teacher, options.teacher_weights)
+    found, student = nets.found, nets.pair.student
+    read = (found.net, nets.start, nets.pair.path, nets.teacher_weights, options.directory / MANIFEST)
+    check_output(out, options.force, (*read, *options.calibrate.read_files()))
+    selection = Selection(options.only, options.skip)
+    selection.check(student)
+    notes: list[str] = []
+    arrays, report = refit_layers(nets.pair, options.calibrate, options.settings, notes, say, selection)
+    report["left"] += _gone(nets)
+    if not arrays:
+        raise RefusedError(f"{found.net}: nothing can be fitted; {_reasons(report['left'])}")
+    assert student.weights is not None, "they were loaded"
+    for layer, made in arrays.items():
+        student.weights.set(layer, made)
+    weights = student.weights
+    with output_file(out) as file:
+        save_weights(file, student, weights)
+    return {
+        "version": SCHEMA,
+        "rebirth": __version__,
+        "net": str(found.net),
+        "start": str(nets.start),
+        "teacher": {"net": str(nets.pair.path), "weights": str(nets.teacher_weights)},
+        "model": str(out),
+        "refit": report,
+        "notes": notes,
+    }
+
+
+def _gone(nets: Opened) -> list[dict[str, str]]:
+    """Rows of `refit.left` for rebirth layers that the net does not have under their names."""
+    there = {layer.name for layer in nets.pair.student.layers}
+    parts = read_earlier(nets.found.net).reparam
+    return [
+        {
+            "layer": name,
+            "reason": "it learns as several parts; refit before --reparam does that"
+            if name in parts
+            else "the converted net has no such layer",
+        }
+        for name in nets.found.origins
+        if name not in there
+    ]
+
+
+def _reasons(left: Sequence[Mapping[str, str]]) -> str:
+    """Why layers are left, in one line: each reason once, with the layers that have it."""
+    layers: dict[str, list[str]] = {}
+    for row in left:
+        layers.setdefault(row["reason"], []).append(row["layer"])
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in layers.items()) or "it has no rebirth layer"

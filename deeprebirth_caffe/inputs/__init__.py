@@ -1,0 +1,1 @@
+"""What a net reads: its data layers, pictures, and their labels."""

@@ -1,0 +1,1 @@
+"""Nets with their files: opened, rewritten, checked, and described in a manifest."""

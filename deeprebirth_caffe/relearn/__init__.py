@@ -1,0 +1,1 @@
+"""How rebirth layers start and learn: targets, fits, distillation, a teacher."""

@@ -1,0 +1,1 @@
+"""Runs: schedules from a plan to a report."""

@@ -1,1 +1,0 @@
-"""Training: what `workflows.finetune` is made of."""
