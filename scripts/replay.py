@@ -157,7 +157,7 @@ def main() -> int:
             (folder / "before").rename(folder / "kept")
             after = record(ROOT, folder / "before", chains, options.jobs)
         finally:
-            subprocess.run([*worktree, "remove", "--force", str(other)], check=True)
+            subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(other)], check=True)
     differing = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
     for key in differing:
         print(f"{key}: {before.get(key, 'absent')} before, {after.get(key, 'absent')} now")
