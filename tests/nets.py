@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.ir import Layer, Net
-from deeprebirth_caffe.nets.exactness import FINISHING, PREPARING
+from deeprebirth_caffe.nets.exactness import EXACT
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
 from deeprebirth_caffe.passes.relearn.merge_branches import MergeBranches
@@ -22,8 +22,7 @@ from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 PASSES: dict[str, type[Pass]] = {
     one.name: one
     for one in (
-        *PREPARING,
-        *FINISHING,
+        *EXACT,
         PruneBatchNorm,
         MergeBranches,
         RemoveLrn,

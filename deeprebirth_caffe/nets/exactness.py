@@ -1,49 +1,43 @@
-"""Which exact passes run, and in what order."""
+"""Which exact passes run, and in what order: those that the modules of `passes/exact` define."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from graphlib import TopologicalSorter
+from importlib import import_module
+from pkgutil import iter_modules
 
-from deeprebirth_caffe.passes.exact.compose_convolutions import ComposeConvolutions
-from deeprebirth_caffe.passes.exact.drop_identities import DropIdentities
-from deeprebirth_caffe.passes.exact.fold_ahead import FoldAhead
-from deeprebirth_caffe.passes.exact.fold_average import FoldAverage
-from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
-from deeprebirth_caffe.passes.exact.inner_to_convolution import InnerToConvolution
-from deeprebirth_caffe.passes.exact.join_siblings import JoinSiblings
-from deeprebirth_caffe.passes.exact.sum_siblings import SumSiblings
-from deeprebirth_caffe.passes.exact.widen_branches import WidenBranches
-from deeprebirth_caffe.rewrite import Pass
+from deeprebirth_caffe.passes import exact
+from deeprebirth_caffe.rewrite import ExactPass, Pass
 
-PREPARING: tuple[type[Pass], ...] = (DropIdentities, FoldBatchNorm, SumSiblings, FoldAhead)
-"""What only takes layers away: it also runs in front of passes that have to be relearned.
 
-What does nothing goes first, so that it stands between nothing. Affine layers then go to the layer in front, which
-takes any, and only the others (those behind a ReLU) to the layers behind. What is added up behind convolutions can be
-one of them once nothing affine stands between.
-"""
+def _defined() -> Iterator[type[ExactPass]]:
+    for module in iter_modules(exact.__path__, f"{exact.__name__}."):
+        for value in vars(import_module(module.name)).values():
+            if isinstance(value, type) and issubclass(value, ExactPass) and value.__module__ == module.name:
+                yield value
 
-FINISHING: tuple[type[Pass], ...] = (
-    ComposeConvolutions,
-    FoldAverage,
-    WidenBranches,
-    JoinSiblings,
-    InnerToConvolution,
-)
-"""What gives the net another shape: at the end, since it hides branches, reducers and pools from other passes.
 
-Layers in a row become one before siblings are looked for, and a small branch looks for a larger one before it joins its
-like.
-"""
+def _ordered() -> Iterator[type[ExactPass]]:
+    """Passes that reshape come last; among the others, and among them, `after` says the order, then the name."""
+    by_name = {each.name: each for each in sorted(_defined(), key=lambda each: each.name)}
+    for reshapes in (False, True):
+        names = [name for name, each in by_name.items() if each.reshapes == reshapes]
+        order = TopologicalSorter({name: [one for one in by_name[name].after if one in names] for name in names})
+        yield from (by_name[name] for name in order.static_order())
 
-EXACT_NAMES = tuple(one.name for one in (*PREPARING, *FINISHING))
+
+EXACT = tuple(_ordered())
+PREPARING = tuple(each for each in EXACT if not each.reshapes)
+FINISHING = tuple(each for each in EXACT if each.reshapes)
+EXACT_NAMES = tuple(each.name for each in EXACT)
 
 
 def preparing(skip: Collection[str] = ()) -> list[Pass]:
-    """The exact passes that may run before others."""
-    return [one() for one in PREPARING if one.name not in skip]
+    """The exact passes that may run before those that have to be relearned, without those named."""
+    return [each() for each in PREPARING if each.name not in skip]
 
 
 def all_exact(skip: Collection[str] = ()) -> list[Pass]:
-    """All exact passes that a net for inference wants."""
-    return [one() for one in (*PREPARING, *FINISHING) if one.name not in skip]
+    """All exact passes that a net for inference wants, without those named."""
+    return [each() for each in EXACT if each.name not in skip]

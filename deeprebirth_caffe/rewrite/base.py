@@ -81,3 +81,16 @@ class Pass(ABC):
     @abstractmethod
     def apply(self, match: Match, rewriter: Rewriter) -> Applied:
         """Rewrites one place, through the rewriter alone."""
+
+
+class ExactPass(Pass):
+    """An exact rewrite that `deploy` and `convert --exact` make by themselves (`nets.exactness` finds its module)."""
+
+    kind: ClassVar[Kind] = Kind.EXACT
+    reshapes: ClassVar[bool] = False
+    """Whether the net gets another shape, which hides branches, reducers and pools from other passes.
+
+    Such a pass runs at the end. One that only takes layers away also runs in front of passes that have to be relearned.
+    """
+    after: ClassVar[tuple[str, ...]] = ()
+    """Names of passes that run before this one."""

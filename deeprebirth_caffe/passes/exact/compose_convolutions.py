@@ -17,15 +17,15 @@ from typing import ClassVar
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.windows import Joint, apply_joint, join_windows, neighbours
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Match, Refusal, Rewriter
 
 
 @dataclass(frozen=True)
-class ComposeConvolutions(Pass):
+class ComposeConvolutions(ExactPass):
     """Joins linear convolutions that follow each other."""
 
     name: ClassVar[str] = "compose-convolutions"
-    kind: ClassVar[Kind] = Kind.EXACT
+    reshapes: ClassVar[bool] = True
 
     def match(self, net: Net) -> Iterator[Match | Refusal]:
         facts = Facts(net)

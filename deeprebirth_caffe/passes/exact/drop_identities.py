@@ -22,18 +22,17 @@ from deeprebirth_caffe.ir import Layer, Net, Value
 from deeprebirth_caffe.ops import pool_geometry
 from deeprebirth_caffe.passes.batchnorm import NORMS, batch_statistics, chain_affine, missing_weights, odd
 from deeprebirth_caffe.passes.patterns import THIS_SIZE, Facts, strange
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Match, Refusal, Rewriter
 
 _SAME_SHAPE = frozenset({"Flatten", "Reshape", "Tile", "Split", "Slice", "Concat"})
 """Types that move numbers without changing them: with one bottom, one top and one shape they do nothing."""
 
 
 @dataclass(frozen=True)
-class DropIdentities(Pass):
+class DropIdentities(ExactPass):
     """Removes layers that do nothing."""
 
     name: ClassVar[str] = "drop-identities"
-    kind: ClassVar[Kind] = Kind.EXACT
 
     def match(self, net: Net) -> Iterator[Match | Refusal]:
         facts = Facts(net)

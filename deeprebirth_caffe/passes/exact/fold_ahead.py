@@ -31,7 +31,7 @@ from deeprebirth_caffe.passes.batchnorm import (
     odd,
 )
 from deeprebirth_caffe.passes.patterns import LINEAR, Facts, strange
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Kind, Match, Refusal, Rewriter
 
 Array = npt.NDArray[Any]
 
@@ -48,11 +48,12 @@ class _Plan:
 
 
 @dataclass(frozen=True)
-class FoldAhead(Pass):
+class FoldAhead(ExactPass):
     """Folds affine layers into the Convolution, Deconvolution or InnerProduct layers behind them."""
 
     name: ClassVar[str] = "fold-ahead"
-    kind: ClassVar[Kind] = Kind.EXACT
+    after: ClassVar[tuple[str, ...]] = ("sum-siblings",)
+    """Affine layers go to the layer in front first, which takes any, and only the others to the layers behind."""
 
     def match(self, net: Net) -> Iterator[Match | Refusal]:
         facts = Facts(net)

@@ -17,17 +17,18 @@ from typing import ClassVar
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.windows import Joint, apply_joint, join_windows, neighbours
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Match, Refusal, Rewriter
 
 _PAIRS = [("Pooling", "Convolution"), ("Convolution", "Pooling")]
 
 
 @dataclass(frozen=True)
-class FoldAverage(Pass):
+class FoldAverage(ExactPass):
     """Folds average pooling into neighbouring convolutions."""
 
     name: ClassVar[str] = "fold-average"
-    kind: ClassVar[Kind] = Kind.EXACT
+    reshapes: ClassVar[bool] = True
+    after: ClassVar[tuple[str, ...]] = ("compose-convolutions",)
 
     def match(self, net: Net) -> Iterator[Match | Refusal]:
         facts = Facts(net)

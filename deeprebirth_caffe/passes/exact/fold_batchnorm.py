@@ -25,11 +25,11 @@ from deeprebirth_caffe.passes.batchnorm import (
     unfoldable,
 )
 from deeprebirth_caffe.passes.patterns import Facts
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Kind, Match, Refusal, Rewriter
 
 
 @dataclass(frozen=True)
-class FoldBatchNorm(Pass):
+class FoldBatchNorm(ExactPass):
     """Folds affine layers into the Convolution, Deconvolution or InnerProduct in front of them.
 
     Attributes:
@@ -37,7 +37,7 @@ class FoldBatchNorm(Pass):
     """
 
     name: ClassVar[str] = "fold-batchnorm"
-    kind: ClassVar[Kind] = Kind.EXACT
+    after: ClassVar[tuple[str, ...]] = ("drop-identities",)
 
     layers: frozenset[str] | None = None
 

@@ -20,7 +20,7 @@ from deeprebirth_caffe.passes.convs import set_geometry
 from deeprebirth_caffe.passes.costs import no_gain, predicted, predicted_now
 from deeprebirth_caffe.passes.patterns import Facts, strange
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Kind, Match, Refusal, Rewriter
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,12 @@ class _Plan:
 
 
 @dataclass(frozen=True)
-class InnerToConvolution(Pass):
+class InnerToConvolution(ExactPass):
     """Makes convolutions of InnerProduct layers where that is faster."""
 
     name: ClassVar[str] = "inner-to-convolution"
-    kind: ClassVar[Kind] = Kind.EXACT
+    reshapes: ClassVar[bool] = True
+    after: ClassVar[tuple[str, ...]] = ("join-siblings",)
 
     def match(self, net: Net) -> Iterator[Match | Refusal]:
         facts = Facts(net)

@@ -17,15 +17,16 @@ from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.passes.costs import no_gain
 from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.siblings import Family, Member, apply_family, find_families, plan_family
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Match, Refusal, Rewriter
 
 
 @dataclass(frozen=True)
-class JoinSiblings(Pass):
+class JoinSiblings(ExactPass):
     """Joins convolutions that differ in their weights alone."""
 
     name: ClassVar[str] = "join-siblings"
-    kind: ClassVar[Kind] = Kind.EXACT
+    reshapes: ClassVar[bool] = True
+    after: ClassVar[tuple[str, ...]] = ("widen-branches",)
 
     def match(self, net: Net) -> Iterator[Match | Refusal]:
         facts = Facts(net)

@@ -27,7 +27,7 @@ from deeprebirth_caffe.passes.costs import no_gain, predicted, predicted_now
 from deeprebirth_caffe.passes.patterns import THIS_SIZE, Facts, any_size, strange
 from deeprebirth_caffe.passes.siblings import unfit
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Kind, Match, Refusal, Rewriter
 
 Array = npt.NDArray[Any]
 
@@ -54,7 +54,7 @@ class _Plan:
 
 
 @dataclass(frozen=True)
-class SumSiblings(Pass):
+class SumSiblings(ExactPass):
     """Makes one convolution of several whose outputs are added.
 
     Attributes:
@@ -63,7 +63,8 @@ class SumSiblings(Pass):
     """
 
     name: ClassVar[str] = "sum-siblings"
-    kind: ClassVar[Kind] = Kind.EXACT
+    after: ClassVar[tuple[str, ...]] = ("fold-batchnorm",)
+    """What is added up behind convolutions can be one of them once nothing affine stands between."""
 
     layers: frozenset[str] | None = None
 

@@ -19,18 +19,20 @@ from deeprebirth_caffe.ops import ConvGeometry
 from deeprebirth_caffe.passes.costs import no_gain
 from deeprebirth_caffe.passes.patterns import THIS_SIZE, Facts, any_size
 from deeprebirth_caffe.passes.siblings import Family, Member, apply_family, find_families, plan_family
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Match, Refusal, Rewriter
 
 MOST = 32
 """Larger families are left alone: each member would be tried with each other, again after every one that fits."""
 
 
 @dataclass(frozen=True)
-class WidenBranches(Pass):
+class WidenBranches(ExactPass):
     """Pads small kernels with zeros to join them with larger ones."""
 
     name: ClassVar[str] = "widen-branches"
-    kind: ClassVar[Kind] = Kind.EXACT
+    reshapes: ClassVar[bool] = True
+    after: ClassVar[tuple[str, ...]] = ("fold-average",)
+    """A small branch looks for a larger one before it joins its like."""
 
     def match(self, net: Net) -> Iterator[Match | Refusal]:
         facts = Facts(net)
