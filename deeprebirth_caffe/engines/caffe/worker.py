@@ -18,6 +18,7 @@ import select
 import struct
 import sys
 import time
+import types
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -862,9 +863,22 @@ def main() -> None:
         _send({"ok": True, "result": result}, answer)
 
 
+class _LazyIO(types.ModuleType):
+    """Stands for `caffe.io` until somebody uses it: it imports skimage and SciPy, half of the time of a start."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__path__":
+            raise AttributeError(name)  # it is no package
+        del sys.modules[self.__name__]
+        self.__dict__.update(vars(importlib.import_module(self.__name__)))
+        self.__class__ = types.ModuleType  # type: ignore[assignment]
+        return getattr(self, name)
+
+
 if len(sys.argv) > 2:
     _die_with_parent(int(sys.argv[2]))
 try:
+    sys.modules["caffe.io"] = _LazyIO("caffe.io")
     import caffe  # type: ignore[import-not-found,no-redef]
     import numpy as np
 
