@@ -34,7 +34,7 @@ def strangers(doc: Document, nodes: Sequence[Node], table: Table, prefix: str = 
         elif field.message_type is not None:
             for item in occurrences(node):
                 yield from strangers(doc, item.kids, field.table, f"{path}.")
-        elif field.is_fork_value(doc.text[node.vstart : node.end], node.kind):
+        elif any(field.is_fork_value(doc.text[item.vstart : item.end], item.kind) for item in occurrences(node)):
             yield path, node
 
 

@@ -5,7 +5,7 @@ The functions here work on messages and give, message for message, what Caffe's 
 why. Two cases Caffe takes without noticing are errors here: a V0 net that also has today's ``layer`` (which Caffe
 drops), and inputs with too few dimensions (which Caffe makes up from what lies in memory).
 
-`formats.upgrade.text` does the same to a file's text and keeps its comments.
+`formats.upgrade.text` does the same to a file's text.
 """
 
 from __future__ import annotations

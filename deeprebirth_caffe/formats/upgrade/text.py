@@ -1,29 +1,29 @@
-"""A net's text in an old form, written whole in today's form with its comments where they were.
+"""A net's text in an old form, with its layers printed anew in today's.
 
-A V1 layer is edited: its fields keep their order, spelling and comments, and what the schema does not know stays.
-A V0 layer is printed anew, each comment beside the field that its own has become. The result is read back and must
-say exactly what `upgrade_net` makes of the old message.
+What stands between the layers stays, the comments in front of them too; those inside a layer go. The result is read
+back and must say exactly what `upgrade_net` makes of the old message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from google.protobuf.message import Message
 
 from deeprebirth_caffe.formats.legacy import fork_type
 from deeprebirth_caffe.formats.prototxt.document import Document, PrototxtError
-from deeprebirth_caffe.formats.prototxt.edits import Edits, line_end, line_start, past_newline
-from deeprebirth_caffe.formats.prototxt.fields import table_of
+from deeprebirth_caffe.formats.prototxt.edits import Edits, line_start
+from deeprebirth_caffe.formats.prototxt.extra import strangers
+from deeprebirth_caffe.formats.prototxt.fields import Table, table_of
 from deeprebirth_caffe.formats.prototxt.fill import fill_message
 from deeprebirth_caffe.formats.prototxt.layout import slots_of
+from deeprebirth_caffe.formats.prototxt.printer import field_lines, present
 from deeprebirth_caffe.formats.prototxt.scalars import unescape
 from deeprebirth_caffe.formats.prototxt.source import newline_of, unit_of
 from deeprebirth_caffe.formats.prototxt.tree import BLOCK, STRING, WORD, Node, occurrences, parse_tree
 from deeprebirth_caffe.formats.upgrade import inputs, v0
-from deeprebirth_caffe.formats.upgrade.comments import BESIDE, END, Piece, comments_in, pieces_of, print_with, strangers
-from deeprebirth_caffe.formats.upgrade.layer_text import edit_layer
 from deeprebirth_caffe.formats.upgrade.notes import Upgrade, UpgradeError
-from deeprebirth_caffe.formats.upgrade.paths import from_header, from_v0, from_v1
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 _V1_WORDS = set(pb.V1LayerParameter.LayerType.keys())
@@ -63,13 +63,19 @@ class _Old:
         node: its block.
         message: what it says.
         own_type: its type in today's spelling where Caffe's V1 does not have it.
-        strangers: its fields that V1 does not have.
+        strangers: the texts of the fields that V1 does not have, by the dotted path of their block in today's form.
+        unknown: names of those that stand in the layer itself: today's form may have them.
     """
 
     node: Node
     message: pb.V1LayerParameter
     own_type: str
-    strangers: frozenset[str]
+    strangers: Mapping[str, Sequence[str]]
+    unknown: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        return self.message.layer.name or self.message.name
 
 
 class _Upgrader:
@@ -85,8 +91,7 @@ class _Upgrader:
                 )
         self._notes: list[tuple[int, str]] = []
         self._old = [self._read(value) for node in self._fields for value in occurrences(node)]
-        self._unit = unit_of(doc.text, self._nodes)
-        self._newline = newline_of(doc.text)
+        self._edits = Edits(doc.text, newline_of(doc.text), unit_of(doc.text, self._nodes))
 
     def _read(self, node: Node) -> _Old:
         if node.kind != BLOCK:
@@ -101,14 +106,24 @@ class _Upgrader:
                 self._notes.append((kid.vstart, f'Caffe\'s V1 has no layer type {word}; taken for "{own}"'))
         message = pb.V1LayerParameter()
         unknown = fill_message(self._doc, message, kids, node.vstart)
-        name = message.layer.name or message.name
+        texts: dict[str, list[str]] = {}
+        for block, found in self._strangers(kids, table_of(pb.V1LayerParameter.DESCRIPTOR)).items():
+            texts.setdefault(_today(block, message.layer.type), []).extend(found)
+        old = _Old(node, message, own, texts, frozenset(path for path in unknown if "." not in path))
         for path in unknown:
-            self._notes.append((node.start, f"layer \"{name}\": '{path}' is no field of this old form; it stays"))
-        return _Old(node, message, own, frozenset(path for path in unknown if "." not in path))
+            self._notes.append((node.start, f"layer \"{old.name}\": '{path}' is no field of this old form; it stays"))
+        return old
+
+    def _strangers(self, nodes: Sequence[Node], table: Table) -> dict[str, list[str]]:
+        """The texts of the fields that a message type does not know, by the dotted path of their block."""
+        found: dict[str, list[str]] = {}
+        for path, node in strangers(self._doc, nodes, table):
+            found.setdefault(path.rpartition(".")[0], []).append(self._doc.text[node.start : node.stop])
+        return found
 
     def result(self) -> UpgradedText:
         """Upgrades the messages, then the text, and compares."""
-        doc, text = self._doc, self._doc.text
+        doc, edits = self._doc, self._edits
         net = pb.NetParameter()
         fill_message(doc, net, self._header_nodes, 0)
         net.layers.extend(old.message for old in self._old)
@@ -117,14 +132,18 @@ class _Upgrader:
         if bare:  # without a shape there is nothing to make a layer of: the header keeps them
             net.input.extend(bare)
             report.notes = [note for note in report.notes if not note.text.startswith(inputs.NO_SHAPE)]
-        edits = Edits(text, self._newline, self._unit)
+        input_nodes = [node for node in self._header_nodes if node.name in inputs.FIELDS and not bare]
         where: list[str] = []
         if report.places and report.places[0] is None:
-            where.append(self._write_input(edits, net.layer[0]))
-        elif not bare:
-            self._cut_header(edits, inputs.FIELDS)
-        if v0.needs_upgrade(pb.NetParameter(layers=[old.message for old in self._old])):
-            self._cut_header(edits, ("state", "debug_info"))
+            where.append(doc.where(input_nodes[0].start))
+            self._write_input(net.layer[0], input_nodes)
+        else:
+            for node in input_nodes:
+                edits.remove(node)
+        if any(old.message.HasField("layer") for old in self._old):
+            for node in self._header_nodes:
+                if node.name in ("state", "debug_info"):
+                    edits.remove(node)
         new_of: dict[int, pb.LayerParameter] = {}
         for layer, place in zip(net.layer, report.places, strict=True):
             if place is not None:
@@ -132,8 +151,8 @@ class _Upgrader:
                     layer.type = self._old[place].own_type
                 new_of[place] = layer
                 where.append(doc.where(self._old[place].node.start))
-        self._write_layers(edits, new_of)
-        new = edits.apply(0, len(text))
+        self._write_layers(new_of)
+        new = edits.apply(0, len(doc.text))
         self._compare(new, net, where, new_of)
         for note in report.notes:
             at = self._old[note.layer].node.start if note.layer is not None else 0
@@ -148,162 +167,63 @@ class _Upgrader:
             return upgrade_net(net)
         except UpgradeError as error:
             if error.layer is not None:
-                name = self._old[error.layer].message.layer.name or self._old[error.layer].message.name
-                raise self._doc.error(
-                    self._old[error.layer].node.start, f'layer "{name}" {error.what}' if name else error.what
-                ) from error
+                old = self._old[error.layer]
+                what = f'layer "{old.name}" {error.what}' if old.name else error.what
+                raise self._doc.error(old.node.start, what) from error
             at = next((node.start for node in self._header_nodes if node.name in inputs.FIELDS), 0)
             raise self._doc.error(at, error.what) from error
 
-    # ------------------------------------------------------------ the layers
-
-    def _write_layers(self, edits: Edits, new_of: dict[int, pb.LayerParameter]) -> None:
-        number = 0
+    def _write_layers(self, new_of: Mapping[int, pb.LayerParameter]) -> None:
+        """Replaces each ``layers``; a padding layer that went into another one goes with its line."""
+        place = 0
         for node in self._fields:
-            values = occurrences(node)
-            numbers = range(number, number + len(values))
-            texts = [self._layer(self._old[place], new_of.get(place)) for place in numbers]
-            number = numbers.stop
-            # What separates fields stays, with the comments in front of it, unless the layer itself goes.
-            end = node.end if any(place in new_of for place in numbers) else node.stop
-            inner = [(value.start, value.end) for value in values]
-            loose = [
-                comment
-                for at, comment in comments_in(self._doc.text, node.start, end)
-                if not any(begin <= at < last for begin, last in inner)
-            ]
-            self._replace(edits, node, end, [piece for piece in (*loose, *texts) if piece])
-
-    def _replace(self, edits: Edits, node: Node, end: int, texts: Sequence[str]) -> None:
-        text = self._doc.text
-        rest = line_end(text, end)
-        if not texts and not comments_in(text, end, rest or end):
-            edits.remove(node)
-            return
-        new = f"{edits.newline}{self._indent(node)}".join(texts)
-        last = new.rpartition(edits.newline)[2]
-        if comments_in(last, 0, len(last)) and text[end : end + 1] not in ("\r", "\n", ""):
-            new += edits.newline
-        edits.replace(node.start, end, new)
-
-    def _indent(self, node: Node) -> str:
-        line = line_start(self._doc.text, node.start)
-        return self._doc.text[line : node.start] if line is not None else ""
-
-    def _layer(self, old: _Old, new: pb.LayerParameter | None) -> str:
-        """Today's text of one layer; for a padding layer that went into another, its comments."""
-        text, node = self._doc.text, old.node
-        if new is None:
-            joint = f"{self._newline}{self._indent(node)}"
-            return joint.join(comment for _, comment in comments_in(text, node.start, node.end))
-        if not old.message.HasField("layer"):
-            edited = edit_layer(Edits(text, self._newline, self._unit), node, new)
-            if edited is not None and self._says(edited, new, old.strangers):
-                return edited
-        pieces = pieces_of(text, node, table_of(pb.V1LayerParameter.DESCRIPTOR))
-        if old.message.HasField("layer"):
-            pieces = [from_v0(piece, old.message.layer.type) for piece in pieces]
-        else:
-            pieces = [Piece(piece.text, from_v1(piece.path), piece.mode) for piece in pieces]
-        return print_with(new, pieces, self._unit, self._indent(node), self._newline)
-
-    def _says(self, text: str, new: pb.LayerParameter, strangers: Iterable[str]) -> bool:
-        """Whether a layer's new text says what it should, fields aside that only today's form has."""
-        doc = Document(text, self._doc.name)
-        try:
-            [node] = parse_tree(doc)
-            message = pb.LayerParameter()
-            fill_message(doc, message, node.kids, 0)
-        except (PrototxtError, ValueError):
-            return False
-        return _plain(message, strangers) == _plain(new, strangers)
-
-    # ------------------------------------------------------------ the header
-
-    def _runs(self, names: Iterable[str]) -> list[list[Node]]:
-        """Header fields of these names, those that share a line together."""
-        wanted = set(names)
-        runs: list[list[Node]] = []
-        before: Node | None = None
-        for node in self._nodes:
-            if node.name in wanted:
-                if runs and runs[-1][-1] is before and not self._doc.text[before.stop : node.start].strip(" \t"):
-                    runs[-1].append(node)
-                else:
-                    runs.append([node])
-            before = node
-        return runs
-
-    def _cut_header(self, edits: Edits, names: Iterable[str]) -> None:
-        """Takes fields out, with the lines they fill; comments stay."""
-        for run in self._runs(names):
-            self._cut(edits, run, [])
-
-    def _cut(self, edits: Edits, run: Sequence[Node], moved: Sequence[int]) -> None:
-        """Takes out a run of fields, and the comment behind it if its offset is among `moved`."""
-        text = self._doc.text
-        first, last = run[0].start, run[-1].stop
-        line, rest = line_start(text, first), line_end(text, last)
-        inner = [comment for at, comment in comments_in(text, first, last) if at not in moved]
-        behind = [at for at, _ in comments_in(text, last, rest or last)]
-        if rest is not None and all(at in moved for at in behind):
-            if line is not None and not inner:
-                edits.replace(line, past_newline(text, rest), "")
+            texts = []
+            for _ in occurrences(node):
+                if place in new_of:
+                    texts.append(self._layer(new_of[place], self._old[place].strangers, node.start))
+                place += 1
+            if texts:
+                indent = self._indent(node.start)
+                self._edits.replace(node.start, node.stop, f"{self._edits.newline}{indent}".join(texts))
             else:
-                edits.replace(first, rest, edits.newline.join(inner))
-        else:
-            edits.replace(first, last, "".join(comment + edits.newline for comment in inner))
+                self._edits.remove(node)
 
-    def _write_input(self, edits: Edits, layer: pb.LayerParameter) -> str:
-        """Puts the Input layer where the first input field stood, or in front of all layers; says where."""
-        text, newline = self._doc.text, self._newline
-        runs = self._runs(inputs.FIELDS)
-        pieces: list[Piece] = []
-        moved: list[int] = []
-        counts: dict[str, int] = {}
-        for run in runs:
-            for node in run:
-                values = max(1, len(occurrences(node)))
-                path = from_header(((node.name, counts.get(node.name, 0)),))
-                counts[node.name] = counts.get(node.name, 0) + values
-                rest = line_end(text, node.stop)
-                for at, comment in comments_in(text, node.start, node.stop if rest is None else rest):
-                    pieces.append(Piece(comment, path, BESIDE))
-                    moved.append(at)
-                if node.kind == BLOCK:
-                    alien = strangers(text, node, table_of(pb.BlobShape.DESCRIPTOR), ())
-                    pieces.extend(Piece(text[one.start : one.stop], path, END) for one, _ in alien)
-        body = print_with(layer, pieces, self._unit, "", newline)
-        start = runs[0][0].start
-        where = self._doc.where(start)
-        first = self._fields[0]
+    def _write_input(self, layer: pb.LayerParameter, nodes: Sequence[Node]) -> None:
+        """Puts the Input layer where the first input field stood, or in front of all layers."""
+        shapes = self._strangers(nodes, table_of(pb.NetParameter.DESCRIPTOR))
+        texts = {"input_param.shape": [text for found in shapes.values() for text in found]} if shapes else {}
+        start, first = nodes[0].start, self._fields[0]
+        body = self._layer(layer, texts, start)
         if start > first.start:
-            [slot] = slots_of(text, self._nodes, [first])
-            edits.replace(slot.start, slot.start, body + newline)
+            [slot] = slots_of(self._doc.text, self._nodes, [first])
+            self._edits.replace(slot.start, slot.start, body + self._edits.newline)
         else:
-            run = runs.pop(0)
-            rest = line_end(text, run[-1].stop)
-            lead = "" if line_start(text, start) is not None else newline
-            while lead and text[start - 1] in " \t":
-                start -= 1
-            edits.replace(
-                start, run[-1].stop if rest is None else rest, lead + body + (newline if rest is None else "")
-            )
-        for run in runs:
-            self._cut(edits, run, moved)
-        return where
+            self._edits.replace(start, nodes[0].stop, body)
+            nodes = nodes[1:]
+        for node in nodes:
+            self._edits.remove(node)
 
-    # ------------------------------------------------------------ the proof
+    def _indent(self, at: int) -> str:
+        line = line_start(self._doc.text, at)
+        return self._doc.text[line:at] if line is not None else ""
+
+    def _layer(self, layer: pb.LayerParameter, strange: Mapping[str, Sequence[str]], at: int) -> str:
+        """A layer in the house style, to stand at an offset, with its strangers at the ends of their blocks."""
+        unit = self._edits.unit
+        homeless = {path: list(texts) for path, texts in strange.items()}
+        lines = _lines(layer, unit, unit, homeless, "")
+        lines += [unit + text for texts in homeless.values() for text in texts]  # their block is gone
+        return f"{self._edits.newline}{self._indent(at)}".join(["layer {", *lines, "}"])
 
     def _compare(
-        self, text: str, net: pb.NetParameter, where: Sequence[str], new_of: dict[int, pb.LayerParameter]
+        self, text: str, net: pb.NetParameter, where: Sequence[str], new_of: Mapping[int, pb.LayerParameter]
     ) -> None:
         """Raises an error unless the new text reads as `net`: never let a changed meaning out."""
         doc = Document(text, self._doc.name)
         nodes = parse_tree(doc)
         header = pb.NetParameter()
         fill_message(doc, header, [node for node in nodes if node.name != "layer"], 0)
-        strangers = {id(layer): self._old[place].strangers for place, layer in new_of.items()}
+        unknown = {id(layer): self._old[place].unknown for place, layer in new_of.items()}
         layers = [node for node in nodes if node.name == "layer"]
         wanted = pb.NetParameter()
         wanted.CopyFrom(net)
@@ -317,9 +237,31 @@ class _Upgrader:
             except PrototxtError as error:
                 reason = str(error).removeprefix(self._doc.name).partition(": ")[2]
                 raise PrototxtError(f"{place}: in today's form of this layer {reason}") from error
-            names = strangers.get(id(layer), frozenset())
+            names = unknown.get(id(layer), frozenset())
             if _plain(message, names) != _plain(layer, names):
                 raise PrototxtError(f"{place}: this layer's text cannot be upgraded; write it in a plainer form")
+
+
+def _today(block: str, kind: str) -> str:
+    """The path of a block of an old layer in its new form; `kind` is the layer's type if it is of V0."""
+    block = block.removeprefix("layer").removeprefix(".")
+    target, homes = v0.RULES.get(block, (block, {}))
+    home = homes.get(kind)
+    return f"{home}.{target}" if home else target
+
+
+def _lines(message: Message, indent: str, unit: str, strange: dict[str, list[str]], path: str) -> list[str]:
+    """The fields of a message, and the strangers of each block behind them, which are taken out of `strange`."""
+    lines: list[str] = []
+    for field, values in present(message):
+        here = f"{path}.{field.name}" if path else field.name
+        for value in values:
+            if field.message_type is not None and any(f"{block}.".startswith(f"{here}.") for block in strange):
+                inner = _lines(value, indent + unit, unit, strange, here)
+                lines += [f"{indent}{field.name} {{", *inner, f"{indent}}}"]
+            else:
+                lines += field_lines(field, value, indent, unit)
+    return lines + [indent + text for text in strange.pop(path, [])]
 
 
 def _plain(message: pb.LayerParameter, without: Iterable[str]) -> bytes:
