@@ -5,8 +5,7 @@ For example, with the nets of Caffe's `examples` copied to ROOT and their data m
     python benchmarks/trajectories.py ROOT/examples/mnist/lenet_solver.prototxt --root ROOT --iterations 100
 
 The start is that of the net's fillers, as the embedded engine draws it, unless `--weights` names one; both engines load
-it. `--converted` trains the full-size GoogLeNet, converted, with both auxiliary losses, on random pictures instead, and
-shows how fast its layers really move: a step of weights over gradient and rate, against lr_mult.
+it. `--converted` trains the full-size GoogLeNet, converted, with both auxiliary losses, on random pictures instead.
 """
 
 from __future__ import annotations
@@ -28,10 +27,8 @@ from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.engines.torch.engine import TorchEngine
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import read_solver
-from deeprebirth_caffe.ir import summarize
 from deeprebirth_caffe.ir.probe import probe_message, save_weights
 from deeprebirth_caffe.nets.load import load_net
-from deeprebirth_caffe.nets.rewriting import Converted
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
@@ -104,53 +101,16 @@ def compare(steps: Mapping[str, Sequence[Step]]) -> None:
 
 
 def converted_googlenet(engines: Mapping[str, Engine], folder: Path, iterations: int, batch: int) -> None:
-    """The converted GoogLeNet: real rates after one step, then the losses of some iterations."""
-    result = prepare_googlenet(folder, batch)
-    weights = folder / "out/init.caffemodel"
-    rows = summarize(result.net.view("TRAIN")).layers
-    wanted = {row.layer.name: [spec.lr_mult for spec in row.layer.param.param] for row in rows if row.param_shapes}
-    rebirth = set(result.manifest["lr_mult"])
-    runs = {}
-    for name, engine in engines.items():
-        rates = _rates(engine, folder, weights)
-        for kind, members in (("rebirth", rebirth), ("other", wanted.keys() - rebirth)):
-            ratios = [
-                (rate or 0) / mult for layer in members for rate, mult in zip(rates[layer], wanted[layer], strict=True)
-            ]
-            mults = sorted({mult for layer in members for mult in wanted[layer]})
-            print(
-                f"{name}: {len(members)} {kind} layers with lr_mult {mults}: measured over said "
-                f"{min(ratios):.4f} to {max(ratios):.4f}"
-            )
-        _write_solver(folder, 0.001)
-        runs[name] = engine.train(folder / "solver.prototxt", iterations, weights)
-    mine, theirs = (np.array(runs[name].losses) for name in ("torch", "caffe"))
-    print("losses, caffe:", " ".join(f"{loss:.5f}" for loss in theirs))
-    print("losses, torch:", " ".join(f"{loss:.5f}" for loss in mine))
-    print(f"largest relative difference: {float(np.max(np.abs(mine - theirs) / theirs)):.1e}")
-
-
-def _rates(engine: Engine, folder: Path, weights: Path) -> Mapping[str, tuple[float | None, ...]]:
-    # Steps large enough to be seen in single precision.
-    _write_solver(folder, 0.1)
-    if isinstance(engine, CaffeEngine):
-        with engine.session() as worker:
-            return worker.train(folder / "solver.prototxt", 1, weights, rates=True).rates
-    return engine.train(folder / "solver.prototxt", 1, weights).rates
-
-
-def _write_solver(folder: Path, base_lr: float) -> None:
+    """The converted GoogLeNet: the losses of some iterations."""
+    prepare_googlenet(folder, batch)
     solver = pb.SolverParameter(
-        net=str(folder / "train.prototxt"),
-        base_lr=base_lr,
-        lr_policy="fixed",
-        solver_mode="CPU",
-        snapshot_prefix=str(folder / "s"),
+        net=str(folder / "train.prototxt"), base_lr=0.001, lr_policy="fixed", solver_mode=pb.SolverParameter.CPU
     )
     (folder / "solver.prototxt").write_text(format_message(solver))
+    curves(engines, folder, folder / "solver.prototxt", folder, folder / "out/init.caffemodel", iterations)
 
 
-def prepare_googlenet(folder: Path, batch: int) -> Converted:
+def prepare_googlenet(folder: Path, batch: int) -> None:
     """Converts GoogLeNet with random weights; writes its training net, fed from HDF5 and without Dropout."""
     import h5py
 
@@ -177,7 +137,6 @@ def prepare_googlenet(folder: Path, batch: int) -> Converted:
     first.hdf5_data_param.batch_size = batch
     kept = [layer for layer in message.layer if layer.type != "Dropout"]
     (folder / "train.prototxt").write_text(format_message(pb.NetParameter(name="googlenet", layer=kept)))
-    return result
 
 
 if __name__ == "__main__":

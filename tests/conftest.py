@@ -16,7 +16,7 @@ from deeprebirth_caffe.engines.caffe.kernels import VARIABLE, choose_kernels
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall, CaffeNotFoundError, find_caffe
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.engines.caffe.client import CaffeWorker
+    from measured_caffe import MeasuringWorker
 
 _skipped: list[str] = []
 _CAFFE_FIXTURES = {"caffe", "caffe_install"}
@@ -98,9 +98,9 @@ def caffe_install() -> CaffeInstall:
 
 
 @pytest.fixture(scope="session")
-def caffe(caffe_install: CaffeInstall) -> Iterator[CaffeWorker]:
+def caffe(caffe_install: CaffeInstall) -> Iterator[MeasuringWorker]:
     """A running pycaffe process that all tests share; it starts anew after a test made it abort."""
-    from deeprebirth_caffe.engines.caffe.client import CaffeWorker
+    from measured_caffe import MeasuringWorker
 
-    with CaffeWorker(caffe_install, threads=1, timeout=300, respawn=True) as worker:
+    with MeasuringWorker(caffe_install, threads=1, timeout=300, respawn=True) as worker:
         yield worker

@@ -37,7 +37,7 @@ class Shared(CaffeEngine):
         self._worker_of_tests = worker
 
     @contextmanager
-    def session(self, threads: int | None = None) -> Iterator[CaffeWorker]:
+    def session(self) -> Iterator[CaffeWorker]:
         yield self._worker_of_tests
 
 

@@ -1,10 +1,32 @@
-"""What learning rate and weight decay each blob really gets, read off one step of a solver."""
+"""Whole trainings in the embedded engine, and what rate and decay each blob really gets, read off one step."""
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
 
+import torch
+from measured_caffe import TrainResult
+
+from deeprebirth_caffe.engines.torch.engine import TorchEngine
 from deeprebirth_caffe.engines.torch.net import TorchNet
+
+
+def train(engine: TorchEngine, solver: Path, iterations: int, weights: Path | None = None) -> TrainResult:
+    """Trains for some iterations; `rates` and `decays` are measured in the first."""
+    steps = []
+    with engine.trainer(solver, weights=() if weights is None else (weights,)) as trainer:
+        measure = Measure(trainer.net)
+        for _ in range(iterations):
+            steps.append(trainer.step())
+            if len(steps) == 1:
+                measure.finish(steps[0].lr)
+    return TrainResult(
+        losses=tuple(step.loss for step in steps),
+        outputs={name: tuple(step.outputs[name] for step in steps) for name in steps[0].outputs},
+        learning_rate=steps[0].lr,
+        rates=measure.rates,
+        decays=measure.decays,
+    )
 
 
 class Measure:

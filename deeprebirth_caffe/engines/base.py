@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
 from deeprebirth_caffe.errors import RebirthError
@@ -35,50 +34,6 @@ class EngineError(RebirthError):
 
 class DivergedError(RebirthError):
     """Training went wrong: the loss is no number, or stays far above where it began, or the weights are no numbers."""
-
-
-@dataclass(frozen=True)
-class NetTiming:
-    """Forward times of one net.
-
-    Attributes:
-        path: The net.
-        runs: For each run, the milliseconds of each of its forward passes.
-    """
-
-    path: Path
-    runs: tuple[tuple[float, ...], ...]
-
-    @property
-    def median_ms(self) -> float:
-        """The median over the runs of each run's median."""
-        return median(median(run) for run in self.runs)
-
-    @property
-    def best_ms(self) -> float:
-        """The fastest single pass."""
-        return min(min(run) for run in self.runs)
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training run showed.
-
-    Attributes:
-        losses: The weighted total loss of each iteration.
-        outputs: For each watched blob, its mean in each iteration.
-        learning_rate: The solver's rate in the first iteration.
-        rates: Where measured: for each layer and parameter, the step of the first iteration divided by
-            gradient and learning rate. That is `lr_mult`, read off what the solver did rather than off its
-            text. 0 where the parameter did not move, None where it moved without a gradient (decay alone).
-        decays: Where measured: likewise `decay_mult` times the weight decay.
-    """
-
-    losses: tuple[float, ...]
-    outputs: Mapping[str, tuple[float, ...]]
-    learning_rate: float
-    rates: Mapping[str, tuple[float | None, ...]]
-    decays: Mapping[str, tuple[float | None, ...]]
 
 
 Score = float | tuple[float, ...]
@@ -248,10 +203,6 @@ class Engine(Protocol):
         """
         ...
 
-    def train(self, solver: Path | str, iterations: int, weights: Path | str | None = None) -> TrainResult:
-        """Trains for some iterations."""
-        ...
-
     def trainer(
         self,
         solver: Path | str,
@@ -286,15 +237,4 @@ class Engine(Protocol):
 
         Gives, for each batch, the blobs asked for (None: the outputs). A blob is copied: keeping it is safe.
         """
-        ...
-
-    def time_nets(
-        self,
-        nets: Sequence[Path | str],
-        runs: int = 5,
-        iterations: int = 10,
-        threads: int | None = None,
-        weights: Sequence[Path | str | None] | None = None,
-    ) -> list[NetTiming]:
-        """Times nets side by side, run by run in turn."""
         ...

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_tools import Cli, Everything, SmallNet, complaint, lr_mults
+from measured_caffe import MeasuringWorker
 
-from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.numerics import affine
 
@@ -75,7 +75,7 @@ def test_a_broken_fold_fails_the_check(
     assert everything() == before
 
 
-def test_what_convert_writes_loads(cli: Cli, net28: SmallNet, caffe: CaffeWorker) -> None:
+def test_what_convert_writes_loads(cli: Cli, net28: SmallNet, caffe: MeasuringWorker) -> None:
     result = cli("convert", net28.train_val, "-w", net28.weights, "--input-shape", net28.shape, "-o", "out", "--json")
     loaded = caffe.load(Path("out/deploy.prototxt"), weights=Path("out/init.caffemodel"))
     assert sum(int(np.prod(shape)) for shapes in loaded.params.values() for shape in shapes) > 100_000
@@ -99,7 +99,7 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "
 """
 
 
-def test_a_net_on_made_up_data_is_checked(cli: Cli, caffe: CaffeWorker) -> None:
+def test_a_net_on_made_up_data_is_checked(cli: Cli, caffe: MeasuringWorker) -> None:
     labels = "shape { dim: 4 }", "shape { dim: 4 dim: 1 dim: 1 dim: 1 }"
     assert labels[0] in TRAINS
     for name, text in (("flat", TRAINS), ("deep", TRAINS.replace(*labels))):
@@ -109,7 +109,7 @@ def test_a_net_on_made_up_data_is_checked(cli: Cli, caffe: CaffeWorker) -> None:
         assert told["notes"] == ["checked on random weights; convert with -w for the real ones"]
 
 
-def test_the_solver_trains_rebirth_layers_ten_times_as_fast(cli: Cli, caffe: CaffeWorker) -> None:
+def test_the_solver_trains_rebirth_layers_ten_times_as_fast(cli: Cli, caffe: MeasuringWorker) -> None:
     Path("net.prototxt").write_text(TRAINS, encoding="utf-8")
     assert cli("convert", "net.prototxt", "-o", "out", "--clip-gradients", "0").code == 0
     found = caffe.train(Path("out/solver.prototxt"), 3, rates=True, cwd=Path.cwd())

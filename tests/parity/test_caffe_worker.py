@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from closeness import assert_within, between
+from measured_caffe import MeasuringWorker
 from nvcaffe import TYPES, raw_model
 
 from deeprebirth_caffe.engines import EngineError, engine
-from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.caffe.kernels import VARIABLE, Kernels, candidates, this_processor
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
@@ -61,12 +61,12 @@ def net(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def own(caffe_install: CaffeInstall) -> CaffeWorker:
+def own(caffe_install: CaffeInstall) -> MeasuringWorker:
     """A worker that a test may kill."""
-    return CaffeWorker(caffe_install, threads=1, timeout=60)
+    return MeasuringWorker(caffe_install, threads=1, timeout=60)
 
 
-def test_info(caffe: CaffeWorker) -> None:
+def test_info(caffe: MeasuringWorker) -> None:
     info = caffe.info()
     assert info["caffe"].startswith("1.")
     assert "Convolution" in info["layer_types"]
@@ -74,7 +74,7 @@ def test_info(caffe: CaffeWorker) -> None:
     assert b"NetParameter" in caffe.schema()
 
 
-def test_load(caffe: CaffeWorker, net: Path) -> None:
+def test_load(caffe: MeasuringWorker, net: Path) -> None:
     loaded = caffe.load(net)
     assert loaded.layers[:3] == (("data", "Input"), ("conv", "Convolution"), ("relu", "ReLU"))
     assert loaded.blobs["conv"] == (2, 4, 3, 3)
@@ -93,7 +93,7 @@ def test_load(caffe: CaffeWorker, net: Path) -> None:
     assert not caught.value.fatal
 
 
-def test_phase_level_and_stage_choose_layers(caffe: CaffeWorker, tmp_path: Path) -> None:
+def test_phase_level_and_stage_choose_layers(caffe: MeasuringWorker, tmp_path: Path) -> None:
     path = tmp_path / "states.prototxt"
     path.write_text(
         'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 } } }\n'
@@ -112,7 +112,7 @@ def test_phase_level_and_stage_choose_layers(caffe: CaffeWorker, tmp_path: Path)
         names(phase="test")
 
 
-def test_forward_and_backward_agree_with_numpy(caffe: CaffeWorker, net: Path) -> None:
+def test_forward_and_backward_agree_with_numpy(caffe: MeasuringWorker, net: Path) -> None:
     loaded = caffe.load(net, seed=1)
     random = np.random.default_rng(0)
     x = random.standard_normal((2, 3, 5, 5))  # float64: converted on the way in
@@ -136,7 +136,7 @@ def test_forward_and_backward_agree_with_numpy(caffe: CaffeWorker, net: Path) ->
     assert np.abs(gradients.blobs["data"]).max() > 0  # force_backward
 
 
-def test_a_part_of_the_net(caffe: CaffeWorker, net: Path) -> None:
+def test_a_part_of_the_net(caffe: MeasuringWorker, net: Path) -> None:
     loaded = caffe.load(net)
     before = caffe.forward(loaded, {"data": np.ones((2, 3, 5, 5))}, ["conv"], end="conv")
     assert list(before) == ["conv"]
@@ -145,7 +145,7 @@ def test_a_part_of_the_net(caffe: CaffeWorker, net: Path) -> None:
     assert not after["conv"].any()
 
 
-def test_params_round_trip(caffe: CaffeWorker, net: Path, tmp_path: Path) -> None:
+def test_params_round_trip(caffe: MeasuringWorker, net: Path, tmp_path: Path) -> None:
     loaded = caffe.load(net)
     random = np.random.default_rng(1)
     new = [random.standard_normal(s).astype(np.float32) for s in loaded.params["conv"]]
@@ -167,14 +167,14 @@ def test_params_round_trip(caffe: CaffeWorker, net: Path, tmp_path: Path) -> Non
         caffe.save(loaded, tmp_path / "nowhere" / "w")
 
 
-def test_reshape(caffe: CaffeWorker, net: Path) -> None:
+def test_reshape(caffe: MeasuringWorker, net: Path) -> None:
     loaded = caffe.load(net)
     assert caffe.reshape(loaded, {"data": (1, 3, 5, 5)})["conv"] == (1, 4, 3, 3)
     with pytest.raises(EngineError, match=r"blob 'data' is 1x3x5x5, got 2x3x5x5"):
         caffe.forward(loaded, {"data": np.zeros((2, 3, 5, 5))})
 
 
-def test_time_runs_on_filled_nets(caffe: CaffeWorker, tmp_path: Path) -> None:
+def test_time_runs_on_filled_nets(caffe: MeasuringWorker, tmp_path: Path) -> None:
     path = tmp_path / "zero.prototxt"
     path.write_text(
         'layer { name: "x" type: "Input" top: "x" top: "label"'
@@ -187,19 +187,21 @@ def test_time_runs_on_filled_nets(caffe: CaffeWorker, tmp_path: Path) -> None:
         'layer { name: "l" type: "SoftmaxWithLoss" bottom: "f" bottom: "label" top: "l" }\n'
     )
     loaded = caffe.load(path)
-    assert caffe.fill(loaded, seed=3) == ["c", "n", "f"]
-    assert caffe.fill(loaded) == []
+    times = caffe.time(loaded, iterations=4)
+    params = caffe.get_params(loaded)
+    assert params["c"][0].any() and params["n"][1].all() and params["f"][0].any()
     out = caffe.forward(loaded)
     assert not out["label"].any()
     assert np.isfinite(out["f"]).all()
     assert out["f"].std() > 0
-    times = caffe.time(loaded, iterations=4)
     assert len(times) == 4
     assert min(times) > 0
     assert [name for name, _ in caffe.time_layers(loaded, iterations=2)] == ["c", "n", "f", "l"]
+    # Weights that are not zero stay.
+    np.testing.assert_array_equal(caffe.get_params(loaded)["c"][0], params["c"][0])
 
 
-def test_training(caffe: CaffeWorker, tmp_path: Path) -> None:
+def test_training(caffe: MeasuringWorker, tmp_path: Path) -> None:
     (tmp_path / "training.prototxt").write_text(TRAINING)
     solver = tmp_path / "solver.prototxt"
     solver.write_text(SOLVER)
@@ -226,7 +228,7 @@ def test_training(caffe: CaffeWorker, tmp_path: Path) -> None:
         ('layer { name: "a" type: }', "1:25: Expected string"),
     ],
 )
-def test_an_abort_becomes_one_line(own: CaffeWorker, tmp_path: Path, text: str, words: str) -> None:
+def test_an_abort_becomes_one_line(own: MeasuringWorker, tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "bad.prototxt"
     path.write_text(text)
     with own:
@@ -243,7 +245,7 @@ def test_an_abort_becomes_one_line(own: CaffeWorker, tmp_path: Path, text: str, 
             own.info()
 
 
-def test_the_shared_worker_comes_back(caffe: CaffeWorker, net: Path, tmp_path: Path) -> None:
+def test_the_shared_worker_comes_back(caffe: MeasuringWorker, net: Path, tmp_path: Path) -> None:
     old = caffe.load(net)
     (tmp_path / "bad.prototxt").write_text('layer { name: "a" type: "Foo" top: "a" }')
     with pytest.raises(EngineError):
@@ -255,7 +257,7 @@ def test_the_shared_worker_comes_back(caffe: CaffeWorker, net: Path, tmp_path: P
         caffe.forward(old)
 
 
-def test_missing_files_do_not_end_the_worker(caffe: CaffeWorker, net: Path) -> None:
+def test_missing_files_do_not_end_the_worker(caffe: MeasuringWorker, net: Path) -> None:
     pid = caffe.pid
     for call in (lambda: caffe.load("/nowhere"), lambda: caffe.load(net, weights="/nowhere")):
         with pytest.raises(EngineError, match="/nowhere does not exist") as caught:
@@ -264,7 +266,7 @@ def test_missing_files_do_not_end_the_worker(caffe: CaffeWorker, net: Path) -> N
     assert caffe.pid == pid
 
 
-def test_a_killed_worker(own: CaffeWorker) -> None:
+def test_a_killed_worker(own: MeasuringWorker) -> None:
     with own:
         assert own.pid is not None
         pid = own.pid
@@ -283,7 +285,7 @@ def slow_solver(directory: Path) -> Path:
     return solver
 
 
-def test_a_timeout_ends_it(own: CaffeWorker, tmp_path: Path) -> None:
+def test_a_timeout_ends_it(own: MeasuringWorker, tmp_path: Path) -> None:
     solver = slow_solver(tmp_path)
     with own:
         pid = own.pid
@@ -296,7 +298,7 @@ def test_a_timeout_ends_it(own: CaffeWorker, tmp_path: Path) -> None:
             os.kill(pid, 0)
 
 
-def test_ctrl_c_ends_it(own: CaffeWorker, tmp_path: Path) -> None:
+def test_ctrl_c_ends_it(own: MeasuringWorker, tmp_path: Path) -> None:
     solver = slow_solver(tmp_path)
     with own:
         pid = own.pid
@@ -310,7 +312,7 @@ def test_ctrl_c_ends_it(own: CaffeWorker, tmp_path: Path) -> None:
             os.kill(pid, 0)
 
 
-def test_a_solver_has_to_be_open(caffe: CaffeWorker, tmp_path: Path) -> None:
+def test_a_solver_has_to_be_open(caffe: MeasuringWorker, tmp_path: Path) -> None:
     pid = caffe.pid
     for op in ("step", "snapshot"):
         with pytest.raises(EngineError, match=f"Caffe, {op}: no solver is open"):
@@ -324,10 +326,10 @@ def test_what_is_not_pycaffe(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'nothing of the sort' >&2\nexit 3\n")
     python.chmod(0o755)
-    worker = CaffeWorker(CaffeInstall(binary=None, python=python, where="test"))
+    worker = MeasuringWorker(CaffeInstall(binary=None, python=python, where="test"))
     with pytest.raises(EngineError, match="status 3: nothing of the sort"):
         worker.start()
-    gone = CaffeWorker(CaffeInstall(binary=None, python=tmp_path / "gone", where="test"))
+    gone = MeasuringWorker(CaffeInstall(binary=None, python=tmp_path / "gone", where="test"))
     with pytest.raises(EngineError, match="cannot start"):
         gone.start()
 
@@ -355,7 +357,7 @@ def test_prints_do_not_disturb_the_frames(caffe_install: CaffeInstall, tmp_path:
         patch.setenv("REBIRTH_CAFFE_PYTHONPATH", str(modules))
         patch.setenv("PYTHONPATH", str(modules))
         patch.setenv("REBIRTH_PYTHON_LAYERS", "1")
-        with CaffeWorker(caffe_install) as worker:
+        with MeasuringWorker(caffe_install) as worker:
             out = worker.forward(worker.load(path), {"x": np.zeros(3)}, ["y"])
             np.testing.assert_array_equal(out["y"], np.ones(3))
             assert "child" in worker.stderr_tail()
@@ -388,12 +390,12 @@ def test_python_layers_have_caffe_io(caffe_install: CaffeInstall, tmp_path: Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path))
         patch.setenv("REBIRTH_PYTHON_LAYERS", "1")
-        with CaffeWorker(caffe_install) as worker:
+        with MeasuringWorker(caffe_install) as worker:
             out = worker.forward(worker.load(path), {"x": np.full((4, 4, 1), 3.0)}, ["y"])
             np.testing.assert_allclose(out["y"], np.full((2, 2, 1), 3.0))
 
 
-def test_scalars_and_nan_travel(caffe: CaffeWorker, tmp_path: Path) -> None:
+def test_scalars_and_nan_travel(caffe: MeasuringWorker, tmp_path: Path) -> None:
     path = tmp_path / "sum.prototxt"
     path.write_text(
         'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 3 } } }\n'
@@ -406,13 +408,12 @@ def test_scalars_and_nan_travel(caffe: CaffeWorker, tmp_path: Path) -> None:
     assert np.isnan(caffe.forward(loaded, {"x": np.full(3, np.nan)})["s"])
 
 
-def test_engine(caffe_install: CaffeInstall, net: Path, tmp_path: Path) -> None:
+def test_engine(caffe: MeasuringWorker, caffe_install: CaffeInstall, net: Path, tmp_path: Path) -> None:
     eng = engine("caffe", caffe=caffe_install, threads=1)
     assert isinstance(eng, CaffeEngine)
     x = np.random.default_rng(0).standard_normal((1, 3, 5, 5)).astype(np.float32)
+    caffe.save(caffe.load(net, seed=1), tmp_path / "w")
     with eng.session() as worker:
-        loaded = worker.load(net, seed=1)
-        worker.save(loaded, tmp_path / "w")
         # A lone array goes to the only input, whose shape follows it.
         out = eng.forward(net, tmp_path / "w", x, ["one", "data"])
         np.testing.assert_array_equal(out["data"], x)
@@ -423,9 +424,6 @@ def test_engine(caffe_install: CaffeInstall, net: Path, tmp_path: Path) -> None:
             assert inner.pid == pid
     assert not worker.running
     np.testing.assert_array_equal(eng.forward(net, tmp_path / "w", {"data": x})["one"], out["one"])
-    timings = eng.time_nets([net, net], runs=2, iterations=3)
-    assert [len(run) for t in timings for run in t.runs] == [3] * 4
-    assert 0 < timings[0].best_ms <= timings[0].median_ms
 
 
 def test_no_such_engine() -> None:
@@ -434,7 +432,7 @@ def test_no_such_engine() -> None:
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_weights_of_nvcaffe_reach_caffe(caffe: CaffeWorker, tmp_path: Path, dtype: str) -> None:
+def test_weights_of_nvcaffe_reach_caffe(caffe: MeasuringWorker, tmp_path: Path, dtype: str) -> None:
     (tmp_path / "net.prototxt").write_text(NET)
     loaded = caffe.load(tmp_path / "net.prototxt", seed=1)
     caffe.save(loaded, tmp_path / "plain.caffemodel")
@@ -447,14 +445,14 @@ def test_weights_of_nvcaffe_reach_caffe(caffe: CaffeWorker, tmp_path: Path, dtyp
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_net_with_a_byte_order_mark_reaches_caffe(caffe: CaffeWorker, tmp_path: Path, encoding: str) -> None:
+def test_a_net_with_a_byte_order_mark_reaches_caffe(caffe: MeasuringWorker, tmp_path: Path, encoding: str) -> None:
     (tmp_path / "net.prototxt").write_text(NET, encoding=encoding)
     assert caffe.load(tmp_path / "net.prototxt").blobs["two"] == (2, 3)
 
 
 @pytest.mark.parametrize("core", [core for core in candidates(this_processor()) if core != "SkylakeX"])
 def test_kernels_that_are_named_are_used_and_right(caffe_install: CaffeInstall, core: str) -> None:
-    with CaffeWorker(caffe_install, kernels=Kernels(core)) as worker:
+    with MeasuringWorker(caffe_install, kernels=Kernels(core)) as worker:
         found = worker.call("check_products")[0]
         if "DYNAMIC_ARCH" not in found.get("config", ""):
             pytest.skip("this Caffe has another matrix library, or the kernels of one processor alone")
@@ -462,7 +460,7 @@ def test_kernels_that_are_named_are_used_and_right(caffe_install: CaffeInstall, 
         assert worker.info()["blas"]["core"] == core
 
 
-def test_the_worker_says_whose_kernels_it_uses(caffe: CaffeWorker) -> None:
+def test_the_worker_says_whose_kernels_it_uses(caffe: MeasuringWorker) -> None:
     blas = caffe.info()["blas"]
     if "core" in blas:
         assert blas["chosen_by"] == "user" and blas["core"].lower() == os.environ[VARIABLE].lower()

@@ -21,7 +21,7 @@ from deeprebirth_caffe.nets.rewriting import Converted
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.engines.caffe.client import CaffeWorker, LoadedNet
+    from deeprebirth_caffe.engines.caffe.client import LoadedNet, MeasuringWorker
 
 NAMES = ["googlenet", "googlenet64", "alexnet", "resnet50", "squeezenet1.0"]
 MODES = ["default", "paper", "exact"]
@@ -60,7 +60,7 @@ def probe(net: Net, phase: str, path: Path) -> Path:
     return path
 
 
-def load(caffe: CaffeWorker, net: Net, phase: str, path: Path) -> LoadedNet:
+def load(caffe: MeasuringWorker, net: Net, phase: str, path: Path) -> LoadedNet:
     """Loads one view and compares everything that we foretell of it."""
     loaded = caffe.load(probe(net, phase, path), phase)
     caffe.close(loaded)
@@ -77,7 +77,7 @@ def load(caffe: CaffeWorker, net: Net, phase: str, path: Path) -> LoadedNet:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_file_loads_and_is_foretold(
-    caffe: CaffeWorker, folder: Path, tmp_path: Path, name: str, mode: str
+    caffe: MeasuringWorker, folder: Path, tmp_path: Path, name: str, mode: str
 ) -> None:
     result = converted(folder, name, mode)
     assert result.deploy is not None
@@ -96,7 +96,7 @@ def test_every_file_loads_and_is_foretold(
         assert "LRN" not in {kind for _, kind in deploy.layers}
 
 
-def test_the_weights_of_a_converted_net_load(caffe: CaffeWorker, folder: Path, tmp_path: Path) -> None:
+def test_the_weights_of_a_converted_net_load(caffe: MeasuringWorker, folder: Path, tmp_path: Path) -> None:
     """Every layer of init.caffemodel is found by its name, and none of the net's is left to its filler."""
     source = folder / "googlenet64.prototxt"
     net = load_net(source, None, {"data": zoo.build("googlenet64").input_shape})
@@ -119,7 +119,7 @@ def test_the_weights_of_a_converted_net_load(caffe: CaffeWorker, folder: Path, t
 
 
 @pytest.mark.parametrize("name", ["resnet50", "googlenet64"])
-def test_deploy_nets_convert_exactly(caffe: CaffeWorker, folder: Path, tmp_path: Path, name: str) -> None:
+def test_deploy_nets_convert_exactly(caffe: MeasuringWorker, folder: Path, tmp_path: Path, name: str) -> None:
     source = folder / f"{name}_deploy.prototxt"
     net = load_net(source)
     net.weights = random_weights(net)
@@ -166,7 +166,9 @@ def lr_mults(net: Net) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("mode", ["default", "paper"])
-def test_rebirth_layers_learn_ten_times_as_fast(caffe: CaffeWorker, folder: Path, tmp_path: Path, mode: str) -> None:
+def test_rebirth_layers_learn_ten_times_as_fast(
+    caffe: MeasuringWorker, folder: Path, tmp_path: Path, mode: str
+) -> None:
     """Read off what the solver did to the weights, not off the text."""
     result = converted(folder, "googlenet64", mode)
     net = trainable(result.net, tmp_path / "train.prototxt", zoo.build("googlenet64").classes)

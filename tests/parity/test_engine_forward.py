@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from closeness import assert_within, between
+from measured_caffe import MeasuringWorker
 
 from deeprebirth_caffe.engines import EngineError, engine
 from deeprebirth_caffe.engines.base import Engine
-from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.engines.torch.engine import TorchEngine
@@ -54,7 +54,7 @@ def engines(caffe_install: CaffeInstall) -> Iterator[tuple[Engine, Engine]]:
 
 
 @pytest.fixture
-def weights(caffe: CaffeWorker, tmp_path: Path) -> Path:
+def weights(caffe: MeasuringWorker, tmp_path: Path) -> Path:
     path = tmp_path / "deploy.prototxt"
     body = NET[NET.index('layer { name: "conv"') : NET.index('layer { name: "drop"')]
     fc = NET[NET.index('layer { name: "fc"') : NET.index('layer { name: "accuracy"')]
@@ -152,7 +152,7 @@ def test_the_parameters_have_the_same_names_everywhere() -> None:
 INPUT = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 3 } } }\n'
 
 
-def load_error(worker: CaffeWorker, path: Path, text: str) -> str:
+def load_error(worker: MeasuringWorker, path: Path, text: str) -> str:
     path.write_text(INPUT + text)
     with pytest.raises(EngineError) as caught:
         worker.load(path, cwd=path.parent)
@@ -163,7 +163,7 @@ PYTHON = 'layer { name: "py" type: "Python" bottom: "x" top: "y" python_param { 
 
 
 def test_python_layers_need_a_word(
-    caffe: CaffeWorker, caffe_install: CaffeInstall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    caffe: MeasuringWorker, caffe_install: CaffeInstall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their module is not looked at before; nor do modules beside a net stand in for Python's own."""
     for name in ("mine", "random", "json"):
@@ -183,7 +183,7 @@ def test_python_layers_need_a_word(
         lambda: caffe.load(hidden, cwd=tmp_path),
         lambda: caffe.train(solver, 1, cwd=tmp_path),
         lambda: caffe.train(inside, 1, cwd=tmp_path),
-        lambda: CaffeEngine(caffe_install).train(solver.resolve(), 1),
+        lambda: CaffeEngine(caffe_install).trainer(solver.resolve()).__enter__(),
     ):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(RefusedError, match=r'layer "py" of type Python runs code in real Caffe .*--python-layers'):
@@ -200,11 +200,11 @@ def test_python_layers_that_cannot_be_made(
     caffe_install: CaffeInstall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REBIRTH_PYTHON_LAYERS", "1")
-    with CaffeWorker(caffe_install) as worker:
+    with MeasuringWorker(caffe_install) as worker:
         cannot_be_made(worker, tmp_path)
 
 
-def cannot_be_made(caffe: CaffeWorker, tmp_path: Path) -> None:
+def cannot_be_made(caffe: MeasuringWorker, tmp_path: Path) -> None:
     net = tmp_path / "net.prototxt"
     said = load_error(caffe, net, PYTHON % "rebirth_no_such")
     assert said.startswith(
@@ -226,7 +226,7 @@ def cannot_be_made(caffe: CaffeWorker, tmp_path: Path) -> None:
     assert said == f"Caffe, load: layer 'py' (rebirth_picky.L in {tmp_path}/rebirth_picky.py): ValueError: two bottoms"
 
 
-def test_layers_of_forks(caffe: CaffeWorker, tmp_path: Path) -> None:
+def test_layers_of_forks(caffe: MeasuringWorker, tmp_path: Path) -> None:
     net = tmp_path / "net.prototxt"
     advice = "; rebirth doctor NET says whose it is, and rebirth convert NET --portable may help (docs/forks.md)"
     said = load_error(caffe, net, 'layer { name: "up" type: "Interp" bottom: "x" top: "y" }')

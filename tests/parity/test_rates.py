@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from closeness import assert_within, trained
+from measured_caffe import TrainResult
+from measured_torch import train
 from nets import without_switches
 
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.commands.convert import ConvertOptions, convert
-from deeprebirth_caffe.engines.base import TrainResult
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.engines.torch.engine import TorchEngine
 from deeprebirth_caffe.formats.prototxt import format_message
@@ -24,7 +25,7 @@ from deeprebirth_caffe.nets.rewriting import Converted
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.engines.caffe.client import CaffeWorker
+    from measured_caffe import MeasuringWorker
 
 BATCH = 4
 ITERATIONS = 20
@@ -39,7 +40,7 @@ class Setup:
     folder: Path
     converted: Converted
 
-    def train(self, caffe: CaffeWorker | None, iterations: int, base_lr: float) -> TrainResult:
+    def train(self, caffe: MeasuringWorker | None, iterations: int, base_lr: float) -> TrainResult:
         """Trains in real Caffe, or else in the embedded engine."""
         solver = pb.SolverParameter(
             net=str(self.folder / "train.prototxt"),
@@ -53,7 +54,7 @@ class Setup:
         weights = self.folder / "out/init.caffemodel"
         if caffe is not None:
             return caffe.train(path, iterations, weights, rates=True, cwd=self.folder)
-        return TorchEngine().train(path, iterations, weights)
+        return train(TorchEngine(), path, iterations, weights)
 
     @property
     def multipliers(self) -> dict[str, list[float]]:
@@ -121,7 +122,7 @@ def test_rebirth_layers_move_ten_times_as_fast(engine: str, setup: Setup, reques
         assert done.rates[name] == pytest.approx(mults, rel=1e-2), name
 
 
-def test_both_engines_lose_alike(caffe: CaffeWorker, setup: Setup) -> None:
+def test_both_engines_lose_alike(caffe: MeasuringWorker, setup: Setup) -> None:
     """Twenty iterations, the total and each of the three losses."""
     theirs = setup.train(caffe, ITERATIONS, 0.001)
     mine = setup.train(None, ITERATIONS, 0.001)

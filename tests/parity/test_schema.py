@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2
+from measured_caffe import MeasuringWorker
 
-from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 Facts = dict[str, Any]
@@ -67,7 +67,7 @@ def default(field: descriptor_pb2.FieldDescriptorProto) -> str | float | None:
     return field.default_value
 
 
-def test_the_schema_is_pycaffes(caffe: CaffeWorker) -> None:
+def test_the_schema_is_pycaffes(caffe: MeasuringWorker) -> None:
     theirs = descriptor_pb2.FileDescriptorProto.FromString(caffe.schema())
     assert theirs.package == "caffe"
     assert theirs.syntax in ("", "proto2")

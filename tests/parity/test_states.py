@@ -14,7 +14,7 @@ from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.engines.caffe.client import CaffeWorker, LoadedNet
+    from deeprebirth_caffe.engines.caffe.client import LoadedNet, MeasuringWorker
 
 STAGES = ((), ("a",), ("b",), ("a", "b"), ("c",))
 LEVELS = (-1, 0, 1, 2)
@@ -62,7 +62,7 @@ def own_layers(real: LoadedNet) -> list[str]:
 
 @pytest.mark.parametrize("own", ["", 'state { stage: "b" level: 1 }'])
 @pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
-def test_the_same_layers_live(caffe: CaffeWorker, tmp_path: Path, phase: str, own: str) -> None:
+def test_the_same_layers_live(caffe: MeasuringWorker, tmp_path: Path, phase: str, own: str) -> None:
     text = own + format_message(grid())
     path = tmp_path / "grid.prototxt"
     path.write_text(text)
@@ -142,7 +142,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_rewrite_holds_in_every_variant(caffe: CaffeWorker, tmp_path: Path, name: str) -> None:
+def test_a_rewrite_holds_in_every_variant(caffe: MeasuringWorker, tmp_path: Path, name: str) -> None:
     text, states = FILES[name]
     path = tmp_path / "net.prototxt"
     path.write_text(text)
@@ -180,7 +180,7 @@ SOLVERS = {
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_the_solver_of_a_converted_net(caffe: CaffeWorker, tmp_path: Path, name: str) -> None:
+def test_the_solver_of_a_converted_net(caffe: MeasuringWorker, tmp_path: Path, name: str) -> None:
     """Real Caffe builds the training net and every test net that the written solver asks for, and trains."""
     (tmp_path / "net.prototxt").write_text(VARIANTS)
     (tmp_path / "solver.prototxt").write_text(SOLVERS[name])

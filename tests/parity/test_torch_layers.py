@@ -32,7 +32,7 @@ from deeprebirth_caffe.proto import caffe_pb2 as pb
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from deeprebirth_caffe.engines.caffe.client import CaffeWorker, LoadedNet
+    from deeprebirth_caffe.engines.caffe.client import LoadedNet, MeasuringWorker
 
     Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -59,7 +59,7 @@ def given(case: Case, rng: np.random.Generator) -> dict[str, NDArray[np.float32]
 class Pair:
     """One case's net in both engines, with the same weights."""
 
-    def __init__(self, case: Case, caffe: CaffeWorker, folder: Path) -> None:
+    def __init__(self, case: Case, caffe: MeasuringWorker, folder: Path) -> None:
         self.case, self.caffe = case, caffe
         self.rng = chance(case)
         path = folder / "net.prototxt"
@@ -137,7 +137,7 @@ class Pair:
         self.exact.close()
 
 
-def check(case: Case, caffe: CaffeWorker, folder: Path, shapes: tuple[tuple[int, ...], ...] | None = None) -> None:
+def check(case: Case, caffe: MeasuringWorker, folder: Path, shapes: tuple[tuple[int, ...], ...] | None = None) -> None:
     """Holds one case's net against Caffe's, on inputs of the file's shapes or of others."""
     pair = Pair(case, caffe, folder)
     if shapes is not None:
@@ -164,7 +164,7 @@ def names() -> list[str]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=names())
-def test_layer(caffe: CaffeWorker, tmp_path: Path, case: Case) -> None:
+def test_layer(caffe: MeasuringWorker, tmp_path: Path, case: Case) -> None:
     check(case, caffe, tmp_path)
 
 
@@ -173,7 +173,7 @@ def test_layer(caffe: CaffeWorker, tmp_path: Path, case: Case) -> None:
     "kind", ["Convolution", "Eltwise", "InnerProduct", "LRN", "LSTM", "Pooling", "Scale", "Softmax"]
 )
 def test_a_small_fault_is_seen(
-    caffe: CaffeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, factor: float
+    caffe: MeasuringWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, factor: float
 ) -> None:
     """In ours alone, and in ours and in the truth that is computed by the same code."""
     monkeypatch.delenv("REBIRTH_TEST_MARGINS", raising=False)
@@ -209,7 +209,7 @@ def other_shapes(case: Case) -> tuple[tuple[int, ...], ...] | None:
 
 
 @pytest.mark.parametrize("kind", sorted(GROWS | MORE))
-def test_inputs_of_other_shapes_than_the_files(caffe: CaffeWorker, tmp_path: Path, kind: str) -> None:
+def test_inputs_of_other_shapes_than_the_files(caffe: MeasuringWorker, tmp_path: Path, kind: str) -> None:
     tried = 0
     for case in [case for case in CASES if case.type == kind]:
         shapes = other_shapes(case)
@@ -219,7 +219,7 @@ def test_inputs_of_other_shapes_than_the_files(caffe: CaffeWorker, tmp_path: Pat
     assert tried
 
 
-def test_every_type_is_tried_or_refused(caffe: CaffeWorker) -> None:
+def test_every_type_is_tried_or_refused(caffe: MeasuringWorker) -> None:
     tried = {case.type for case in CASES}
     assert tried | ALONE | ELSEWHERE | set(REFUSED) == set(caffe.info()["layer_types"])
     assert not (tried | ALONE) & (ELSEWHERE | set(REFUSED))
@@ -236,13 +236,13 @@ def test_what_is_refused_says_why() -> None:
             TorchNet(net, NetState("TEST"))
 
 
-def run(caffe: CaffeWorker, script: str, *arguments: object) -> None:
+def run(caffe: MeasuringWorker, script: str, *arguments: object) -> None:
     """Runs a script under pycaffe's Python."""
     command = [str(caffe.install.need_python()), "-c", script, *map(str, arguments)]
     subprocess.run(command, env=caffe.environment(), check=True, capture_output=True)
 
 
-def test_memory_data(caffe: CaffeWorker, tmp_path: Path) -> None:
+def test_memory_data(caffe: MeasuringWorker, tmp_path: Path) -> None:
     path = tmp_path / "net.prototxt"
     shape = "batch_size: 2 channels: 3 height: 4 width: 5"
     path.write_text(f'layer {{ name: "m" type: "MemoryData" top: "x" top: "l" memory_data_param {{ {shape} }} }}')
@@ -265,7 +265,7 @@ def test_memory_data(caffe: CaffeWorker, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("shape", "labels"), [((3, 2, 2, 1), (3,)), ((3, 4), (3, 2)), ((2, 3, 4), (2, 1, 1, 5))])
-def test_hdf5_output(caffe: CaffeWorker, tmp_path: Path, shape: tuple[int, ...], labels: tuple[int, ...]) -> None:
+def test_hdf5_output(caffe: MeasuringWorker, tmp_path: Path, shape: tuple[int, ...], labels: tuple[int, ...]) -> None:
     h5py = pytest.importorskip("h5py")
     case = Case("HDF5Output", 'hdf5_output_param { file_name: "FILE" }', (shape, labels), tops=0, way="none")
     rng = np.random.default_rng(0)
@@ -286,7 +286,7 @@ def test_hdf5_output(caffe: CaffeWorker, tmp_path: Path, shape: tuple[int, ...],
             assert apart(real[name][()], ours[name][()]) == 0
 
 
-def test_infogain_matrix_from_a_file(caffe: CaffeWorker, tmp_path: Path) -> None:
+def test_infogain_matrix_from_a_file(caffe: MeasuringWorker, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     blob = pb.BlobProto(data=fill("unit", (25,), rng).tolist())
     blob.shape.dim.extend((1, 1, 5, 5))
@@ -295,7 +295,7 @@ def test_infogain_matrix_from_a_file(caffe: CaffeWorker, tmp_path: Path) -> None
     check(Case("InfogainLoss", body, ((4, 5), (4,)), ("normal", "classes:5")), caffe, tmp_path)
 
 
-def test_dropout_as_random_as_caffes(caffe: CaffeWorker, tmp_path: Path) -> None:
+def test_dropout_as_random_as_caffes(caffe: MeasuringWorker, tmp_path: Path) -> None:
     for ratio in (0.2, 0.5, 0.9):
         case = Case("Dropout", f"dropout_param {{ dropout_ratio: {ratio} }}", ((200, 100),))
         pair = Pair(case, caffe, tmp_path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from closeness import Comparison, assert_near, between, rounding
+from measured_torch import train
 from nets import conv, data, fc, layer, pool, relu
 
 pytest.importorskip("torch")
@@ -30,7 +31,7 @@ from deeprebirth_caffe.proto import caffe_pb2 as pb
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from deeprebirth_caffe.engines.caffe.client import CaffeWorker, LoadedNet
+    from deeprebirth_caffe.engines.caffe.client import LoadedNet, MeasuringWorker
     from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 
 Arrays = dict[str, "NDArray[np.float32]"]
@@ -39,7 +40,7 @@ Arrays = dict[str, "NDArray[np.float32]"]
 class Pair:
     """One net in both engines with the same weights."""
 
-    def __init__(self, caffe: CaffeWorker, path: Path, phase: str) -> None:
+    def __init__(self, caffe: MeasuringWorker, path: Path, phase: str) -> None:
         self.caffe = caffe
         self.net = net = Net.read(path)
         self.real: LoadedNet = caffe.load(path, phase, seed=1)
@@ -84,7 +85,7 @@ class Pair:
 
 
 @contextmanager
-def pair(caffe: CaffeWorker, folder: Path, text: str, phase: str = "TRAIN") -> Iterator[Pair]:
+def pair(caffe: MeasuringWorker, folder: Path, text: str, phase: str = "TRAIN") -> Iterator[Pair]:
     path = folder / "net.prototxt"
     path.write_text(text)
     made = Pair(caffe, path, phase)
@@ -125,7 +126,7 @@ def random_inputs(net: LoadedNet, labels: int = 10) -> Arrays:
 
 
 @pytest.mark.parametrize("name", zoo.names())
-def test_deploy(caffe: CaffeWorker, tmp_path: Path, name: str) -> None:
+def test_deploy(caffe: MeasuringWorker, tmp_path: Path, name: str) -> None:
     built = zoo.build(name)
     batch = 1 if max(built.input_shape) > 100 else 2
     text = format_message(batched(built.deploy, batch, built.input_shape))
@@ -144,14 +145,14 @@ def trained(name: str) -> pb.NetParameter:
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_training(caffe: CaffeWorker, tmp_path: Path, name: str) -> None:
+def test_training(caffe: MeasuringWorker, tmp_path: Path, name: str) -> None:
     with pair(caffe, tmp_path, format_message(trained(name))) as both:
         both.forward(random_inputs(both.real))
         both.backward()
 
 
 @pytest.mark.parametrize("name", ["googlenet28", "resnet64"])
-def test_a_net_that_runs_by_itself_is_as_exact_as_caffes(caffe: CaffeWorker, tmp_path: Path, name: str) -> None:
+def test_a_net_that_runs_by_itself_is_as_exact_as_caffes(caffe: MeasuringWorker, tmp_path: Path, name: str) -> None:
     """Each blob behind all layers before it, against double precision."""
     with pair(caffe, tmp_path, format_message(trained(name))) as both:
         inputs = random_inputs(both.real)
@@ -168,7 +169,7 @@ def test_a_net_that_runs_by_itself_is_as_exact_as_caffes(caffe: CaffeWorker, tmp
 
 @pytest.mark.parametrize("offset", [0, 1, 10])
 @pytest.mark.parametrize("size", [5, 31, 32, 200])
-def test_batch_statistics(caffe: CaffeWorker, tmp_path: Path, size: int, offset: int) -> None:
+def test_batch_statistics(caffe: MeasuringWorker, tmp_path: Path, size: int, offset: int) -> None:
     """Of few and many pixels, near zero and far from it: what is added up, what comes out and its gradient."""
     text = (
         data(2, 3, size, size)
@@ -202,7 +203,7 @@ def test_batch_statistics(caffe: CaffeWorker, tmp_path: Path, size: int, offset:
     comparison.verify()
 
 
-def test_converted_googlenet(caffe: CaffeWorker, tmp_path: Path) -> None:
+def test_converted_googlenet(caffe: MeasuringWorker, tmp_path: Path) -> None:
     built = zoo.build("googlenet")
     path = tmp_path / "googlenet.prototxt"
     path.write_text(format_message(batched(built.train_val, 2, built.input_shape)))
@@ -337,7 +338,7 @@ NETS = {
 
 @pytest.mark.parametrize("force", [False, True], ids=["", "force_backward"])
 @pytest.mark.parametrize("name", NETS)
-def test_gradients(caffe: CaffeWorker, tmp_path: Path, name: str, force: bool) -> None:
+def test_gradients(caffe: MeasuringWorker, tmp_path: Path, name: str, force: bool) -> None:
     if force and name == "accuracy beside":
         pytest.skip("Caffe aborts: it has no gradient of Accuracy")
     inputs = data(4, 3, 6, 6) + data(4, 3, 6, 6, name="other") + LABEL
@@ -376,7 +377,7 @@ def same_rates(ours: Mapping[str, tuple[float | None, ...]], real: Mapping[str, 
             assert mine == pytest.approx(theirs, rel=2e-3, abs=1e-6), name
 
 
-def test_rates_are_read_off_the_step(caffe: CaffeWorker, tmp_path: Path) -> None:
+def test_rates_are_read_off_the_step(caffe: MeasuringWorker, tmp_path: Path) -> None:
     fillers = f'{XAVIER} bias_filler {{ type: "uniform" min: 0.1 }}'
     shape = "shape { dim: 4 dim: 3 dim: 6 dim: 6 } shape { dim: 4 }"
     dummy = f'dummy_data_param {{ {shape} data_filler {{ type: "gaussian" }} data_filler {{ value: 1 }} }}'
@@ -401,7 +402,7 @@ def test_rates_are_read_off_the_step(caffe: CaffeWorker, tmp_path: Path) -> None
         f'train_net: "{net}" base_lr: 0.01 lr_policy: "fixed" momentum: 0 weight_decay: 0.1 random_seed: 3 '
         f'max_iter: 10 snapshot_prefix: "{tmp_path}/snap"'
     )
-    ours = TorchEngine().train(solver, 3)
+    ours = train(TorchEngine(), solver, 3)
     real = caffe.train(solver, 3, rates=True)
     assert len(ours.losses) == 3 == len(ours.outputs["loss"])
     assert ours.learning_rate == pytest.approx(real.learning_rate)

@@ -27,16 +27,16 @@ from deeprebirth_caffe.passes.relearn.tucker import Tucker
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
+    from measured_caffe import MeasuringWorker
     from test_exact import Shared
 
-    from deeprebirth_caffe.engines.caffe.client import CaffeWorker
     from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 
 RANKS = {"low": (3, 5), "in full": (12, 5), "out full": (3, 16), "uneven": (6, 2)}
 
 
 @pytest.fixture
-def engine(caffe_install: CaffeInstall, caffe: CaffeWorker) -> Shared:
+def engine(caffe_install: CaffeInstall, caffe: MeasuringWorker) -> Shared:
     from test_exact import Shared
 
     return Shared(caffe_install, caffe)
@@ -163,7 +163,7 @@ def written(name: str, folder: Path, merge: bool) -> Converted:
 
 @pytest.mark.parametrize("merge", [False, True])
 @pytest.mark.parametrize("name", list(NETS))
-def test_nets_load_and_train(caffe: CaffeWorker, tmp_path: Path, name: str, merge: bool) -> None:
+def test_nets_load_and_train(caffe: MeasuringWorker, tmp_path: Path, name: str, merge: bool) -> None:
     result = written(name, tmp_path, merge)
     assert len(result.outcome.rewrites) > 1
     out = tmp_path / "out"

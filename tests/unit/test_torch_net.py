@@ -18,7 +18,6 @@ pytest.importorskip("torch")
 import torch
 
 from deeprebirth_caffe.engines import EngineError, engine
-from deeprebirth_caffe.engines.torch.fill import fill
 from deeprebirth_caffe.engines.torch.fillers import filled
 from deeprebirth_caffe.engines.torch.memory import freed_memory_kept
 from deeprebirth_caffe.engines.torch.net import TorchNet
@@ -386,25 +385,6 @@ def test_batches_come_from_the_nets_own_data(tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate(found), 2 * rows[[0, 1, 2, 3, 4, 0, 1, 2]])
     [asked] = engine("torch").batches(path, None, 1, ["rows"], root=tmp_path)
     assert list(asked) == ["rows"]
-
-
-def test_timings_take_turns(tmp_path: Path) -> None:
-    paths = []
-    for size in (8, 16):
-        paths.append(tmp_path / f"{size}.prototxt")
-        paths[-1].write_text(data(1, 3, size, size) + conv("c", "data") + layer("BatchNorm", "b", "c"))
-    timings = engine("torch", threads=1).time_nets(paths, runs=2, iterations=3)
-    assert [timing.path for timing in timings] == paths
-    assert all(len(timing.runs) == 2 and all(len(run) == 3 for run in timing.runs) for timing in timings)
-    assert all(timing.best_ms > 0 for timing in timings)
-
-
-def test_fill_makes_numbers_real() -> None:
-    net = make(data(2, 3, 8, 8) + conv("c", "data") + layer("BatchNorm", "b", "c"), "TEST")
-    assert fill(net) == ["c", "b"]
-    values = net.forward()["b"]
-    assert torch.isfinite(values).all()
-    assert float(values.std()) > 0.1
 
 
 @pytest.mark.parametrize(

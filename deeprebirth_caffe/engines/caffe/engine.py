@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deeprebirth_caffe.engines.base import NetTiming, TrainResult
 from deeprebirth_caffe.engines.caffe.kernels import Kernels, choose_kernels
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall, find_caffe
 from deeprebirth_caffe.engines.feeding import by_name, forward_once, need_files
@@ -44,23 +43,22 @@ class CaffeEngine:
         self.timeout = timeout
         self._session: CaffeWorker | None = None
 
-    def _worker(self, threads: int | None = None) -> CaffeWorker:
+    def _worker(self) -> CaffeWorker:
         from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 
-        count = self.threads if threads is None else threads
-        return CaffeWorker(self.install, threads=count, timeout=self.timeout)
+        return CaffeWorker(self.install, threads=self.threads, timeout=self.timeout)
 
     def kernels(self) -> Kernels:
         """The kernels of the matrix library, and who chose them; may start Caffe to find out."""
         return choose_kernels(self.install)
 
     @contextmanager
-    def session(self, threads: int | None = None) -> Iterator[CaffeWorker]:
+    def session(self) -> Iterator[CaffeWorker]:
         """Keeps one process for several calls and gives it; an inner session uses the outer one's."""
         if self._session is not None:
             yield self._session
             return
-        with self._worker(threads) as worker:
+        with self._worker() as worker:
             self._session = worker
             try:
                 yield worker
@@ -110,11 +108,6 @@ class CaffeEngine:
         """Runs a net forward in phase TEST, once; see `Engine.forward`."""
         return forward_once(self, net_path, weights_path, input_array, blobs)
 
-    def train(self, solver: Path | str, iterations: int, weights: Path | str | None = None) -> TrainResult:
-        """Trains with Caffe's own solver; CaffeWorker.train can do more."""
-        with self.session() as worker:
-            return worker.train(solver, iterations, weights)
-
     @contextmanager
     def trainer(
         self,
@@ -157,32 +150,3 @@ class CaffeEngine:
             wanted = list(loaded.outputs) if blobs is None else list(blobs)
             for _ in range(iterations):
                 yield worker.forward(loaded, blobs=wanted)
-
-    def time_nets(
-        self,
-        nets: Sequence[Path | str],
-        runs: int = 5,
-        iterations: int = 10,
-        threads: int | None = None,
-        weights: Sequence[Path | str | None] | None = None,
-    ) -> list[NetTiming]:
-        """Times nets on filled random input, each in a process of its own, taking turns run by run.
-
-        Whatever the machine does meanwhile then hits all of them alike.
-
-        Args:
-            nets: Prototxts with Input layers.
-            runs: Turns.
-            iterations: Forward passes in a turn, after two that do not count.
-            threads: Threads of the matrix library; None: the engine's.
-            weights: A caffemodel for each net; without one, weights that are all zero get random values.
-        """
-        given = weights if weights is not None else [None] * len(nets)
-        with ExitStack() as stack:
-            workers = [stack.enter_context(self._worker(threads)) for _ in nets]
-            loaded = [worker.load(net, weights=model) for worker, net, model in zip(workers, nets, given, strict=True)]
-            times: list[list[tuple[float, ...]]] = [[] for _ in nets]
-            for _ in range(runs):
-                for worker, net, found in zip(workers, loaded, times, strict=True):
-                    found.append(tuple(worker.time(net, iterations=iterations)))
-        return [NetTiming(Path(net), tuple(found)) for net, found in zip(nets, times, strict=True)]

@@ -47,6 +47,9 @@ class WorkerProcess:
     One call at a time: it is not for several threads at once.
     """
 
+    script = WORKER
+    """What that process runs."""
+
     def __init__(
         self,
         caffe: CaffeInstall | str | Path | None = None,
@@ -142,7 +145,7 @@ class WorkerProcess:
         theirs, self._lifeline = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [str(python), str(WORKER), str(first_handle), str(theirs)],
+                [str(python), str(self.script), str(first_handle), str(theirs)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,

@@ -48,23 +48,22 @@ def check(layers: Iterable[pb.LayerParameter], where: str | os.PathLike[str]) ->
         )
 
 
-def check_call(op: str, values: Mapping[str, object], entered: str) -> None:
+def check_call(values: Mapping[str, object], entered: str) -> None:
     """Likewise for what the worker is asked to load.
 
     Args:
-        op: an operation of the worker.
-        values: its arguments.
+        values: the arguments of an operation of the worker; "net" and "solver" are paths of files.
         entered: the directory that the worker is in.
     """
-    if allowed() or op not in ("load", "train", "open_solver"):
+    if allowed():
         return
-    base = Path(entered, str(values.get("cwd") or ""))
-    if op == "load":
-        path = Path(str(values["net"]))
+    if isinstance(net := values.get("net"), str):
+        path = Path(net)
         check(_layers_of(path), path)
-        return
-    for layers, where in _solver_nets(Path(str(values["solver"])), base):
-        check(layers, where)
+    if "solver" in values:
+        base = Path(entered, str(values.get("cwd") or ""))
+        for layers, where in _solver_nets(Path(str(values["solver"])), base):
+            check(layers, where)
 
 
 def _solver_nets(solver: Path, base: Path) -> Iterator[tuple[Iterable[pb.LayerParameter], Path]]:

@@ -40,7 +40,7 @@ PROTOCOL = 2
 Arrays = list[tuple[Any, Any]]
 Answer = tuple[dict[str, Any], Arrays]
 
-# Imported at the end of the file, where their absence can be told to the client.
+# Imported by `start`, where their absence can be told to the client.
 np: Any = None
 caffe: Any = None
 _users: list[str] = []
@@ -117,9 +117,8 @@ _next_handle = int(sys.argv[1]) if len(sys.argv) > 1 else 1
 class Held:
     """A loaded net and what pycaffe does not tell about it."""
 
-    def __init__(self, net: Any, weights: str | None) -> None:
+    def __init__(self, net: Any) -> None:
         self.net = net
-        self.weights = weights
         self.names = list(net._layer_names)
         # By index, not through pycaffe's own dicts: losses without a named top all write a blob "(automatic)".
         self.blob_names = list(net._blob_names)
@@ -142,9 +141,6 @@ class Held:
         if name not in self.names:
             raise WorkerError(f"the net has no layer {name!r}; it has {_few(self.names)}")
         return self.names.index(name)
-
-    def params(self, name: str) -> list[Any]:
-        return list(self.net.layers[self.layer(name)].blobs)
 
     def original(self, blob: str) -> str:
         return self.copies.get(blob, blob)
@@ -403,11 +399,6 @@ def _same(wanted: Any, found: Any, terms: int) -> bool:
     return bool(np.isfinite(found).all() and np.abs(wanted - found).max() <= 4 * limit)
 
 
-def op_schema(arrays: Arrays) -> Answer:
-    """Gives the caffe.proto that pycaffe has compiled in."""
-    return {}, [("schema", np.frombuffer(caffe.proto.caffe_pb2.DESCRIPTOR.serialized_pb, dtype=np.uint8))]
-
-
 def op_load(
     arrays: Arrays,
     net: str,
@@ -431,7 +422,7 @@ def op_load(
         log = _log_since(position)
         if weights is not None:
             loaded.copy_from(weights)
-    held = Held(loaded, weights)
+    held = Held(loaded)
     handle, _next_handle = _next_handle, _next_handle + 1
     _nets[handle] = held
     memory = None
@@ -469,45 +460,6 @@ def op_close(arrays: Arrays, handle: int) -> Answer:
     return {}, []
 
 
-def op_set_params(arrays: Arrays, handle: int) -> Answer:
-    """Sets all parameters of the layers that the arrays name."""
-    held = _held(handle)
-    # All is checked before anything is written.
-    given: dict[str, dict[int, Any]] = {}
-    for (name, index), array in arrays:
-        given.setdefault(name, {})[index] = array
-    for name, by_index in given.items():
-        blobs = held.params(name)
-        if len(by_index) != len(blobs):
-            raise WorkerError(f"layer {name!r} has {len(blobs)} parameters, got {len(by_index)}")
-        for index, array in by_index.items():
-            if tuple(array.shape) != tuple(blobs[index].shape):
-                want, got = _shape_text(blobs[index].shape), _shape_text(array.shape)
-                raise WorkerError(f"parameter {index} of layer {name!r} is {want}, got {got}")
-    for name, by_index in given.items():
-        for index, array in by_index.items():
-            held.params(name)[index].data[...] = array
-    held.weights = held.weights or "set"
-    return {}, []
-
-
-def op_get_params(arrays: Arrays, handle: int, layers: list[str] | None = None) -> Answer:
-    """Gives parameters."""
-    held = _held(handle)
-    names = layers if layers is not None else [n for n, x in zip(held.names, held.net.layers) if len(x.blobs)]
-    return {}, [((name, i), b.data) for name in names for i, b in enumerate(held.params(name))]
-
-
-def op_save(arrays: Arrays, handle: int, path: str) -> Answer:
-    """Writes a caffemodel."""
-    held = _held(handle)
-    directory = Path(path).parent
-    if not directory.is_dir():
-        raise WorkerError(f"cannot save to {path}: there is no directory {directory}")
-    held.net.save(path)
-    return {}, []
-
-
 def op_reshape(arrays: Arrays, handle: int, shapes: dict[str, list[int]]) -> Answer:
     """Reshapes blobs and whatever follows from them."""
     held = _held(handle)
@@ -537,40 +489,13 @@ def op_forward(
     return {"loss": loss}, [(name, held.blob(name).data) for name in wanted]
 
 
-def op_backward(arrays: Arrays, handle: int, blobs: list[str] | None = None) -> Answer:
-    """Runs the whole net backward from given gradients."""
-    held = _held(handle)
-    wanted = held.shown() if blobs is None else blobs
-    given = dict(arrays)
-    for name in list(given) + list(wanted):
-        held.blob(name)
-    # Diffs of an earlier pass would be added to or handed on. Those of losses stay: Caffe sets them once.
-    losses = held.net.blob_loss_weights
-    # A HingeLoss keeps in its input's diff what its forward pass has found out, for the backward pass.
-    hinges = {bottoms[0] for kind, bottoms in zip(held.types, held.bottoms) if kind == "HingeLoss"}
-    for name, blob in held.net.blobs.items():
-        if not losses.get(name) and name not in hinges:
-            blob.diff[...] = 0
-    held.net.clear_param_diffs()
-    for name, array in given.items():
-        blob = held.blob(name)
-        if tuple(blob.shape) != tuple(array.shape):
-            want, got = _shape_text(blob.shape), _shape_text(array.shape)
-            raise WorkerError(f"the diff of blob {name!r} is {want}, got {got}")
-        blob.diff[...] = array
-    held.net._backward(len(held.names) - 1, 0)
-    answer = [(["blob", name, 0], held.blob(name).diff) for name in wanted]
-    for name, layer in zip(held.names, held.net.layers):
-        answer.extend((["param", name, i], b.diff) for i, b in enumerate(layer.blobs))
-    return {}, answer
-
-
-def _fill(held: Held, seed: int) -> tuple[int, list[str]]:
+def _fill(held: Held) -> int:
     """Random values wherever a net that was only loaded has none, so that its layers work on real numbers.
 
     Labels become zero, for losses take no other random value. Weights that are not zero throughout are kept.
+    Gives the first layer that computes.
     """
-    random = np.random.RandomState(seed)
+    random = np.random.RandomState(0)
     first = held.first_step()
     labels: set[str] = set()
     for kind, bottoms in zip(held.types, held.bottoms):
@@ -581,12 +506,10 @@ def _fill(held: Held, seed: int) -> tuple[int, list[str]]:
             for name in tops:
                 data = held.blob(name).data
                 data[...] = 0 if name in labels else random.standard_normal(data.shape)
-    filled = []
-    for name, kind, layer in zip(held.names, held.types, held.net.layers):
+    for kind, layer in zip(held.types, held.net.layers):
         blobs = list(layer.blobs)
         if not blobs or any(b.data.any() for b in blobs):
             continue
-        filled.append(name)
         if kind == "BatchNorm":
             # Zeros would divide by sqrt(eps): a few such layers in a row overflow.
             blobs[1].data[...] = 1
@@ -595,18 +518,13 @@ def _fill(held: Held, seed: int) -> tuple[int, list[str]]:
             weight = blobs[0].data
             fan_in = max(1, weight.size // max(1, weight.shape[0] if weight.ndim else 1))
             weight[...] = random.standard_normal(weight.shape) * (2.0 / fan_in) ** 0.5
-    return first, filled
+    return first
 
 
-def op_fill(arrays: Arrays, handle: int, seed: int = 0) -> Answer:
-    """Fills a net; see `_fill`."""
-    return {"filled": _fill(_held(handle), seed)[1]}, []
-
-
-def op_time(arrays: Arrays, handle: int, iterations: int, warmup: int, seed: int, per_layer: bool = False) -> Answer:
+def op_time(arrays: Arrays, handle: int, iterations: int, warmup: int, per_layer: bool = False) -> Answer:
     """Times forward passes of a filled net."""
     held = _held(handle)
-    first, _ = _fill(held, seed)
+    first = _fill(held)
     net, last = held.net, len(held.names) - 1
     if first > last:
         raise WorkerError("the net has no layer that computes anything")
@@ -630,84 +548,6 @@ def op_time(arrays: Arrays, handle: int, iterations: int, warmup: int, seed: int
     return {"layers": [[held.names[n], rows[n]] for n in steps]}, []
 
 
-def _measured(before: Any, gradient: Any, after: Any, rate: float) -> tuple[float | None, float | None]:
-    """The least-squares a, b of step = rate * a * (gradient + b * weights): lr_mult and the decay."""
-    step = (before - after).astype(np.float64).ravel() / rate
-    g, w = gradient.astype(np.float64).ravel(), before.astype(np.float64).ravel()
-    if not step.any():
-        return 0.0, None
-    if not g.any():
-        return None, None
-    gg, gw, ww = g.dot(g), g.dot(w), w.dot(w)
-    determinant = gg * ww - gw * gw
-    if ww == 0 or determinant <= 1e-9 * gg * ww:
-        return float(g.dot(step) / gg), None
-    a = (ww * g.dot(step) - gw * w.dot(step)) / determinant
-    c = (gg * w.dot(step) - gw * g.dot(step)) / determinant
-    return float(a), (float(c / a) if a else None)
-
-
-def op_train(
-    arrays: Arrays,
-    solver: str,
-    iterations: int,
-    weights: str | None,
-    watch: list[str] | None,
-    seed: int | None,
-    rates: bool,
-    save: str | None,
-    cwd: str | None,
-) -> Answer:
-    """Trains with Caffe's own solver, iteration by iteration."""
-    with _directory(cwd):
-        _need_file(solver, "solver")
-        _need_file(weights, "weights file")
-        if seed is not None:
-            caffe.set_random_seed(seed)
-        running = caffe.get_solver(solver)
-        net = running.net
-        if weights is not None:
-            net.copy_from(weights)
-        names = [net._blob_names[index] for index in net._outputs] if watch is None else watch
-        for name in names:
-            if name not in net.blobs:
-                raise WorkerError(f"the training net has no blob {name!r}; it has {_few(net.blobs)}")
-        gradients: dict[str, list[Any]] = {}
-        before: dict[str, list[Any]] = {}
-        layers = [(n, list(x.blobs)) for n, x in zip(net._layer_names, net.layers) if len(x.blobs)]
-
-        def keep_gradients() -> None:
-            # Between backward and update: a BatchNorm's statistics, which forward changes, move no more.
-            if not gradients:
-                gradients.update((n, [b.diff.copy() for b in blobs]) for n, blobs in layers)
-                before.update((n, [b.data.copy() for b in blobs]) for n, blobs in layers)
-
-        if rates:
-            running.add_callback(lambda: None, keep_gradients)
-        losses: list[float] = []
-        outputs: dict[str, list[float]] = {n: [] for n in names}
-        rate = None
-        found: dict[str, list[float | None]] = {}
-        decays: dict[str, list[float | None]] = {}
-        for iteration in range(iterations):
-            running.step(1)
-            weighted = [(b, w) for b, w in zip(net._blobs, net._blob_loss_weights) if w]
-            losses.append(float(sum(w * float(b.data.sum()) for b, w in weighted)))
-            for name in names:
-                outputs[name].append(float(net.blobs[name].data.mean()))
-            if iteration == 0:
-                rate = float(getattr(running, "lr", running.param.base_lr))
-                for name, blobs in layers if rates else []:
-                    pairs = [
-                        _measured(b, g, blob.data, rate) for b, g, blob in zip(before[name], gradients[name], blobs)
-                    ]
-                    found[name], decays[name] = [p[0] for p in pairs], [p[1] for p in pairs]
-                before.clear()
-        if save is not None:
-            net.save(save)
-    return {"losses": losses, "outputs": outputs, "rate": rate, "rates": found, "decays": decays}, []
-
-
 # ---------------------------------------------------------------- a solver, step by step
 
 _running: Running | None = None
@@ -718,8 +558,8 @@ class Running:
 
     def __init__(self, solver: Any, iter_size: int) -> None:
         self.solver = solver
-        self.net = Held(solver.net, None)
-        self.tests = [Held(net, None) for net in solver.test_nets]
+        self.net = Held(solver.net)
+        self.tests = [Held(net) for net in solver.test_nets]
         self.iter_size = iter_size
         self.losses: list[float] = []
         if iter_size > 1:
@@ -875,23 +715,30 @@ class _LazyIO(types.ModuleType):
         return getattr(self, name)
 
 
-if len(sys.argv) > 2:
-    _die_with_parent(int(sys.argv[2]))
-try:
-    sys.modules["caffe.io"] = _LazyIO("caffe.io")
-    import caffe  # type: ignore[import-not-found,no-redef]
-    import numpy as np
+def start() -> None:
+    """Imports pycaffe, says so, and answers requests."""
+    global caffe, np, _users
+    if len(sys.argv) > 2:
+        _die_with_parent(int(sys.argv[2]))
+    try:
+        sys.modules["caffe.io"] = _LazyIO("caffe.io")
+        import caffe  # type: ignore[import-not-found]
+        import numpy as np
 
-    caffe.set_mode_cpu()
-    # Our Caffe's Python is started so that it ignores PYTHONPATH, which may hold another Python's NumPy. Behind all of
-    # its own it does no harm, and Python layers may need it.
-    if _python_layers:
-        _users = [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-        sys.path.extend(path for path in _users if path not in sys.path)
-except Exception as error:
-    _message = json.dumps({"ok": False, "error": f"{type(error).__name__}: {error}", "arrays": []}).encode()
-    _ANSWERS.write(struct.pack("<I", len(_message)) + _message)
-    _ANSWERS.flush()
-else:
-    _send({"ok": True, "result": {"protocol": PROTOCOL, "pid": os.getpid()}})
-    main()
+        caffe.set_mode_cpu()
+        # Our Caffe's Python is started so that it ignores PYTHONPATH, which may hold another Python's NumPy. Behind all
+        # of its own it does no harm, and Python layers may need it.
+        if _python_layers:
+            _users = [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+            sys.path.extend(path for path in _users if path not in sys.path)
+    except Exception as error:
+        message = json.dumps({"ok": False, "error": f"{type(error).__name__}: {error}", "arrays": []}).encode()
+        _ANSWERS.write(struct.pack("<I", len(message)) + message)
+        _ANSWERS.flush()
+    else:
+        _send({"ok": True, "result": {"protocol": PROTOCOL, "pid": os.getpid()}})
+        main()
+
+
+if __name__ == "__main__":
+    start()

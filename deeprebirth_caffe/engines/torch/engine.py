@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeprebirth_caffe.engines.base import EngineError, NetTiming, TrainResult
+from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.feeding import by_name, forward_once, need_files
 from deeprebirth_caffe.extras import pip_install
 from deeprebirth_caffe.ir import Net, NetState, Weights
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 DEVICES = ("cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16")
-WARMUP = 2
 
 
 class TorchEngine:
@@ -186,99 +184,6 @@ class TorchEngine:
         thrift = freed_memory_kept() if self.device == "cpu" else nullcontext()
         with thrift, open_trainer(self, solver, weights=weights, resume=resume, root=root, lesson=lesson) as made:
             yield made
-
-    def train(self, solver: Path | str, iterations: int, weights: Path | str | None = None) -> TrainResult:
-        """Trains for some iterations; `rates` and `decays` are measured in the first."""
-        from deeprebirth_caffe.engines.torch.measure import Measure
-
-        losses: list[float] = []
-        outputs: dict[str, list[float]] = {}
-        rate = 0.0
-        measure: Measure | None = None
-        with self.trainer(solver, weights=() if weights is None else (weights,)) as trainer:
-            for iteration in range(iterations):
-                if iteration == 0:
-                    measure = Measure(trainer.net)
-                step = trainer.step()
-                if measure is not None and iteration == 0:
-                    rate = step.lr
-                    measure.finish(rate)
-                losses.append(step.loss)
-                for name, value in step.outputs.items():
-                    outputs.setdefault(name, []).append(value)
-        return TrainResult(
-            losses=tuple(losses),
-            outputs={name: tuple(values) for name, values in outputs.items()},
-            learning_rate=rate,
-            rates=measure.rates if measure is not None else {},
-            decays=measure.decays if measure is not None else {},
-        )
-
-    def time_nets(
-        self,
-        nets: Sequence[Path | str],
-        runs: int = 5,
-        iterations: int = 10,
-        threads: int | None = None,
-        weights: Sequence[Path | str | None] | None = None,
-    ) -> list[NetTiming]:
-        """Times forward passes on random input, the nets taking turns run by run.
-
-        Args:
-            nets: Prototxts with Input layers.
-            runs: Turns.
-            iterations: Forward passes in a turn, after two that do not count.
-            threads: Threads of PyTorch; None: the engine's.
-            weights: A caffemodel for each net; without one, the fillers' weights, random ones where those are zero.
-        """
-        import torch
-
-        given = weights if weights is not None else [None] * len(nets)
-        before = torch.get_num_threads()
-        if threads is not None:
-            torch.set_num_threads(threads)
-        from deeprebirth_caffe.engines.torch.memory import freed_memory_kept
-
-        try:
-            loaded = [self._filled(net, model) for net, model in zip(nets, given, strict=True)]
-            times: list[list[tuple[float, ...]]] = [[] for _ in nets]
-            with freed_memory_kept():
-                for _ in range(runs):
-                    for net, found in zip(loaded, times, strict=True):
-                        found.append(self._time(net, iterations))
-        finally:
-            torch.set_num_threads(before)
-        return [NetTiming(Path(net), tuple(found)) for net, found in zip(nets, times, strict=True)]
-
-    def _filled(self, path: Path | str, weights: Path | str | None) -> TorchNet:
-        from deeprebirth_caffe.engines.torch.fill import fill
-
-        net = self.load(path, weights)
-        fill(net)
-        return net
-
-    def _time(self, net: TorchNet, iterations: int) -> tuple[float, ...]:
-        import torch
-
-        times: list[float] = []
-        with torch.no_grad():
-            for count in range(WARMUP + iterations):
-                self._wait()
-                begin = time.perf_counter()
-                net.forward()
-                self._wait()
-                if count >= WARMUP:
-                    times.append((time.perf_counter() - begin) * 1000)
-        return tuple(times)
-
-    def _wait(self) -> None:
-        """A GPU answers before it is done."""
-        import torch
-
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize(self.device)
-        elif self.device == "mps":
-            torch.mps.synchronize()
 
 
 def _checked(device: str, torch_module: Any) -> str:
