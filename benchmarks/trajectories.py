@@ -27,7 +27,7 @@ from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.engines.torch.engine import TorchEngine
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import read_solver
-from deeprebirth_caffe.ir.probe import probe_message, save_weights
+from deeprebirth_caffe.ir.probe import probe, save_weights
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
@@ -129,7 +129,7 @@ def prepare_googlenet(folder: Path, batch: int) -> None:
         file["data"] = random.normal(size=(3 * batch, *built.input_shape)).astype(np.float32)
         file["label"] = random.integers(0, built.classes, 3 * batch).astype(np.float32)
     (folder / "list.txt").write_text(f"{folder / 'data.h5'}\n")
-    message = probe_message(result.net, result.net.view("TRAIN"), batch)
+    message = probe(result.net, result.net.view("TRAIN"), batch).message()
     first = message.layer[0]
     first.type = "HDF5Data"
     first.ClearField("input_param")

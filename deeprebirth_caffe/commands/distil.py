@@ -16,7 +16,7 @@ from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.inputs.feeding import picture_input, preprocessing_for
 from deeprebirth_caffe.inputs.pictures import PictureOptions, find_pictures
 from deeprebirth_caffe.ir import Layer, Net
-from deeprebirth_caffe.ir.probe import is_fed, save_weights
+from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.nets.conversion import Opened, Pair, open_conversion
 from deeprebirth_caffe.nets.manifest import SCHEMA, read_earlier
 from deeprebirth_caffe.nets.rewriting import INIT, SOLVER
@@ -137,7 +137,7 @@ def _on_pictures(options: DistilOptions, pair: Pair, images: str, listing: Path)
     for name in ("input", "input_shape", "input_dim"):
         header.ClearField(name)
     twin = student.copy()
-    layers = [reader, *(layer for layer in twin.layers if not is_fed(layer))]
+    layers = [reader, *(layer for layer in twin.layers if not layer.fed)]
     net = Net(header, layers, weights=twin.weights)
     net.data[reader] = target.shape[1:]
     text = "".join(f"{path.absolute()} 0\n" for path in files)

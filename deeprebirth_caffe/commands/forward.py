@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -16,13 +14,11 @@ from deeprebirth_caffe.engines.choose import EngineOptions, choose
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.formats.outputs import check_output, output_file
-from deeprebirth_caffe.formats.prototxt import format_message
-from deeprebirth_caffe.inputs.feeding import at_once, picture_input, preprocessing_for, with_zeros
+from deeprebirth_caffe.inputs.feeding import at_once, picture_input, preprocessing_for, through, with_zeros
 from deeprebirth_caffe.inputs.pictures import PictureOptions, data_layer, find_pictures
 from deeprebirth_caffe.inputs.roots import find_root
 from deeprebirth_caffe.inputs.sources import files_of, source_of
 from deeprebirth_caffe.ir import Net, View
-from deeprebirth_caffe.ir.probe import probe_message
 from deeprebirth_caffe.nets.load import layers_without_weights, load_net
 from deeprebirth_caffe.nets.ranking import find_classifier
 from deeprebirth_caffe.ops import Shape
@@ -109,19 +105,19 @@ def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
         if name not in view.blobs:
             raise UsageError(f'--blob names "{name}", which {options.net} does not have in TEST')
     found: dict[str, list[FloatArray]] = {name: [] for name in wanted}
-    with tempfile.TemporaryDirectory(prefix="rebirth-forward-") as folder, ExitStack() as stack:
-        probe = Path(folder) / options.net.name
-        probe.write_text(format_message(probe_message(net, view)), encoding="utf-8")
-        run = stack.enter_context(choice.engine.loaded(probe, options.weights))
-        size = at_once(view, target)
-        for start in range(0, len(files), size):
-            batch = preprocessing.read(files[start : start + size])
-            blobs = run(with_zeros(view, {target.name: batch}), wanted)
-            for name in wanted:
-                if blobs[name].shape[:1] != (len(batch),):
-                    raise RebirthError(f'blob "{name}" ({by(blobs[name].shape)}) has no row for each picture')
-                found[name].append(blobs[name])
-            show("pictures", start + len(batch), len(files))
+    size, done = at_once(view, target), 0
+    batches = (
+        with_zeros(view, {target.name: preprocessing.read(files[start : start + size])})
+        for start in range(0, len(files), size)
+    )
+    for batch, blobs in through(choice.engine, net, view, batches, wanted, options.weights):
+        count = len(batch[target.name])
+        for name in wanted:
+            if blobs[name].shape[:1] != (count,):
+                raise RebirthError(f'blob "{name}" ({by(blobs[name].shape)}) has no row for each picture')
+            found[name].append(blobs[name])
+        done += count
+        show("pictures", done, len(files))
     arrays = {name: np.concatenate(parts) for name, parts in found.items()}
     result: dict[str, Any] = {
         "version": 1,

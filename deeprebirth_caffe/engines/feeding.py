@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeprebirth_caffe.engines.base import EngineError
-from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Layer, Net, View
-from deeprebirth_caffe.ir.probe import probe_message
+from deeprebirth_caffe.ir.probe import probe
 from deeprebirth_caffe.ops import Shape
 
 if TYPE_CHECKING:
@@ -73,10 +72,10 @@ def _fed(path: Path, input_array: Array | Mapping[str, Array]) -> Iterator[tuple
     net.changed()
     view = net.view("TEST")
     shapes = {top: _shape(view, layer, top, given) for layer in reading for top in layer.tops}
-    message = probe_message(net, view, fed=reading.__contains__, shapes=shapes)
+    made = probe(net, view, fed=reading.__contains__, shapes=shapes)
     with tempfile.TemporaryDirectory(prefix="rebirth-fed-") as folder:
         copy = Path(folder) / path.name
-        copy.write_text(format_message(message), encoding="utf-8", errors="surrogateescape")
+        copy.write_text(made.text(), encoding="utf-8", errors="surrogateescape")
         yield copy, given
 
 

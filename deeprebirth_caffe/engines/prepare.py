@@ -19,7 +19,7 @@ from deeprebirth_caffe.errors import RebirthError, RefusedError
 from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Layer, Net, Value, View, Weights, param_shapes
-from deeprebirth_caffe.ir.probe import is_fed, probe_message, save_weights
+from deeprebirth_caffe.ir.probe import probe, save_weights
 from deeprebirth_caffe.ops import Shape, slice_sizes
 from deeprebirth_caffe.passes.exact.portable import Portable
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
@@ -48,7 +48,7 @@ class Ready:
     @property
     def inputs(self) -> dict[str, Shape]:
         """The blobs that are fed."""
-        return {value.name: _shape(value) for value in _fed(self.view) if value.read}
+        return {value.name: _shape(value) for value in self.view.fed if value.read}
 
     @property
     def outputs(self) -> dict[str, Shape]:
@@ -119,10 +119,11 @@ def plain(net: Net, *, batch: int | None = None) -> Ready:
 
 def probe_net(net: Net, view: View, batch: int | None = None) -> Net:
     """A view as a net of its own, with Input layers and the net's weights."""
-    message = probe_message(net, view, batch)
-    layers = [Layer(_spelled_out(layer)) for layer in message.layer]
-    message.ClearField("layer")
-    made = Net(message, layers, weights=None if net.weights is None else _shared(layers, net.weights))
+    made = probe(net, view, batch)
+    for layer in made.layers:
+        _spell_out(layer.param)
+    if net.weights is not None:
+        made.weights = _shared(made.layers, net.weights)
     found = made.view("TEST")
     for layer in found.layers:
         p = layer.param.slice_param
@@ -133,23 +134,20 @@ def probe_net(net: Net, view: View, batch: int | None = None) -> Net:
     return made
 
 
-def _spelled_out(param: pb.LayerParameter) -> pb.LayerParameter:
-    """A copy of a layer, said as every reader of Caffe files understands it."""
-    twin = pb.LayerParameter()
-    twin.CopyFrom(param)
-    if twin.concat_param.HasField("concat_dim"):
-        twin.concat_param.axis = twin.concat_param.concat_dim
-        twin.concat_param.ClearField("concat_dim")
-    if twin.slice_param.HasField("slice_dim"):
-        twin.slice_param.axis = twin.slice_param.slice_dim
-        twin.slice_param.ClearField("slice_dim")
-    if twin.pooling_param.round_mode == twin.pooling_param.CEIL:
-        twin.pooling_param.ClearField("round_mode")
-    if twin.type == "LRN":
+def _spell_out(param: pb.LayerParameter) -> None:
+    """Says a layer as every reader of Caffe files understands it."""
+    if param.concat_param.HasField("concat_dim"):
+        param.concat_param.axis = param.concat_param.concat_dim
+        param.concat_param.ClearField("concat_dim")
+    if param.slice_param.HasField("slice_dim"):
+        param.slice_param.axis = param.slice_param.slice_dim
+        param.slice_param.ClearField("slice_dim")
+    if param.pooling_param.round_mode == param.pooling_param.CEIL:
+        param.pooling_param.ClearField("round_mode")
+    if param.type == "LRN":
         # OpenCV has defaults of its own.
         for field in ("local_size", "alpha", "beta", "k"):
-            setattr(twin.lrn_param, field, getattr(twin.lrn_param, field))
-    return twin
+            setattr(param.lrn_param, field, getattr(param.lrn_param, field))
 
 
 def _shared(layers: list[Layer], weights: Weights) -> Weights:
@@ -182,7 +180,7 @@ def _run(net: Net, one: Pass) -> tuple[Net, str]:
 def random_inputs(ready: Ready, seed: int = 0) -> dict[str, FloatArray]:
     """Something for every input, by blob name: normal noise, and indices or flags where a layer wants those."""
     found: dict[str, FloatArray] = {}
-    for value in _fed(ready.view):
+    for value in ready.view.fed:
         if value.read:
             rng = np.random.default_rng([seed, *value.name.encode(errors="surrogateescape")])
             found[value.name] = _fill(value, rng)
@@ -201,10 +199,6 @@ def _fill(value: Value, rng: np.random.Generator) -> FloatArray:
             flags[0] = 0  # Caffe goes on where its last pass ended, unless it is told to start anew
             return flags
     return rng.standard_normal(shape).astype(np.float32)
-
-
-def _fed(view: View) -> list[Value]:
-    return [*view.inputs, *(value for layer in view.layers if is_fed(layer) for value in view.outs[layer])]
 
 
 def _shape(value: Value) -> Shape:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,28 +13,22 @@ import numpy as np
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.inputs.pictures import PictureOptions, Preprocessing, own_lender
 from deeprebirth_caffe.ir import Net, Value, View, summarize, unknown_shape
-from deeprebirth_caffe.ir.probe import is_fed
+from deeprebirth_caffe.ir.probe import probe, save_weights
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.engines.base import FloatArray
+    from deeprebirth_caffe.engines.base import Engine, FloatArray, Forward
 
 MOST_PICTURES = 64
 MOST_BYTES = 1 << 30
 """How many pictures run at once, and what the blobs of the net may take then."""
 
 
-def fed_values(view: View) -> list[Value]:
-    """What comes from outside."""
-    return [*view.inputs, *(value for layer in view.layers if is_fed(layer) for value in view.outs[layer])]
-
-
 def picture_input(path: Path, view: View) -> Value:
     """The input that takes the pictures."""
-    fed = fed_values(view)
-    for value in fed:
+    for value in view.fed:
         if value.shape is None:
             raise RebirthError(unknown_shape(value))
-    found = next((value for value in fed if value.shape is not None and len(value.shape) == 4), None)
+    found = next((value for value in view.fed if value.shape is not None and len(value.shape) == 4), None)
     if found is None:
         raise RebirthError(f"{path}: it has no input of four axes (pictures, channels, height, width)")
     return found
@@ -62,7 +58,48 @@ def with_zeros(view: View, given: Mapping[str, FloatArray]) -> dict[str, FloatAr
     """What is given, and zeros for every other input, such as labels."""
     found = dict(given)
     count = max(len(array) for array in given.values())
-    for value in fed_values(view):
+    for value in view.fed:
         if value.name not in found and value.shape is not None:
             found[value.name] = np.zeros((count, *value.shape[1:]), np.float32)
     return found
+
+
+def through(
+    engine: Engine,
+    net: Net,
+    view: View,
+    batches: Iterable[Mapping[str, FloatArray]],
+    blobs: Sequence[str],
+    weights: Path | None = None,
+    *,
+    up_to: Collection[Value] | None = None,
+) -> Iterator[tuple[Mapping[str, FloatArray], dict[str, FloatArray]]]:
+    """Runs batches through a net in which Input layers stand for its data.
+
+    Args:
+        engine: what runs it.
+        net: it, with its weights.
+        view: which of its views.
+        batches: arrays by input; those that the net does not have are left out. The first says the shapes.
+        blobs: what to give back.
+        weights: their file; None: one is made of the net's own.
+        up_to: run only what these values depend on; None: all.
+
+    Yields:
+        Each batch, and its blobs.
+    """
+    run: Forward | None = None
+    inputs: set[str] = set()
+    with tempfile.TemporaryDirectory(prefix="rebirth-batches-") as folder, ExitStack() as stack:
+        for batch in batches:
+            if run is None:
+                shapes = {name: tuple(array.shape) for name, array in batch.items()}
+                made = probe(net, view, shapes=shapes, up_to=up_to)
+                inputs = {top for layer in made.layers if layer.fed for top in layer.tops}
+                path = Path(folder) / "net.prototxt"
+                path.write_text(made.text(), encoding="utf-8")
+                if weights is None and net.weights is not None:
+                    weights = Path(folder) / "net.caffemodel"
+                    save_weights(weights, net, net.weights)
+                run = stack.enter_context(engine.loaded(path, weights))
+            yield batch, run({name: array for name, array in batch.items() if name in inputs}, blobs)

@@ -183,6 +183,11 @@ class View:
         """Every value, net inputs first, then in the order of the layers."""
         return self.inputs + [value for layer in self.layers for value in self.outs[layer]]
 
+    @property
+    def fed(self) -> list[Value]:
+        """What comes from outside: the net's inputs, and what layers bring in that give data."""
+        return [*self.inputs, *(value for layer in self.layers if layer.fed for value in self.outs[layer])]
+
     @cached_property
     def batch(self) -> int:
         """How many images a pass takes: the first dimension of the first blob that comes from outside; else 1."""

@@ -2,73 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import stream_caffemodel, write_caffemodel
-from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Layer, Net, Value, View, Weights
 from deeprebirth_caffe.ir.graph import unknown_shape
+from deeprebirth_caffe.ir.subnet import above, ruleless
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
-def is_fed(layer: Layer) -> bool:
-    """Whether a layer gives what a probe is given from outside: any data layer, whatever it would read or make up."""
-    return layer.fed
-
-
-def probe_message(
+def probe(
     net: Net,
     view: View,
     batch: int | None = None,
     *,
-    fed: Callable[[Layer], bool] = is_fed,
+    fed: Callable[[Layer], bool] = attrgetter("fed"),
     shapes: Mapping[str, Shape] | None = None,
-) -> pb.NetParameter:
+    up_to: Collection[Value] | None = None,
+) -> Net:
     """The view's layers without phase rules, each data layer replaced by an Input layer of the same tops.
 
     Args:
-        net: whose header counts.
+        net: whose header and weights count.
         view: one of its views.
         batch: the first dimension of every input; None keeps the file's.
         fed: which layers are replaced.
         shapes: of inputs, by blob, where the net is not to say them.
+        up_to: values that it is for: what none of them depends on is left out. None: all is kept.
 
     Raises:
         RebirthError: the shape of an input is not known.
     """
-    known = shapes or {}
-    message = pb.NetParameter()
-    message.CopyFrom(net.header)
+    wanted = set(view.values) if up_to is None else above(view, up_to).keys()
+    needed = set(view.layers) if up_to is None else {value.producer for value in wanted}
+    header = pb.NetParameter()
+    header.CopyFrom(net.header)
     for field in ("input", "input_shape", "input_dim", "state"):
-        message.ClearField(field)
-    for value in view.inputs:
-        _add_input(message, value.name, [value], batch, known)
+        header.ClearField(field)
+    inputs = [(value.name, [value]) for value in view.inputs if value in wanted]
+    layers = [_input(name, values, batch, shapes or {}) for name, values in inputs]
     for layer in view.layers:
-        if fed(layer):
-            _add_input(message, layer.name, view.outs[layer], batch, known)
-        else:
-            copy = message.layer.add()
-            copy.CopyFrom(layer.param)
-            copy.ClearField("include")
-            copy.ClearField("exclude")
-    return message
+        if layer in needed and fed(layer):
+            values = [value for value in view.outs[layer] if value in wanted]
+            layers.append(_input(layer.name, values, batch, shapes or {}))
+        elif layer in needed:
+            layers.append(ruleless(layer))
+    return Net(header, layers, weights=net.weights)
 
 
-def _add_input(
-    message: pb.NetParameter, name: str, values: Sequence[Value], batch: int | None, known: Mapping[str, Shape]
-) -> None:
-    made = message.layer.add(name=name, type="Input", top=[value.name for value in values])
+def _input(name: str, values: Sequence[Value], batch: int | None, known: Mapping[str, Shape]) -> Layer:
+    param = pb.LayerParameter(name=name, type="Input", top=[value.name for value in values])
     for value in values:
         shape = known.get(value.name, value.shape)
         if shape is None:
             raise RebirthError(unknown_shape(value))
         if batch is not None and shape:
             shape = (batch, *shape[1:])
-        made.input_param.shape.add().dim.extend(shape)
+        param.input_param.shape.add().dim.extend(shape)
+    return Layer(param)
 
 
 def write_probe(folder: Path, name: str, net: Net, view: View, batch: int | None = None) -> tuple[Path, Path | None]:
@@ -78,7 +74,7 @@ def write_probe(folder: Path, name: str, net: Net, view: View, batch: int | None
         The prototxt and the caffemodel (None where the net has no weights).
     """
     path = folder / f"{name}.prototxt"
-    path.write_text(format_message(probe_message(net, view, batch)), encoding="utf-8")
+    path.write_text(probe(net, view, batch).text(), encoding="utf-8")
     if net.weights is None:
         return path, None
     weights = folder / f"{name}.caffemodel"

@@ -37,7 +37,7 @@ class OtherSizes:
         self._view = view
         found = [] if fixed else [_scaled(view, scale) for scale in SCALES]
         self.views = [one for one in found if one is not None]
-        twice = _resized(view, {value: (2 * value.shape[0], *value.shape[1:]) for value in _fed(view) if value.shape})
+        twice = _resized(view, {value: (2 * value.shape[0], *value.shape[1:]) for value in view.fed if value.shape})
         self.batches = [] if twice is None else [twice]
 
     def reach(self, layer: Layer) -> bool:
@@ -49,7 +49,7 @@ class OtherSizes:
 
 def _scaled(view: View, scale: tuple[int, int]) -> View | None:
     """The net with all its images scaled, or else with those of one size; None where it takes neither."""
-    images = [value for value in _fed(view) if value.shape is not None and len(value.shape) == 4]
+    images = [value for value in view.fed if value.shape is not None and len(value.shape) == 4]
     sizes = dict.fromkeys(_sizes(images))
     for wanted in [list(sizes), *([size] for size in sizes if len(sizes) > 1)]:
         shapes = {
@@ -70,7 +70,7 @@ def _resized(view: View, shapes: Mapping[Value, Shape]) -> View | None:
     header = pb.NetParameter()
     layers: list[Layer] = []
     gone: set[str] = set()
-    known = {value: shapes.get(value, value.shape) for value in _fed(view)}
+    known = {value: shapes.get(value, value.shape) for value in view.fed}
     if None in known.values():
         return None
     for value in view.inputs:
@@ -90,10 +90,6 @@ def _resized(view: View, shapes: Mapping[Value, Shape]) -> View | None:
         return View(view.state, header, layers, {})
     except NetError:
         return None
-
-
-def _fed(view: View) -> list[Value]:
-    return [*view.inputs, *(value for layer in view.layers if layer.fed for value in view.outs[layer])]
 
 
 def _sizes(values: Sequence[Value]) -> list[Shape | None]:

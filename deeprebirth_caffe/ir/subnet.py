@@ -5,15 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from deeprebirth_caffe.ir.graph import Layer, Value, View
+from deeprebirth_caffe.proto import caffe_pb2 as pb
+
+
+def above(view: View, values: Iterable[Value]) -> dict[Value, None]:
+    """The values that some depend on, themselves included."""
+    found: dict[Value, None] = {}
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        if value not in found:
+            found[value] = None
+            waiting += view.ins[value.producer] if value.producer is not None else []
+    return found
 
 
 def ancestors(view: View, values: Iterable[Value]) -> set[Layer]:
     """The layers that some values depend on, those that make them included."""
-    found: set[Layer] = set()
-    waiting = [value.producer for value in values]
-    while waiting:
-        layer = waiting.pop()
-        if layer is not None and layer not in found:
-            found.add(layer)
-            waiting += [value.producer for value in view.ins[layer]]
-    return found
+    return {value.producer for value in above(view, values) if value.producer is not None}
+
+
+def ruleless(layer: Layer) -> Layer:
+    """A copy of a layer that is alive in every state."""
+    param = pb.LayerParameter()
+    param.CopyFrom(layer.param)
+    param.ClearField("include")
+    param.ClearField("exclude")
+    return Layer(param, layer.source, layer.stage)

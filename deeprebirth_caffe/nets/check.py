@@ -13,7 +13,7 @@ from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.engines.footprint import check_pass
 from deeprebirth_caffe.errors import RefusedError
 from deeprebirth_caffe.ir import Net, Value, View
-from deeprebirth_caffe.ir.probe import is_fed, write_probe
+from deeprebirth_caffe.ir.probe import write_probe
 from deeprebirth_caffe.passes.exact.portable import Portable
 from deeprebirth_caffe.passes.heads import find_heads, find_results
 from deeprebirth_caffe.rewrite import Rewriter
@@ -92,11 +92,7 @@ def _in_plain_caffe(net: Net) -> Net:
 
 
 def _input_names(view: View) -> list[str]:
-    names = [value.name for value in view.inputs]
-    for layer in view.layers:
-        if is_fed(layer):
-            names += layer.tops
-    return names
+    return [value.name for value in view.fed]
 
 
 def _is_label(value: Value) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -17,7 +16,7 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.records import datum_shape
-from deeprebirth_caffe.inputs.feeding import at_once, fed_values, picture_input, preprocessing_for, with_zeros
+from deeprebirth_caffe.inputs.feeding import at_once, picture_input, preprocessing_for, through, with_zeros
 from deeprebirth_caffe.inputs.pictures import (
     PictureOptions,
     find_pictures,
@@ -37,13 +36,12 @@ from deeprebirth_caffe.inputs.sources import (
     source_of,
 )
 from deeprebirth_caffe.ir import Layer, Net, NetError, View
-from deeprebirth_caffe.ir.probe import is_fed, probe_message
+from deeprebirth_caffe.ir.subnet import ruleless
 from deeprebirth_caffe.numerics.moments import SecondMoment
-from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.engines.base import FloatArray, Forward
+    from deeprebirth_caffe.engines.base import FloatArray
 
 OWN = "own"
 OWN_PHASES = {OWN: "TRAIN", "own-test": "TEST"}
@@ -114,17 +112,12 @@ def read_moments(
     view = net.view("TEST")
     blobs = sorted({one.blob for one in readings})
     batches = calibration_inputs(path, net, options, notes)
-    with tempfile.TemporaryDirectory(prefix="rebirth-calibrate-") as folder, ExitStack() as stack:
-        run: Forward | None = None
-        for batch in batches:
-            if run is None:
-                probe = write_net(Path(folder), "calibrate", probe_message(net, view, shapes=shapes_of(batch)))
-                run = stack.enter_context(choose(options.engine, [view]).engine.loaded(probe, weights))
-            found = run(batch, blobs)
-            for key in dict.fromkeys((one.blob, one.axis) for one in readings):
-                vectors = _vectors(found[key[0]], key[1])
-                sums.setdefault(key, SecondMoment(vectors.shape[1])).add(vectors)
-            images += len_of(batch)
+    engine = choose(options.engine, [view]).engine
+    for batch, found in through(engine, net, view, batches, blobs, weights):
+        for key in dict.fromkeys((one.blob, one.axis) for one in readings):
+            vectors = _vectors(found[key[0]], key[1])
+            sums.setdefault(key, SecondMoment(vectors.shape[1])).add(vectors)
+        images += len_of(batch)
     notes.append(f"calibrated on {images} images of {options.source}")
     kept: dict[str, Any] = {}
     for one in readings:
@@ -186,14 +179,8 @@ def len_of(batch: Blobs) -> int:
     return max((len(array) for array in batch.values()), default=0)
 
 
-def shapes_of(batch: Blobs) -> dict[str, Shape]:
-    """The shapes of a batch, for `ir.probe.probe_message`."""
-    return {name: tuple(array.shape) for name, array in batch.items()}
-
-
-def write_net(folder: Path, name: str, message: pb.NetParameter) -> Path:
-    """Writes a net into a folder, and says where."""
-    path = folder / f"{name}.prototxt"
+def _write(folder: Path, message: pb.NetParameter) -> Path:
+    path = folder / "data.prototxt"
     path.write_text(format_message(message), encoding="utf-8")
     return path
 
@@ -233,7 +220,7 @@ def _from_own(
         alive = net.view(phase).layers
     except NetError:  # a file that is for one phase alone
         alive = []
-    fed = [layer for layer in alive if is_fed(layer) and layer.type not in _GIVEN]
+    fed = [layer for layer in alive if layer.fed and layer.type not in _GIVEN]
     layers = [layer for layer in fed if reads_source(layer)]
     if not layers:
         other = (
@@ -243,7 +230,7 @@ def _from_own(
             f"{path}: it has no data layer of its own in {phase}; name a source: --calibrate SOURCE{other}"
         )
     given = {top for layer in fed for top in layer.tops}
-    for value in fed_values(view):
+    for value in view.fed:
         if value.shape is not None and len(value.shape) > 2 and value.name not in given:
             raise RebirthError(
                 f'{path}: what it reads in {phase} has no "{value.name}", which TEST reads; --calibrate own-test, or '
@@ -265,7 +252,7 @@ def _from_own(
     images = _there(options, count, notes)
     engine = choose(options.engine, [view]).engine
     with tempfile.TemporaryDirectory(prefix="rebirth-calibrate-") as folder:
-        probe = write_net(Path(folder), "data", message)
+        probe = _write(Path(folder), message)
         labels: set[float] = set()
         for batch in _first(engine.batches(probe, None, images, blobs, root=root), images):
             labels.update(
@@ -281,10 +268,7 @@ def _as_tested(layer: Layer, view: View) -> pb.LayerParameter:
 
     Without one in TEST, pictures are only not mirrored.
     """
-    param = pb.LayerParameter()
-    param.CopyFrom(layer.param)
-    param.ClearField("include")
-    param.ClearField("exclude")
+    param = ruleless(layer).param
     for part in ("data_param", "image_data_param"):
         if param.HasField(part):
             getattr(param, part).ClearField("rand_skip")
@@ -292,7 +276,7 @@ def _as_tested(layer: Layer, view: View) -> pb.LayerParameter:
         param.image_data_param.ClearField("shuffle")
     if param.HasField("hdf5_data_param"):
         param.hdf5_data_param.ClearField("shuffle")
-    twin = next((one for one in view.layers if is_fed(one) and one.tops[:1] == layer.tops[:1]), None)
+    twin = next((one for one in view.layers if one.fed and one.tops[:1] == layer.tops[:1]), None)
     if twin is None:
         param.transform_param.ClearField("mirror")
     elif twin is not layer:
@@ -325,7 +309,7 @@ def _from_database(
     size = made.data_param.batch_size = min(at_once(view, target), images)
     engine = choose(options.engine, [view]).engine
     with tempfile.TemporaryDirectory(prefix="rebirth-calibrate-") as folder:
-        probe = write_net(Path(folder), "data", message)
+        probe = _write(Path(folder), message)
         for batch in _first(engine.batches(probe, None, ceil(images / size), [target.name]), images):
             yield with_zeros(view, batch)
 

@@ -15,13 +15,12 @@ out too: they would hide what is to be compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
 from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
 from deeprebirth_caffe.ir import Layer, Net, Value, View, Weights, param_shapes
-from deeprebirth_caffe.ir.probe import is_fed
 from deeprebirth_caffe.ir.subnet import ancestors
 from deeprebirth_caffe.nets.conversion import Pair
 from deeprebirth_caffe.nets.parts import fold_parts
@@ -124,7 +123,6 @@ class _Building:
         if taken:
             raise RebirthError(f"{taken[0]}: names that begin so are wanted for the teacher; rename it")
         self._names = value_names(self.teacher)
-        self._extra: dict[Value, None] = {}
 
     def build(self) -> Distilling:
         """Does all of it."""
@@ -140,17 +138,17 @@ class _Building:
                 + "".join(f"; {name}: {reason}" for name, reason in left.items())
             )
         needed = self._needed([one.student for one in wanted])
-        shown, alias = self._teacher_layers(targets)
+        shown, alias = self._teacher_layers(targets, {source for one in wanted for source in one.sources})
         blocks = []
         message = pb.NetParameter()
         message.CopyFrom(self.student.header)
         message.name = f"{self.student.header.name}-distil" if self.student.header.name else "distil"
         for layer in self.student.layers:
-            if layer in needed and is_fed(layer):
+            if layer in needed and layer.fed:
                 message.layer.extend(self._data_layers(layer, needed))
         message.layer.extend(shown)
         for layer in self.student.layers:
-            if layer in needed and not is_fed(layer):
+            if layer in needed and not layer.fed:
                 message.layer.add().CopyFrom(layer.param)
         taken = {name for param in message.layer for name in (param.name, *param.top)}
         for one in wanted:
@@ -162,7 +160,7 @@ class _Building:
             block = Block(one.loss, one.student, blobs[0], one.layers, 1 / prod(one.shape[1:]))
             blocks.append(block)
             message.layer.append(_loss(block))
-        return Distilling(self._made(_pruned(message)), tuple(blocks), left)
+        return Distilling(self._made(message), tuple(blocks), left)
 
     # What is compared.
 
@@ -206,7 +204,6 @@ class _Building:
                 or not _behind(view, join, value)
             ):
                 return None
-            self._extra[twin] = None
             return _Wanted(f"{LOSS}{join.name}", value.name, layers, [self._names[twin]], value.shape)
         if value.producer is not join:
             return None
@@ -218,7 +215,6 @@ class _Building:
             twin = self._twin(one)
             if twin is None:
                 return None
-            self._extra[twin] = None
             sources.append(self._names[twin])
         return _Wanted(f"{LOSS}{join.name}", value.name, layers, sources, value.shape)
 
@@ -246,8 +242,7 @@ class _Building:
             twin = self.teacher.blob(value.name)
             if value.name in compared or twin is None or twin.shape is None or value.shape is None:
                 continue
-            if twin.shape[1:] == value.shape[1:] and value.producer is not None and not is_fed(value.producer):
-                self._extra[twin] = None
+            if twin.shape[1:] == value.shape[1:] and value.producer is not None and not value.producer.fed:
                 found.append(_Wanted(f"{LOSS}{value.name}", value.name, (), [self._names[twin]], value.shape))
         return found
 
@@ -296,13 +291,18 @@ class _Building:
 
     # The teacher's side.
 
-    def _teacher_layers(self, targets: Sequence[Target]) -> tuple[list[pb.LayerParameter], dict[str, str]]:
-        """The teacher's layers under their new names, and what each of its blobs is called now."""
-        message = taught(self.pair.teacher, self.teacher, targets, self._extra)
-        alias = self._inputs(message)
+    def _teacher_layers(
+        self, targets: Sequence[Target], blobs: Collection[str]
+    ) -> tuple[list[pb.LayerParameter], dict[str, str]]:
+        """The teacher's layers that make some blobs under their new names, and what each blob is called now."""
+        recipes = [recipe for target in targets for recipe in target.recipes if recipe.blob in blobs]
+        keep = [value for value, name in self._names.items() if name in blobs]
+        net = taught(self.pair.teacher, self.teacher, recipes, keep)
+        alias = self._inputs(net)
         shown: list[pb.LayerParameter] = []
-        for param in message.layer:
-            if is_fed(Layer(param)):
+        for layer in net.layers:
+            param = layer.param
+            if layer.fed:
                 continue
             if param.type == "Dropout":
                 alias[param.top[0]] = alias[param.bottom[0]]
@@ -320,11 +320,11 @@ class _Building:
             shown.append(made)
         return shown, alias
 
-    def _inputs(self, message: pb.NetParameter) -> dict[str, str]:
+    def _inputs(self, net: Net) -> dict[str, str]:
         """The student's blobs that the teacher reads, by the names they have there."""
-        given = [*message.input, *(top for param in message.layer if is_fed(Layer(param)) for top in param.top)]
-        read = {name for param in message.layer for name in param.bottom}
-        mine = {value.name: value for view in self._views for value in _data_values(view)}
+        given = [*net.header.input, *(top for layer in net.layers if layer.fed for top in layer.tops)]
+        read = {name for layer in net.layers for name in layer.bottoms}
+        mine = {value.name: value for view in self._views for value in view.fed}
         found: dict[str, str] = {}
         for name in given:
             if name not in read:
@@ -338,7 +338,7 @@ class _Building:
             if len({shape[1:] for shape in shapes}) > 1:
                 sizes = " and ".join("x".join(map(str, shape[1:])) for shape in shapes)
                 raise RebirthError(f'the original and the converted net read "{name}" in different sizes: {sizes}')
-            if any(view.blobs[picked] not in _data_values(view) for view in self._views):
+            if any(view.blobs[picked] not in view.fed for view in self._views):
                 raise RefusedError(f'"{picked}" is overwritten in place, so that two nets cannot read it')
             found[name] = picked
         return found
@@ -402,11 +402,6 @@ def _behind(view: View, join: Layer, value: Value) -> bool:
     return value.producer is join
 
 
-def _data_values(view: View) -> list[Value]:
-    """What comes from outside."""
-    return [*view.inputs, *(value for layer in view.layers if is_fed(layer) for value in view.outs[layer])]
-
-
 def _check_steady(param: pb.LayerParameter) -> None:
     """Raises RefusedError for a layer that draws in TRAIN what it works out in TEST."""
     if param.type == "Pooling" and param.pooling_param.pool == pb.PoolingParameter.STOCHASTIC:
@@ -441,21 +436,6 @@ def _loss(block: Block) -> pb.LayerParameter:
         loss_weight=[block.weight],
         propagate_down=[True, False],
     )
-
-
-def _pruned(message: pb.NetParameter) -> pb.NetParameter:
-    """The net without those of the teacher's layers that nobody reads."""
-    read: set[str] = set()
-    kept: list[pb.LayerParameter] = []
-    for param in reversed(message.layer):
-        if not param.name.startswith(PREFIX) or read.intersection(param.top):
-            kept.insert(0, param)
-            read.update(param.bottom)
-    found = pb.NetParameter()
-    found.CopyFrom(message)
-    found.ClearField("layer")
-    found.layer.extend(kept)
-    return found
 
 
 def _in_training(net: Net, layer: Layer) -> bool:

@@ -21,24 +21,16 @@ import numpy as np
 from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.engines.choose import choose
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.inputs.feeding import at_once, fed_values, picture_input
-from deeprebirth_caffe.ir import Layer, Net, Value, View
-from deeprebirth_caffe.ir.probe import probe_message, save_weights
-from deeprebirth_caffe.ir.subnet import ancestors
+from deeprebirth_caffe.inputs.feeding import at_once, picture_input, through
+from deeprebirth_caffe.ir import Layer, Value, View
+from deeprebirth_caffe.ir.subnet import above, ancestors
 from deeprebirth_caffe.nets.conversion import Pair
 from deeprebirth_caffe.nets.rewriting import Say
 from deeprebirth_caffe.nets.selection import Selection
 from deeprebirth_caffe.numerics.refit import MAX_FEATURES, Fit, FitOptions, fit, rescale
 from deeprebirth_caffe.numerics.rows import RowFile, at_places, patches, sample_places
 from deeprebirth_caffe.ops import conv_geometry
-from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.relearn.calibration import (
-    CalibrationOptions,
-    calibration_inputs,
-    len_of,
-    shapes_of,
-    write_net,
-)
+from deeprebirth_caffe.relearn.calibration import CalibrationOptions, calibration_inputs, len_of
 from deeprebirth_caffe.relearn.targets import RELU, Target, find_targets, reads_input, taught, value_names
 from deeprebirth_caffe.wording import WORTH_TELLING, about
 
@@ -157,9 +149,9 @@ class _Refitting:
         """Refuses a pair where the student reads something that the teacher is not given."""
         ends = [self.student.ins[self.layers[target.layer]][0] for target in self.targets]
         ends += [one.student for one in self.outputs]
-        read = {value for layer in ancestors(self.student, ends) for value in self.student.ins[layer]}
-        given = {value.name for value in fed_values(self.teacher)}
-        for value in fed_values(self.student):
+        read = above(self.student, ends)
+        given = {value.name for value in self.teacher.fed}
+        for value in self.student.fed:
             if value in read and value.name not in given:
                 raise RebirthError(f'the original net has no input "{value.name}", which the converted one reads')
 
@@ -210,26 +202,22 @@ class _Refitting:
     def _teach(self) -> None:
         """Runs the data through the teacher once; stores images, goals and outputs."""
         names = value_names(self.teacher)
-        message = taught(self.pair.teacher, self.teacher, self.targets, [one.teacher for one in self.outputs])
-        probe = Net(_header(message), [Layer(param) for param in message.layer])
-        fed = {value.name: names[value] for value in fed_values(self.teacher)}
-        blobs = [recipe.blob for target in self.targets for recipe in target.recipes]
-        blobs = list(dict.fromkeys([*blobs, *(names[one.teacher] for one in self.outputs)]))
-        most = at_once(self.teacher, picture_input(self.pair.path, self.teacher), _BLOB_BYTES)
-        run: Any = None
-        with ExitStack() as stack:
-            for batch in calibration_inputs(self.pair.path, self.pair.teacher, self.calibrate, self.notes):
-                for part in _parts(batch, most):
-                    given = {fed[name]: array for name, array in part.items() if name in fed}
-                    if run is None:
-                        probed = probe_message(probe, probe.view("TEST"), shapes=shapes_of(given))
-                        run = stack.enter_context(self._loaded("teacher", probed, self.pair.teacher))
-                        inputs = _inputs(probed)
-                    found = run({name: array for name, array in given.items() if name in inputs}, blobs)
-                    self._store(part, found, names)
-                self.say(f"refit: {self.count} images through the original net")
+        recipes = [recipe for target in self.targets for recipe in target.recipes]
+        net = taught(self.pair.teacher, self.teacher, recipes, [one.teacher for one in self.outputs])
+        blobs = [recipe.blob for recipe in recipes] + [names[one.teacher] for one in self.outputs]
+        view, blobs = net.view("TEST"), list(dict.fromkeys(blobs))
+        for batch, found in through(self.engine, net, view, self._images(), blobs):
+            self._store(batch, found, names)
         if not self.count:
             raise RebirthError(f"{self.calibrate.source}: there is no image to calibrate on")
+
+    def _images(self) -> Iterator[Mapping[str, FloatArray]]:
+        """The data, so many images at a time as there is room for."""
+        most = at_once(self.teacher, picture_input(self.pair.path, self.teacher), _BLOB_BYTES)
+        for batch in calibration_inputs(self.pair.path, self.pair.teacher, self.calibrate, self.notes):
+            for start in range(0, len_of(batch), most):
+                yield {name: array[start : start + most] for name, array in batch.items()}
+            self.say(f"refit: {self.count} images through the original net")
 
     def _store(
         self, batch: Mapping[str, FloatArray], found: Mapping[str, FloatArray], names: Mapping[Value, str]
@@ -379,55 +367,19 @@ class _Refitting:
     def _passes(self, values: Sequence[Value]) -> Iterator[tuple[int, dict[str, FloatArray]]]:
         """The stored images through the student up to some values: the number of the first image, and the blobs."""
         step = self._step()
-        files = {value.name: self.images[value.name] for value in fed_values(self.student) if value.name in self.images}
+        files = {value.name: self.images[value.name] for value in self.student.fed if value.name in self.images}
         chunks = {name: file.chunks(step) for name, (file, _) in files.items()}
-        run: Any = None
-        with ExitStack() as stack:
-            for first in range(0, self.count, step):
-                batch = {name: next(chunks[name]).reshape(-1, *shape) for name, (_, shape) in files.items()}
-                if run is None:
-                    message = _cut(self.net, self.student, values, shapes_of(batch))
-                    inputs = _inputs(message)
-                    run = stack.enter_context(self._loaded("student", message, self.net))
-                given = {name: array for name, array in batch.items() if name in inputs}
-                yield first, run(given, list(dict.fromkeys(value.name for value in values)))
-
-    def _loaded(self, name: str, message: pb.NetParameter, net: Net) -> Any:
-        assert net.weights is not None, "both nets have weights"
-        weights = self.folder / f"{name}.caffemodel"
-        save_weights(weights, net, net.weights)
-        return self.engine.loaded(write_net(self.folder, name, message), weights)
+        batches = (
+            {name: next(chunks[name]).reshape(-1, *shape) for name, (_, shape) in files.items()}
+            for _ in range(0, self.count, step)
+        )
+        blobs = list(dict.fromkeys(value.name for value in values))
+        runs = through(self.engine, self.net, self.student, batches, blobs, up_to=values)
+        for number, (_, found) in enumerate(runs):
+            yield number * step, found
 
     def _file(self, name: str, width: int) -> RowFile:
         return self.files.enter_context(RowFile(self.folder / name, width))
-
-
-def _cut(net: Net, view: View, values: Sequence[Value], shapes: Mapping[str, Any]) -> pb.NetParameter:
-    """A net up to some values, with Input layers."""
-    needed = ancestors(view, values)
-    whole = probe_message(net, view, shapes=shapes)
-    message = _header(whole)
-    for param, layer in zip(whole.layer, [*view.inputs, *view.layers], strict=True):
-        if isinstance(layer, Value) or layer in needed:
-            message.layer.add().CopyFrom(param)
-    return message
-
-
-def _header(message: pb.NetParameter) -> pb.NetParameter:
-    header = pb.NetParameter()
-    header.CopyFrom(message)
-    header.ClearField("layer")
-    return header
-
-
-def _inputs(message: pb.NetParameter) -> set[str]:
-    return {top for layer in message.layer if layer.type == "Input" for top in layer.top}
-
-
-def _parts(batch: Mapping[str, FloatArray], most: int) -> Iterator[dict[str, FloatArray]]:
-    """A batch in parts of no more images."""
-    for start in range(0, len_of(batch), most):
-        yield {name: array[start : start + most] for name, array in batch.items()}
 
 
 def _outputs(teacher: View, student: View) -> list[_Output]:

@@ -8,34 +8,21 @@ data does for all layers, and learning starts from the same function.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deeprebirth_caffe.engines.choose import choose
+from deeprebirth_caffe.inputs.feeding import through
 from deeprebirth_caffe.ir import Layer, Net, View
-from deeprebirth_caffe.ir.probe import probe_message, save_weights
+from deeprebirth_caffe.ir.subnet import ruleless
 from deeprebirth_caffe.numerics.spread import Spread
-from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.passes.relearn.reparametrize import Reparametrize, statistics, unscaled
-from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.relearn.calibration import (
-    CalibrationOptions,
-    calibration_inputs,
-    len_of,
-    shapes_of,
-    write_net,
-)
+from deeprebirth_caffe.relearn.calibration import CalibrationOptions, calibration_inputs, len_of
 from deeprebirth_caffe.rewrite import Kind, Rewriter, free_name
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
-
-if TYPE_CHECKING:
-    from deeprebirth_caffe.engines.base import Forward
 
 
 @dataclass(frozen=True)
@@ -115,19 +102,14 @@ def _measure(
     spreads: dict[str, Spread] = {}
     images = 0
     assert net.weights is not None
-    with tempfile.TemporaryDirectory(prefix="rebirth-calibrate-") as folder, ExitStack() as stack:
-        run_net: Forward | None = None
-        said: list[str] = []
-        for batch in calibration_inputs(path, net, options, said):
-            if run_net is None:
-                probe = write_net(Path(folder), "calibrate", _bare(net, view, blocks, read, shapes_of(batch)))
-                weights = Path(folder) / "calibrate.caffemodel"
-                save_weights(weights, net, net.weights)
-                run_net = stack.enter_context(choose(options.engine, [view]).engine.loaded(probe, weights))
-            found = run_net(batch, list(read.values()))
-            for blob, array in found.items():
-                spreads.setdefault(blob, Spread(array.shape[1])).add(array)
-            images += len_of(batch)
+    said: list[str] = []
+    bare = _bare(net, view, blocks, read)
+    batches = calibration_inputs(path, net, options, said)
+    engine = choose(options.engine, [view]).engine
+    for batch, found in through(engine, bare, bare.view("TEST"), batches, list(read.values())):
+        for blob, array in found.items():
+            spreads.setdefault(blob, Spread(array.shape[1])).add(array)
+        images += len_of(batch)
     # A refit on the same data has said it already.
     notes += [note for note in said if note not in notes]
     notes.append(f"reparam: BatchNorm measured on {images} images of {options.source}")
@@ -155,11 +137,8 @@ def _own_blob(net: Net, block: _Block, branch: _Branch) -> str:
     return free_name(branch.conv.name, {*net.header.input, *(top for layer in net.layers for top in layer.tops)})
 
 
-def _bare(
-    net: Net, view: View, blocks: Sequence[_Block], read: dict[str, str], shapes: dict[str, Shape]
-) -> pb.NetParameter:
+def _bare(net: Net, view: View, blocks: Sequence[_Block], read: dict[str, str]) -> Net:
     """The net in which only the main parts are heard, and every convolution of a part keeps a blob of its own."""
-    message = probe_message(net, view, shapes=shapes)
     others = [branch for block in blocks for branch in block.branches[1:]]
     left = {one.name for branch in others for one in (branch.norm, branch.scale)}
     left |= {block.join.name for block in blocks if block.join is not None}
@@ -169,12 +148,10 @@ def _bare(
         main = block.branches[0]
         blobs[main.norm.name] = read[main.conv.name], block.top
         blobs[main.scale.name] = block.top, block.top
-    kept = [layer for layer in message.layer if layer.name not in left]
+    kept = [ruleless(layer) for layer in view.layers if layer.name not in left]
     for layer in kept:
         if layer.name in blobs:
-            bottom, layer.top[0] = blobs[layer.name]
+            bottom, layer.param.top[0] = blobs[layer.name]
             if bottom is not None:
-                layer.bottom[0] = bottom
-    made = pb.NetParameter(name=message.name)
-    made.layer.extend(kept)
-    return made
+                layer.param.bottom[0] = bottom
+    return Net(net.header, kept, weights=net.weights)

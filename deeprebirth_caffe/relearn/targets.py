@@ -25,7 +25,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deeprebirth_caffe.ir import Layer, Net, Value, View
-from deeprebirth_caffe.ir.subnet import ancestors
+from deeprebirth_caffe.ir.subnet import ancestors, ruleless
 from deeprebirth_caffe.ops import Shape, conv_geometry
 from deeprebirth_caffe.passes.patterns import LINEAR, PER_POSITION, is_pointwise, strange
 from deeprebirth_caffe.proto import caffe_pb2 as pb
@@ -54,18 +54,15 @@ class Recipe:
     copies: tuple[Layer, ...]
     made: tuple[str, ...]
 
-    def layers(self, names: Mapping[Value, str]) -> Iterable[pb.LayerParameter]:
+    def layers(self, names: Mapping[Value, str]) -> Iterable[Layer]:
         """The layers to add to the teacher whose values have these names."""
         bottoms, made = [names[value] for value in self.sources], iter(self.made)
         if len(bottoms) > 1:
             name = next(made)
-            yield pb.LayerParameter(name=name, type="Concat", bottom=bottoms, top=[name])
+            yield Layer(pb.LayerParameter(name=name, type="Concat", bottom=bottoms, top=[name]))
             bottoms = [name]
         for layer, name in zip(self.copies, made, strict=True):
-            copy = pb.LayerParameter()
-            copy.CopyFrom(layer.param)
-            _retie(copy, name, bottoms, [name])
-            yield copy
+            yield _retied(layer, name, bottoms, [name])
             bottoms = [name]
 
 
@@ -122,44 +119,42 @@ def find_targets(
 def value_names(view: View) -> dict[Value, str]:
     """A name of its own for every value, so that none is overwritten in place.
 
-    The last value of a blob keeps its name (the net's inputs always keep theirs).
+    What comes from outside keeps its name, and so does the last value of any other blob.
     """
     taken = {value.name for value in view.values}
-    names: dict[Value, str] = {value: value.name for value in view.inputs}
+    names: dict[Value, str] = {value: value.name for value in view.fed}
+    given = set(names.values())
     for value in view.values:
         if value in names:
             continue
-        last = view.blob(value.name) is value and not any(one.name == value.name for one in view.inputs)
+        last = view.blob(value.name) is value and value.name not in given
         assert value.producer is not None, "only inputs have no producer"
         names[value] = value.name if last else free_name(f"{value.name}/{value.producer.name}", taken)
     return names
 
 
-def taught(teacher: Net, view: View, targets: Iterable[Target], keep: Iterable[Value] = ()) -> pb.NetParameter:
-    """The teacher as a net that has the targets' blobs, and nothing that none of them needs.
+def taught(teacher: Net, view: View, recipes: Sequence[Recipe], keep: Iterable[Value] = ()) -> Net:
+    """The teacher as a net that has the recipes' blobs, and nothing that none of them needs.
 
     Its layers keep their names, so its weights load, and no made layer needs any. Data layers stay as they are.
 
     Args:
         teacher: the original net.
         view: the one of its views that the targets were found in.
-        targets: whose blobs to make.
+        recipes: of the blobs to make.
         keep: more values to keep; `value_names` tells what they are called.
     """
-    recipes = [recipe for target in targets for recipe in target.recipes]
     names = value_names(view)
     needed = ancestors(view, [*keep, *(value for recipe in recipes for value in recipe.sources)])
-    message = pb.NetParameter()
-    message.CopyFrom(teacher.header)
-    for layer in view.layers:
-        if layer in needed:
-            copy = message.layer.add()
-            copy.CopyFrom(layer.param)
-            tops = [names[value] for value in view.outs[layer]]
-            _retie(copy, layer.name, [names[value] for value in view.ins[layer]], tops)
-    for recipe in recipes:
-        message.layer.extend(recipe.layers(names))
-    return message
+    layers = [
+        _retied(
+            layer, layer.name, [names[value] for value in view.ins[layer]], [names[value] for value in view.outs[layer]]
+        )
+        for layer in view.layers
+        if layer in needed
+    ]
+    layers += [layer for recipe in recipes for layer in recipe.layers(names)]
+    return Net(teacher.header, layers, weights=teacher.weights)
 
 
 @dataclass(frozen=True)
@@ -388,10 +383,9 @@ def _spell(shape: Shape) -> str:
     return "x".join(str(size) for size in shape[1:])
 
 
-def _retie(param: pb.LayerParameter, name: str, bottoms: Iterable[str], tops: Iterable[str]) -> None:
-    """Gives a copied layer another name, bottoms and tops, for every phase."""
-    param.name = name
-    for field in ("bottom", "top", "include", "exclude"):
-        param.ClearField(field)
-    param.bottom.extend(bottoms)
-    param.top.extend(tops)
+def _retied(layer: Layer, name: str, bottoms: Sequence[str], tops: Sequence[str]) -> Layer:
+    """A copy of a layer with another name, bottoms and tops, for every phase."""
+    copy = ruleless(layer)
+    copy.param.name = name
+    copy.param.bottom[:], copy.param.top[:] = bottoms, tops
+    return copy

@@ -9,7 +9,8 @@ from pathlib import Path
 from deeprebirth_caffe.engines.lesson import Head, Lesson
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.ir import Layer, Net, Value, View, Weights
-from deeprebirth_caffe.ir.probe import is_fed
+from deeprebirth_caffe.ir.probe import probe
+from deeprebirth_caffe.ir.subnet import above
 from deeprebirth_caffe.nets.load import ALL_OF_A_TEACHER, check_weights, need_weights
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.ops.base import axis_of, by
@@ -87,9 +88,10 @@ def plan_lesson(options: TeacherOptions, student: View) -> tuple[Lesson, list[st
     blobs = matching_blobs(student, teacher) if options.match_blobs else []
     _something(options, pairs, blobs, labelled, alpha)
     wanted = dict.fromkeys([*(its.value for _, its in pairs), *(its for _, its in blobs)])
-    inputs = _inputs(options.net, _above(teacher, wanted), student)
+    inputs = _inputs(options.net, above(teacher, wanted), student)
     shapes = {name: value.shape for name, value in inputs.items() if value.shape is not None}
-    cut = _cut(net, teacher, wanted, shapes)
+    cut = probe(net, teacher, shapes=shapes, up_to=wanted)
+    cut.header.ClearField("force_backward")
     cut.weights = _weights(options, cut)
     view = cut.view("TEST")
     for mine, its in pairs:
@@ -202,7 +204,7 @@ def _weights_of(layer: Layer) -> list[float]:
 
 def _given(value: Value) -> bool:
     """Whether a value is data."""
-    return value.producer is None or is_fed(value.producer)
+    return value.producer is None or value.producer.fed
 
 
 def _is_label(value: Value) -> bool:
@@ -211,20 +213,6 @@ def _is_label(value: Value) -> bool:
         index > 0 and layer.op is not None and (layer.op.loss or layer.type == "Accuracy")
         for layer, index in value.uses
     )
-
-
-def _above(view: View, wanted: Mapping[Value, None]) -> dict[Value, None]:
-    """The values that some depend on, themselves among them."""
-    found: dict[Value, None] = {}
-    waiting = list(wanted)
-    while waiting:
-        value = waiting.pop()
-        if value in found:
-            continue
-        found[value] = None
-        if value.producer is not None and not _given(value):
-            waiting += view.ins[value.producer]
-    return found
 
 
 def _tell_shapes(net: Net, student: View) -> None:
@@ -260,25 +248,6 @@ def _inputs(file: Path, needed: Mapping[Value, None], student: View) -> dict[str
             raise RebirthError(f'the shape of the student\'s data "{given.name}" is not known: {given.unknown}')
         found[value.name] = given
     return found
-
-
-def _cut(net: Net, view: View, wanted: Mapping[Value, None], shapes: Mapping[str, Shape]) -> Net:
-    """The layers that the wanted values depend on, behind inputs of these shapes."""
-    needed = {value.producer for value in _above(view, wanted) if not _given(value)}
-    header = pb.NetParameter(name=net.header.name)
-    layers = []
-    for name, shape in shapes.items():
-        param = pb.LayerParameter(name=name, type="Input", top=[name])
-        param.input_param.shape.add().dim.extend(shape)
-        layers.append(Layer(param))
-    for layer in view.layers:
-        if layer in needed:
-            param = pb.LayerParameter()
-            param.CopyFrom(layer.param)
-            param.ClearField("include")
-            param.ClearField("exclude")
-            layers.append(Layer(param, layer.source))
-    return Net(header, layers)
 
 
 def _weights(options: TeacherOptions, net: Net) -> Weights:

@@ -15,7 +15,7 @@ from deeprebirth_caffe.commands.convert import ConvertOptions, convert
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net, Weights, summarize
-from deeprebirth_caffe.ir.probe import probe_message, save_weights
+from deeprebirth_caffe.ir.probe import probe, save_weights
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.rewriting import Converted
 from deeprebirth_caffe.proto import caffe_pb2 as pb
@@ -49,9 +49,9 @@ def converted(folder: Path, name: str, mode: str) -> Converted:
     return convert(options(folder / f"{name}.prototxt", name, mode, dry_run=True))
 
 
-def probe(net: Net, phase: str, path: Path) -> Path:
+def written_view(net: Net, phase: str, path: Path) -> Path:
     """A file of one view that loads without data, and fast: fillers of constants."""
-    message = probe_message(net, net.view(phase), BATCH)
+    message = probe(net, net.view(phase), BATCH).message()
     for layer in message.layer:
         assert not layer.include and not layer.exclude
         for own in (layer.convolution_param, layer.inner_product_param):
@@ -62,7 +62,7 @@ def probe(net: Net, phase: str, path: Path) -> Path:
 
 def load(caffe: MeasuringWorker, net: Net, phase: str, path: Path) -> LoadedNet:
     """Loads one view and compares everything that we foretell of it."""
-    loaded = caffe.load(probe(net, phase, path), phase)
+    loaded = caffe.load(written_view(net, phase, path), phase)
     caffe.close(loaded)
     view = Net.read(path).view(phase)
     cost = summarize(view)
@@ -107,7 +107,7 @@ def test_the_weights_of_a_converted_net_load(caffe: MeasuringWorker, folder: Pat
     for file, phase in ((source.name, "TRAIN"), (source.name, "TEST"), ("deploy.prototxt", "TEST")):
         shapes = {} if file == "deploy.prototxt" else {"data": (3, 64, 64)}
         written = load_net(out / file, out / "init.caffemodel", shapes)
-        loaded = caffe.load(probe(written, phase, tmp_path / "probe.prototxt"), phase, out / "init.caffemodel")
+        loaded = caffe.load(written_view(written, phase, tmp_path / "probe.prototxt"), phase, out / "init.caffemodel")
         try:
             assert set(loaded.params) <= set(model)
             for layer, arrays in caffe.get_params(loaded, ["conv1/7x7_s2_merge", "inception_3a/3x3_merge"]).items():
@@ -140,7 +140,7 @@ def test_deploy_nets_convert_exactly(caffe: MeasuringWorker, folder: Path, tmp_p
 
 def trainable(net: Net, path: Path, classes: int) -> Path:
     """The TRAIN view with random images and labels made in the net."""
-    message = probe_message(net, net.view("TRAIN"), 4)
+    message = probe(net, net.view("TRAIN"), 4).message()
     first = message.layer[0]
     shapes = [list(shape.dim) for shape in first.input_param.shape]
     first.type = "DummyData"

@@ -19,7 +19,7 @@ from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.engines.torch.engine import TorchEngine
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net, summarize
-from deeprebirth_caffe.ir.probe import probe_message, save_weights
+from deeprebirth_caffe.ir.probe import probe, save_weights
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.rewriting import Converted
 from deeprebirth_caffe.proto import caffe_pb2 as pb
@@ -94,7 +94,7 @@ def _write_data(folder: Path, shape: tuple[int, ...], classes: int) -> None:
 
 def _trainable(net: Net, folder: Path) -> None:
     """The TRAIN view, fed from HDF5 and without Dropout or switches, so that both engines see and do the same."""
-    message = probe_message(net, net.view("TRAIN"), BATCH)
+    message = probe(net, net.view("TRAIN"), BATCH).message()
     first = message.layer[0]
     first.type = "HDF5Data"
     first.ClearField("input_param")

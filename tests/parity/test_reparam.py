@@ -20,7 +20,7 @@ from deeprebirth_caffe.engines.choose import EngineOptions
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Layer, Net, Weights
-from deeprebirth_caffe.ir.probe import probe_message, save_weights
+from deeprebirth_caffe.ir.probe import probe, save_weights
 from deeprebirth_caffe.nets.check import compare_nets
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.rewriting import Converted
@@ -236,7 +236,7 @@ def pictures(folder: Path, count: int) -> Path:
 
 def trainable(net: Net, path: Path, images: np.ndarray) -> Path:
     """The TRAIN view with Input layers."""
-    message = probe_message(net, net.view("TRAIN"), len(images))
+    message = probe(net, net.view("TRAIN"), len(images)).message()
     path.write_text(format_message(message))
     return path
 
@@ -276,7 +276,7 @@ def test_real_caffe_trains_the_parts_and_deploy_folds_what_they_learned(
 ) -> None:
     wide = tmp_path / "wide"
     result = convert(options(net28, wide, reparam=True))
-    message = probe_message(result.net, result.net.view("TRAIN"), 8)
+    message = probe(result.net, result.net.view("TRAIN"), 8).message()
     first = message.layer[0]
     shapes = [list(shape.dim) for shape in first.input_param.shape]
     first.type = "DummyData"

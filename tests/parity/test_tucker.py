@@ -17,7 +17,7 @@ from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net
-from deeprebirth_caffe.ir.probe import probe_message, save_weights
+from deeprebirth_caffe.ir.probe import probe, save_weights
 from deeprebirth_caffe.nets.check import TOLERANCE, compare_nets
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.rewriting import Converted
@@ -174,7 +174,7 @@ def test_nets_load_and_train(caffe: MeasuringWorker, tmp_path: Path, name: str, 
     caffe.close(deploy)
     assert np.isfinite(blobs["prob"]).all() and blobs["prob"].std() > 0
     net = load_net(out / "net.prototxt", out / "init.caffemodel", {"data": NETS[name]})
-    message = probe_message(net, net.view("TRAIN"), 2)
+    message = probe(net, net.view("TRAIN"), 2).message()
     feed = message.layer[0]
     shapes = [list(shape.dim) for shape in feed.input_param.shape]
     feed.type = "DummyData"

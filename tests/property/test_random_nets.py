@@ -25,9 +25,9 @@ from deeprebirth_caffe.commands.convert import ConvertOptions, convert
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import RefusedError
-from deeprebirth_caffe.formats.prototxt import format_message, parse_net
+from deeprebirth_caffe.formats.prototxt import parse_net
 from deeprebirth_caffe.ir import Net, summarize
-from deeprebirth_caffe.ir.probe import probe_message, save_weights
+from deeprebirth_caffe.ir.probe import probe, save_weights
 from deeprebirth_caffe.ir.stages import MADE_SUFFIX
 from deeprebirth_caffe.nets.exactness import FINISHING
 from deeprebirth_caffe.nets.load import load_net
@@ -403,7 +403,7 @@ def test_real_caffe_agrees(caffe: CaffeWorker, caffe_install: CaffeInstall) -> N
             assert net is not None
             for view in net.views:
                 with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
-                    file.write(format_message(probe_message(net, view)))
+                    file.write(probe(net, view).text())
                     file.flush()
                     loaded = caffe.load(file.name, view.state.phase)
                     caffe.close(loaded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,13 +19,12 @@ from deeprebirth_caffe.commands.convert import ConvertOptions
 from deeprebirth_caffe.engines import engine
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.engines.random_weights import random_weights
-from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net, View
 from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.ir.subnet import ancestors
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.rewriting import rebirth_origins
-from deeprebirth_caffe.relearn.targets import RELU, Target, find_targets, taught, value_names
+from deeprebirth_caffe.relearn.targets import RELU, Recipe, Target, find_targets, taught, value_names
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import run
 
@@ -47,14 +46,14 @@ class Case:
         self, blobs: Sequence[str], name: str = "torch", **options: Any
     ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Blobs of the teacher as it was, and as it is taught, on the same random input."""
-        message = taught(self.teacher, self.view, self.targets.values(), [self.view.outputs[-1]])
+        made = taught(self.teacher, self.view, recipes(self.targets.values()), [self.view.outputs[-1]])
         assert self.teacher.weights is not None
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder) / "w.caffemodel"
             save_weights(weights, self.teacher, self.teacher.weights)
             found = []
             runner = engine(name, **options)
-            for number, text in enumerate((self.teacher.text(), format_message(message))):
+            for number, text in enumerate((self.teacher.text(), made.text())):
                 path = Path(folder) / f"{number}.prototxt"
                 path.write_text(text)
                 with runner.loaded(path, weights) as forward:
@@ -62,6 +61,10 @@ class Case:
                     image = np.random.default_rng(0).normal(size=value.shape or ()).astype(np.float32)
                     found.append(forward({"data": image}, list(blobs) if number == 0 else None))
         return found[0], found[1]
+
+
+def recipes(targets: Iterable[Target]) -> list[Recipe]:
+    return [recipe for target in targets for recipe in target.recipes]
 
 
 def converted(net: Net, **options: Any) -> Case:
@@ -162,7 +165,7 @@ def test_no_value_is_overwritten() -> None:
     names = value_names(case.view)
     assert len(set(names.values())) == len(names) == len(case.view.values)
     assert all(names[value] == name for name, value in case.view.blobs.items())
-    message = taught(case.teacher, case.view, case.targets.values())
+    message = taught(case.teacher, case.view, recipes(case.targets.values())).message()
     tops = [top for one in message.layer for top in one.top]
     assert len(tops) == len(set(tops)) and not any(set(one.top) & set(one.bottom) for one in message.layer)
     assert len({one.name for one in message.layer}) == len(message.layer)
@@ -171,7 +174,7 @@ def test_no_value_is_overwritten() -> None:
 def test_only_what_is_needed_is_kept() -> None:
     case = of_zoo("googlenet28", False, "train_val.prototxt")
     one = case.targets["conv2/3x3_merge"]
-    message = taught(case.teacher, case.view, [one])
+    message = taught(case.teacher, case.view, one.recipes).message()
     kept = {layer.name for layer in message.layer}
     assert "conv2/3x3" in kept and not any("inception" in name or "loss" in name for name in kept)
     assert not any(layer.include or layer.exclude for layer in message.layer)

@@ -5,11 +5,9 @@ The scores are those of the net's main head. The error of blocks would be at han
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,15 +15,15 @@ import numpy as np
 from deeprebirth_caffe.commands.refit import RefitOptions, refit
 from deeprebirth_caffe.engines.choose import choose
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.inputs.feeding import through
 from deeprebirth_caffe.ir import View
-from deeprebirth_caffe.ir.probe import probe_message
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.ranking import find_classifier
-from deeprebirth_caffe.relearn.calibration import CalibrationOptions, calibration_inputs, shapes_of, write_net
+from deeprebirth_caffe.relearn.calibration import CalibrationOptions, calibration_inputs
 from deeprebirth_caffe.runs.planning.trials import Candidate, Made, Trials
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.engines.base import FloatArray, Forward
+    from deeprebirth_caffe.engines.base import FloatArray
 
 WORST = 1e3
 """Stands for an error that is no number: scores that are not finite."""
@@ -81,15 +79,10 @@ class Fidelity:
         net = load_net(made.net, made.weights, self.trials.options.input_shapes)
         view = net.view("TEST")
         blob = main_scores(view)
-        found: list[FloatArray] = []
-        run: Forward | None = None
-        with tempfile.TemporaryDirectory(prefix="rebirth-plan-") as folder, ExitStack() as stack:
-            for batch in calibration_inputs(made.net, net, self.calibrate, []):
-                if run is None:
-                    probe = write_net(Path(folder), "scores", probe_message(net, view, shapes=shapes_of(batch)))
-                    run = stack.enter_context(choose(self.calibrate.engine, [view]).engine.loaded(probe, made.weights))
-                scores = run(batch, [blob])[blob]
-                found.append(scores.reshape(len(scores), -1))
+        batches = calibration_inputs(made.net, net, self.calibrate, [])
+        engine = choose(self.calibrate.engine, [view]).engine
+        runs = through(engine, net, view, batches, [blob], made.weights)
+        found = [blobs[blob].reshape(len(blobs[blob]), -1) for _, blobs in runs]
         if not found:
             raise RebirthError(f"{self.calibrate.source}: there is no image to refit on")
         return np.concatenate(found).astype(np.float64)
