@@ -65,6 +65,7 @@ def run_one(folder: Path, images: int, engine: str, threads: int) -> dict[str, A
     from deeprebirth_caffe.commands.convert import ConvertOptions, convert
     from deeprebirth_caffe.engines.choose import EngineOptions
     from deeprebirth_caffe.relearn.calibration import CalibrationOptions
+    from deeprebirth_caffe.results import to_json
 
     temporary = folder / f"temporary{images}"
     temporary.mkdir()
@@ -98,16 +99,17 @@ def run_one(folder: Path, images: int, engine: str, threads: int) -> dict[str, A
     finally:
         done.set()
         watcher.join()
-    report = manifest["refit"]
+    report = manifest.refit
+    assert report is not None
     return {
-        "images": report["images"],
-        "engine": report["engine"],
-        "layers": len(report["layers"]),
+        "images": report.images,
+        "engine": report.engine,
+        "layers": len(report.layers),
         "seconds": time.perf_counter() - begin,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "caffe_peak_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
         "temporary_mib": most / MIB,
-        "output": report["outputs"][-1],
+        "output": to_json(report.outputs[-1]),
     }
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+from deeprebirth_caffe.results import to_json
+
+T = TypeVar("T")
 
 MAX_NAMED = 4
 """How many layers a sentence names before it only counts them."""
@@ -21,33 +26,32 @@ WORTH_TELLING = 60.0
 
 
 def json_bytes(data: Any) -> bytes:
-    """JSON as people and tools like it: indented, in the order given, a newline at the end.
+    """A result (`results.to_json`) as people and tools like it: indented, in the order given, a newline at the end.
 
     Letters that a terminal would obey, and bytes of a path or a name that are no text (PEP 383), become JSON's own
-    escapes: what reads the JSON gets them as they are. NaN and infinity, which JSON has no word for, become null.
+    escapes: what reads the JSON gets them as they are.
     """
-    text = _shown(json.dumps(finite(data), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
+    text = _shown(json.dumps(to_json(data), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
     # Only strings hold such letters; the control characters of ASCII are escaped in there already, but for DEL.
     hidden = {ord(letter): json.dumps(letter)[1:-1] for letter in set(text) if letter > "\x7f" and is_hidden(letter)}
     return text.translate({0x7F: "\\u007f", **hidden}).encode(errors="backslashreplace")
 
 
-def finite(data: Any) -> Any:
-    """The same data, None where a number is NaN or infinite."""
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, Mapping):
-        return {key: finite(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [finite(value) for value in data]
-    return data
+class Named(Protocol):
+    """A layer, or what a result says of one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def type(self) -> str: ...
 
 
-def without(uncounted: Sequence[Mapping[str, str]]) -> str:
+def without(uncounted: Sequence[Named]) -> str:
     """Which layers a sum does without, for people; empty where all are counted."""
     if not uncounted:
         return ""
-    names = [f"{layer['name']} ({layer['type']})" for layer in uncounted[:MAX_NAMED]]
+    names = [f"{layer.name} ({layer.type})" for layer in uncounted[:MAX_NAMED]]
     more = f" and {len(uncounted) - MAX_NAMED} more" if len(uncounted) > MAX_NAMED else ""
     return f"without {counted(len(uncounted), 'layer')}: {', '.join(names)}{more}"
 
@@ -85,18 +89,26 @@ def about(seconds: float) -> str:
     return f"about {hours} h {rest:02} min" if hours < 24 else f"about {hours // 24} d {hours % 24} h"
 
 
-def printable(data: Any) -> Any:
+def printable(data: T) -> T:
     """The same data, every string in it without line breaks and control characters.
 
     Names in nets and of files come from strangers: they must not move the cursor or start a second line.
     """
+    return cast(T, _printable(data))
+
+
+def _printable(data: Any) -> Any:
     if isinstance(data, str):
         data = _shown(data)
         return data if data.isprintable() else "".join(map(escaped, data))
     if isinstance(data, dict):
-        return {printable(key): printable(value) for key, value in data.items()}
+        return {_printable(key): _printable(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
-        return [printable(value) for value in data]
+        return type(data)(_printable(value) for value in data)
+    if isinstance(data, Path):
+        return Path(_printable(str(data)))
+    if is_dataclass(data) and not isinstance(data, type):
+        return replace(data, **{one.name: _printable(getattr(data, one.name)) for one in fields(data)})
     return data
 
 

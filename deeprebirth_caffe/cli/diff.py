@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from deeprebirth_caffe.cli.help import Command
 from deeprebirth_caffe.cli.options import NET, json_option, print_json, shapes_option
+
+if TYPE_CHECKING:
+    from deeprebirth_caffe.commands.diff import Difference
+    from deeprebirth_caffe.commands.inspect import LayerRow
 
 
 @click.command("diff", cls=Command)
@@ -37,32 +41,32 @@ def command(
         print_json(found)
     else:
         _show(found)
-    if exit_code and any(found[key] for key in ("removed", "new", "changed")):
+    if exit_code and (found.removed or found.new or found.changed):
         ctx.exit(3)
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(found: Difference) -> None:
     from deeprebirth_caffe.cli.show import show_totals
     from deeprebirth_caffe.cli.text import printable
 
     found = printable(found)
-    for row in found["removed"]:
+    for row in found.removed:
         click.echo(click.style(f"- {_line(row)}", fg="red"))
-    for row in found["new"]:
+    for row in found.new:
         click.echo(click.style(f"+ {_line(row)}", fg="green"))
-    for change in found["changed"]:
-        click.echo(click.style(f"~ {_line(change['a'])}", fg="yellow"))
-        click.echo(click.style(f"  {_line(change['b'])}", fg="yellow"))
-    counts = [f"{len(found[key])} {key}" for key in ("removed", "new", "changed")]
-    click.echo(f"{', '.join(counts)}, {found['same']} the same\n")
-    show_totals(found["totals"]["a"], found["totals"]["b"], ("A", "B"))
+    for change in found.changed:
+        click.echo(click.style(f"~ {_line(change.a)}", fg="yellow"))
+        click.echo(click.style(f"  {_line(change.b)}", fg="yellow"))
+    counts = f"{len(found.removed)} removed, {len(found.new)} new, {len(found.changed)} changed"
+    click.echo(f"{counts}, {found.same} the same\n")
+    show_totals(found.totals.a, found.totals.b, ("A", "B"))
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: LayerRow) -> str:
     tops = ", ".join(
         f"{top} {'x'.join(map(str, shape)) if shape is not None else '?'}"
-        for top, shape in zip(row["tops"], row["top_shapes"], strict=True)
+        for top, shape in zip(row.tops, row.top_shapes, strict=True)
     )
-    macs = f", {row['macs']:,} multiply-adds" if row["macs"] else ""
-    params = f", {row['params']:,} parameters" if row["params"] else ""
-    return f"{row['name']} ({row['type']}) {', '.join(row['bottoms'])} -> {tops}{params}{macs}"
+    macs = f", {row.macs:,} multiply-adds" if row.macs else ""
+    params = f", {row.params:,} parameters" if row.params else ""
+    return f"{row.name} ({row.type}) {', '.join(row.bottoms)} -> {tops}{params}{macs}"

@@ -71,10 +71,10 @@ def command(
     else:
         from deeprebirth_caffe.cli.show import say_next, show_refit
 
-        show_refit(result["refit"])
-        for line in result["notes"]:
+        show_refit(result.refit)
+        for line in result.notes:
             click.echo(printable(f"note: {line}"))
-        click.echo(printable(f"wrote {result['model']}"))
+        click.echo(printable(f"wrote {result.model}"))
         solver = rest["directory"] / "solver.prototxt"
         if solver.is_file():
-            say_next("finetune", solver, "-w", result["model"])
+            say_next("finetune", solver, "-w", result.model)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from deeprebirth_caffe.collector import uncollected
 from deeprebirth_caffe.engines.base import Engine
@@ -14,6 +14,7 @@ from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.nets.exactness import EXACT_NAMES, all_exact, preparing
+from deeprebirth_caffe.nets.manifest import Reduction, RefitReport, RewriteRecord
 from deeprebirth_caffe.nets.rewriting import Converted, RewriteOptions, Rewriting, Say, rebirth_origins
 from deeprebirth_caffe.nets.solver import CLIP
 from deeprebirth_caffe.ops.forks import forks_with_field
@@ -25,6 +26,7 @@ from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
 from deeprebirth_caffe.passes.relearn.reparametrize import PARTS, Reparametrize
 from deeprebirth_caffe.passes.relearn.start import Start
 from deeprebirth_caffe.relearn.calibration import CalibrationOptions
+from deeprebirth_caffe.results import ABSENT
 from deeprebirth_caffe.rewrite import Kind, Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 
@@ -90,29 +92,31 @@ class ConvertOptions(RewriteOptions):
         """How rebirth layers start: "inherit", "xavier" or `REFIT`."""
         return self.init or ("xavier" if self.paper else "inherit")
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> RewriteRecord:
         """What the manifest remembers of all this."""
-        return {
-            "passes": [
+        return RewriteRecord(
+            passes=[
                 *([Portable.name] if self.portable else []),
                 *(one.name for one in self.passes()),
                 *([Reparametrize.name] if self.reparam else []),
             ],
-            "only": list(self.only),
-            "skip": list(self.skip),
-            "paper": self.paper,
-            **({"fixed_size": True} if self.fixed_size else {}),
-            "kernel": self.kernel,
-            "reduce": self.reduce,
-            "reduce_patterns": [{"pattern": pattern, "ratio": ratio} for pattern, ratio in self.reduce_patterns],
-            "force_merge": self.force_merge,
-            "init": self.start,
-            "seed": self.seed,
-            "calibrate": self.calibrate.source if self.calibrate is not None else None,
-            "samples": self.calibrate.samples if self.calibrate is not None else None,
-            "reparam": list(self.reparam_parts) if self.reparam else None,
-            **self.shared_record(),
-        }
+            only=self.only,
+            skip=self.skip,
+            paper=self.paper,
+            fixed_size=self.fixed_size or ABSENT,
+            kernel=self.kernel,
+            reduce=self.reduce,
+            reduce_patterns=[Reduction(pattern=pattern, ratio=ratio) for pattern, ratio in self.reduce_patterns],
+            force_merge=self.force_merge,
+            init=self.start,
+            seed=self.seed,
+            calibrate=self.calibrate.source if self.calibrate is not None else None,
+            samples=self.calibrate.samples if self.calibrate is not None else None,
+            reparam=self.reparam_parts if self.reparam else None,
+            input_shapes=self.input_shapes,
+            batch=self.batch,
+            lr_factor=self.solver_options.lr_factor,
+        )
 
 
 PAPER_BATCH = 32
@@ -178,7 +182,7 @@ def _check_refit(options: ConvertOptions) -> None:
         raise UsageError("--calibrate runs the net, which needs its weights; give -w")
 
 
-def _refit(options: ConvertOptions, work: Rewriting, say: Say) -> dict[str, Any]:
+def _refit(options: ConvertOptions, work: Rewriting, say: Say) -> RefitReport:
     """Fits the rebirth layers, and gives the report."""
     from deeprebirth_caffe.nets.conversion import Pair
     from deeprebirth_caffe.relearn.refitting import RefitSettings, refit_layers

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.errors import RebirthError
@@ -15,10 +14,11 @@ from deeprebirth_caffe.nets.check import check_runs, raise_failures
 from deeprebirth_caffe.nets.exactness import all_exact
 from deeprebirth_caffe.nets.ledger import make_ledger
 from deeprebirth_caffe.nets.load import layers_without_weights, load_net, upgrade_notes
-from deeprebirth_caffe.nets.manifest import make_manifest, totals
+from deeprebirth_caffe.nets.manifest import DeployRecord, Manifest, Outputs, Source, rewritten, totals
 from deeprebirth_caffe.nets.strip import DEPLOY, DEPLOY_WEIGHTS, strip
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
+from deeprebirth_caffe.results import ABSENT
 from deeprebirth_caffe.wording import json_bytes
 
 
@@ -38,7 +38,7 @@ class DeployOptions:
     """Whether the output directory is meant to hold other files too, so that nothing is said of them."""
 
 
-def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, Any]:
+def deploy(options: DeployOptions, engine: Engine | None = None) -> Manifest:
     """Writes deploy.prototxt, deploy.caffemodel and manifest.json.
 
     Args:
@@ -65,22 +65,18 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, An
         )
     checks = check_runs(made.outcome.exact_runs, engine) if engine is not None else None
     raise_failures(checks)
-    manifest = make_manifest(
-        source={"net": str(options.net), "weights": str(options.weights), "solver": None},
-        outputs={
-            "directory": str(options.out),
-            "deploy": DEPLOY,
-            "weights": DEPLOY_WEIGHTS,
-            "manifest": MANIFEST,
-        },
-        options={
-            "passes": [StripTraining.name, *(one.name for one in all_exact(options.skip_passes))],
-            "batch": made.net.view("TEST").batch,
-            **({"fixed_size": True} if options.fixed_size else {}),
-            "input_shapes": {blob: list(shape) for blob, shape in options.input_shapes.items()},
-        },
-        outcome=made.outcome,
-        renamed=[],
+    manifest = Manifest(
+        source=Source(net=options.net, weights=options.weights, solver=None),
+        options=DeployRecord(
+            passes=[StripTraining.name, *(one.name for one in all_exact(options.skip_passes))],
+            batch=made.net.view("TEST").batch,
+            fixed_size=options.fixed_size or ABSENT,
+            input_shapes=options.input_shapes,
+        ),
+        outputs=Outputs(directory=options.out, deploy=DEPLOY, weights=DEPLOY_WEIGHTS),
+        rewrites=rewritten(made.outcome),
+        refusals=made.outcome.refusals,
+        renamed_blobs={},
         ledger=make_ledger(original, made.rewriter),
         lr_mult={},
         origins={},
@@ -88,7 +84,7 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> dict[str, An
         reparam={},
         before=totals(original),
         after=totals(made.net),
-        checks=checks,
+        check=checks,
         notes=[*upgrade_notes(original), *(() if options.shared else place.notes(files))],
     )
     weights = made.net.weights

@@ -2,23 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from deeprebirth_caffe.commands.inspect import layer_rows
+from deeprebirth_caffe.commands.inspect import LayerRow, layer_rows
 from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.formats.files import read_regular_text
-from deeprebirth_caffe.ir import NetCost, summarize
+from deeprebirth_caffe.ir import summarize
 from deeprebirth_caffe.nets.load import load_net
-from deeprebirth_caffe.nets.manifest import totals
+from deeprebirth_caffe.nets.manifest import Totals, totals
 from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.results import Result
 
 
-def diff(
-    first: Path, second: Path, *, phase: str = "TEST", shapes: Mapping[str, Shape] | None = None
-) -> dict[str, Any]:
-    """Compares one phase of two nets; `docs/json.md` describes the result.
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A layer that both nets have, and not the same.
+
+    Attributes:
+        a: as it is in A.
+        b: as it is in B.
+    """
+
+    name: str
+    a: LayerRow
+    b: LayerRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class BothTotals:
+    """The figures of both nets.
+
+    Attributes:
+        a: of A, in TEST.
+        b: of B, in TEST.
+    """
+
+    a: Totals
+    b: Totals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference(Result):
+    """What `rebirth diff` tells of two nets.
+
+    Attributes:
+        a: path of the first net.
+        b: path of the second net.
+        phase: `"TRAIN"` or `"TEST"`: in which the layers are compared.
+        removed: those that only A has.
+        new: those that only B has.
+        changed: those that both have, and not the same.
+        same: how many both have, and the same.
+    """
+
+    a: Path
+    b: Path
+    phase: str
+    removed: Sequence[LayerRow]
+    new: Sequence[LayerRow]
+    changed: Sequence[Change]
+    same: int
+    totals: BothTotals
+
+
+def diff(first: Path, second: Path, *, phase: str = "TEST", shapes: Mapping[str, Shape] | None = None) -> Difference:
+    """Compares one phase of two nets.
 
     A layer is changed when its message (bottoms and tops included) or its shapes differ.
     """
@@ -28,33 +78,22 @@ def diff(
             raise UsageError(f'--input-shape names blob "{name}", which neither net has')
     nets = [load_net(path, None, one) for path, one in zip((first, second), known, strict=True)]
     views = [net.view(phase) for net in nets]
-    costs = [summarize(view) for view in views]
-    rows = [_by_name(cost) for cost in costs]
+    old, new = ({row.name: row for row in layer_rows(summarize(view))} for view in views)
     messages = [
         {layer.name: layer.param.SerializeToString(deterministic=True) for layer in view.layers} for view in views
     ]
-    old, new = rows
-    return {
-        "version": 1,
-        "a": str(first),
-        "b": str(second),
-        "phase": phase,
-        "removed": [row for name, row in old.items() if name not in new],
-        "new": [row for name, row in new.items() if name not in old],
-        "changed": [
-            {"name": name, "a": old[name], "b": new[name]}
-            for name in old
-            if name in new and (messages[0][name] != messages[1][name] or old[name] != new[name])
-        ],
-        "same": sum(
-            1 for name in old if name in new and messages[0][name] == messages[1][name] and old[name] == new[name]
-        ),
-        "totals": {"a": totals(nets[0]), "b": totals(nets[1])},
-    }
-
-
-def _by_name(cost: NetCost) -> dict[str, dict[str, Any]]:
-    return {row["name"]: row for row in layer_rows(cost)}
+    both = [name for name in old if name in new]
+    changed = [name for name in both if messages[0][name] != messages[1][name] or old[name] != new[name]]
+    return Difference(
+        a=first,
+        b=second,
+        phase=phase,
+        removed=[row for name, row in old.items() if name not in new],
+        new=[row for name, row in new.items() if name not in old],
+        changed=[Change(name=name, a=old[name], b=new[name]) for name in changed],
+        same=len(both) - len(changed),
+        totals=BothTotals(a=totals(nets[0]), b=totals(nets[1])),
+    )
 
 
 def _those_known(path: Path, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:

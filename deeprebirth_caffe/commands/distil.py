@@ -18,12 +18,13 @@ from deeprebirth_caffe.inputs.pictures import PictureOptions, find_pictures
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.nets.conversion import Opened, Pair, open_conversion
-from deeprebirth_caffe.nets.manifest import SCHEMA, read_earlier
+from deeprebirth_caffe.nets.manifest import read_earlier
 from deeprebirth_caffe.nets.rewriting import INIT, SOLVER
 from deeprebirth_caffe.nets.solver import WEIGHT_DECAY
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.relearn.calibration import listed
 from deeprebirth_caffe.relearn.distilling import Distilling, distilling_net
+from deeprebirth_caffe.results import SCHEMA
 from deeprebirth_caffe.wording import json_bytes
 
 NET = "distil.prototxt"

@@ -26,6 +26,7 @@ from deeprebirth_caffe.inputs.roots import check_regular, find_root
 from deeprebirth_caffe.inputs.sources import check_sources, reads_source, source_layers, source_of
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.relearn.teaching import TeacherOptions, plan_lesson
+from deeprebirth_caffe.results import to_json
 from deeprebirth_caffe.training.listening import Listener, Silence
 from deeprebirth_caffe.training.loop import Course, Training
 from deeprebirth_caffe.training.resuming import check_resume
@@ -40,7 +41,7 @@ from deeprebirth_caffe.training.snapshots import (
 )
 from deeprebirth_caffe.training.solver_nets import SolverNets, solver_nets
 from deeprebirth_caffe.training.start_weights import StartLedger, check_start, start_files
-from deeprebirth_caffe.wording import counted, finite
+from deeprebirth_caffe.wording import counted
 
 NAMED = 8
 """How many layers a note names before it only counts them."""
@@ -365,7 +366,7 @@ def _taught(options: FinetuneOptions, plan: Prepared, course: Course) -> dict[st
         "match_weight": lesson.match_weight if lesson.blobs else None,
         "heads": [{"name": one.name, "student": one.student, "teacher": one.teacher} for one in lesson.heads],
         "blobs": list(lesson.blobs),
-        "parts": None if course.parts is None else finite(asdict(course.parts)),
+        "parts": None if course.parts is None else to_json(asdict(course.parts)),
     }
 
 
@@ -394,7 +395,7 @@ def _summary(options: FinetuneOptions, plan: Prepared, course: Course) -> dict[s
         "stopped": course.signal,
         "loss": course.loss,
         "teacher": _taught(options, plan, course),
-        "test": finite(tested.outputs) if tested else None,
+        "test": to_json(tested.outputs) if tested else None,
         "test_iteration": tested.iteration if tested else None,
         "snapshots": [str(one.state) for one in course.snapshots],
         "model": str(last.model) if last else None,

@@ -23,7 +23,7 @@ from deeprebirth_caffe.nets.load import layers_without_weights, load_net
 from deeprebirth_caffe.nets.ranking import find_classifier
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.ops.base import by
-from deeprebirth_caffe.wording import finite
+from deeprebirth_caffe.results import to_json
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray
@@ -203,6 +203,6 @@ def _probabilities(scores: FloatArray, where: Scores, path: Path) -> FloatArray:
 def _top(row: FloatArray, labels: Sequence[str], count: int) -> list[dict[str, Any]]:
     best = np.argsort(-row, kind="stable")[:count]
     return [
-        {"label": labels[index] if labels else str(index), "index": int(index), "score": finite(float(row[index]))}
+        {"label": labels[index] if labels else str(index), "index": int(index), "score": to_json(float(row[index]))}
         for index in best
     ]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from deeprebirth_caffe import __version__
 from deeprebirth_caffe.errors import RefusedError
 from deeprebirth_caffe.formats.outputs import DERIVED, MANIFEST, check_output, output_file
 from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.nets.conversion import Opened, open_conversion
-from deeprebirth_caffe.nets.manifest import SCHEMA, read_earlier
+from deeprebirth_caffe.nets.manifest import Left, RefitReport, read_earlier
 from deeprebirth_caffe.nets.rewriting import Say
 from deeprebirth_caffe.nets.selection import Selection
 from deeprebirth_caffe.numerics.refit import FitOptions
 from deeprebirth_caffe.relearn.calibration import CalibrationOptions
 from deeprebirth_caffe.relearn.refitting import RefitSettings, refit_layers
+from deeprebirth_caffe.results import Signed
 
 MODEL = DERIVED[0]
 
@@ -62,15 +61,46 @@ class RefitOptions:
         return RefitSettings(FitOptions(self.ridge, self.rounds), self.positions, self.seed)
 
 
-def refit(options: RefitOptions, say: Say = lambda _: None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """The original of a converted net.
+
+    Attributes:
+        net: path.
+        weights: path.
+    """
+
+    net: Path
+    weights: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit(Signed):
+    """What `rebirth refit` did.
+
+    Attributes:
+        net: path of the converted net.
+        start: path of the weights that it started from.
+        teacher: the original.
+        model: path of what was written.
+        refit: what was fitted.
+        notes: for people.
+    """
+
+    net: Path
+    start: Path
+    teacher: Teacher
+    model: Path
+    refit: RefitReport
+    notes: Sequence[str]
+
+
+def refit(options: RefitOptions, say: Say = lambda _: None) -> Refit:
     """Fits the rebirth layers of a converted net anew, and writes a model to start from.
 
     Args:
         options: what to do.
         say: takes progress, line by line.
-
-    Returns:
-        The summary as plain data; see docs/json.md.
 
     Raises:
         RebirthError: bad input, or the model is there already; nothing is written.
@@ -85,46 +115,38 @@ def refit(options: RefitOptions, say: Say = lambda _: None) -> dict[str, Any]:
     selection.check(student)
     notes: list[str] = []
     arrays, report = refit_layers(nets.pair, options.calibrate, options.settings, notes, say, selection)
-    report["left"] += _gone(nets)
+    report = replace(report, left=[*report.left, *_gone(nets)])
     if not arrays:
-        raise RefusedError(f"{found.net}: nothing can be fitted; {_reasons(report['left'])}")
+        raise RefusedError(f"{found.net}: nothing can be fitted; {_reasons(report.left)}")
     assert student.weights is not None, "they were loaded"
     for layer, made in arrays.items():
         student.weights.set(layer, made)
     weights = student.weights
     with output_file(out) as file:
         save_weights(file, student, weights)
-    return {
-        "version": SCHEMA,
-        "rebirth": __version__,
-        "net": str(found.net),
-        "start": str(nets.start),
-        "teacher": {"net": str(nets.pair.path), "weights": str(nets.teacher_weights)},
-        "model": str(out),
-        "refit": report,
-        "notes": notes,
-    }
+    return Refit(
+        net=found.net,
+        start=nets.start,
+        teacher=Teacher(net=nets.pair.path, weights=nets.teacher_weights),
+        model=out,
+        refit=report,
+        notes=notes,
+    )
 
 
-def _gone(nets: Opened) -> list[dict[str, str]]:
+def _gone(nets: Opened) -> list[Left]:
     """Rows of `refit.left` for rebirth layers that the net does not have under their names."""
     there = {layer.name for layer in nets.pair.student.layers}
     parts = read_earlier(nets.found.net).reparam
-    return [
-        {
-            "layer": name,
-            "reason": "it learns as several parts; refit before --reparam does that"
-            if name in parts
-            else "the converted net has no such layer",
-        }
-        for name in nets.found.origins
-        if name not in there
-    ]
+    several = "it learns as several parts; refit before --reparam does that"
+    none = "the converted net has no such layer"
+    gone = [name for name in nets.found.origins if name not in there]
+    return [Left(layer=name, reason=several if name in parts else none) for name in gone]
 
 
-def _reasons(left: Sequence[Mapping[str, str]]) -> str:
+def _reasons(left: Sequence[Left]) -> str:
     """Why layers are left, in one line: each reason once, with the layers that have it."""
     layers: dict[str, list[str]] = {}
     for row in left:
-        layers.setdefault(row["reason"], []).append(row["layer"])
+        layers.setdefault(row.reason, []).append(row.layer)
     return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in layers.items()) or "it has no rebirth layer"

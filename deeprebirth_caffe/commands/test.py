@@ -30,7 +30,8 @@ from deeprebirth_caffe.inputs.sources import (
 from deeprebirth_caffe.ir import Layer, Net, View, Weights
 from deeprebirth_caffe.nets.load import check_weights, layers_without_weights
 from deeprebirth_caffe.nets.ranking import Ranking, find_classifier
-from deeprebirth_caffe.wording import counted, finite
+from deeprebirth_caffe.results import to_json
+from deeprebirth_caffe.wording import counted
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray
@@ -208,7 +209,7 @@ def _result(
         "net": str(options.net),
         "weights": str(options.weights),
         "iterations": iterations,
-        "outputs": finite({name: mean[0] if len(mean) == 1 else mean for name, mean in means.items()}),
+        "outputs": to_json({name: mean[0] if len(mean) == 1 else mean for name, mean in means.items()}),
     }
     if ranking is not None and ranking.images:
         result["images"] = ranking.images

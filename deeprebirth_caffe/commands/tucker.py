@@ -15,6 +15,7 @@ from deeprebirth_caffe.formats.files import read_regular
 from deeprebirth_caffe.formats.jsonfile import parse_json
 from deeprebirth_caffe.ir import Net, summarize
 from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.nets.manifest import RewriteRecord
 from deeprebirth_caffe.nets.rewriting import Converted, RewriteOptions, Rewriting
 from deeprebirth_caffe.nets.selection import Selection
 from deeprebirth_caffe.nets.strip import strip
@@ -58,18 +59,20 @@ class TuckerOptions(RewriteOptions):
         if self.calibrate is not None:
             yield from self.calibrate.read_files()
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> RewriteRecord:
         """What the manifest remembers of all this."""
-        return {
-            "passes": [Tucker.name],
-            "only": list(self.only),
-            "skip": list(self.skip),
-            "ratio": self.budget,
-            "ranks": self.ranks,
-            "calibrate": self.calibrate.source if self.calibrate is not None else None,
-            "samples": self.calibrate.samples if self.calibrate is not None else None,
-            **self.shared_record(),
-        }
+        return RewriteRecord(
+            passes=[Tucker.name],
+            only=self.only,
+            skip=self.skip,
+            ratio=self.budget,
+            ranks=self.ranks,
+            calibrate=self.calibrate.source if self.calibrate is not None else None,
+            samples=self.calibrate.samples if self.calibrate is not None else None,
+            input_shapes=self.input_shapes,
+            batch=self.batch,
+            lr_factor=self.solver_options.lr_factor,
+        )
 
     @property
     def budget(self) -> float | None:

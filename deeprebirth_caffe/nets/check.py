@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from deeprebirth_caffe.ir import Net, Value, View
 from deeprebirth_caffe.ir.probe import write_probe
 from deeprebirth_caffe.passes.exact.portable import Portable
 from deeprebirth_caffe.passes.heads import find_heads, find_results
+from deeprebirth_caffe.results import HIDDEN
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import ExactRun, run
 
@@ -30,7 +31,8 @@ class CheckResult:
     Attributes:
         passes: the exact passes between the two nets.
         blobs: how many blobs both nets have.
-        worst: the largest relative difference, and its blob.
+        worst: the largest max|a-b| / max|a| of a blob; at most 0.0001.
+        worst_blob: that blob.
         failure: why the check does not hold, naming the first blob that diverges; empty when it holds.
     """
 
@@ -38,7 +40,7 @@ class CheckResult:
     blobs: int
     worst: float
     worst_blob: str
-    failure: str = ""
+    failure: str = field(default="", metadata=HIDDEN)
 
 
 def check_runs(runs: Sequence[ExactRun], engine: Engine, *, seed: int = 0) -> list[CheckResult]:

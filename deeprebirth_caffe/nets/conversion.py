@@ -15,9 +15,10 @@ from deeprebirth_caffe.formats.outputs import MANIFEST
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ir.subnet import ancestors
 from deeprebirth_caffe.nets.load import ALL_OF_A_TEACHER, load_net, need_weights
-from deeprebirth_caffe.nets.manifest import SCHEMA, read_earlier
+from deeprebirth_caffe.nets.manifest import read_earlier
 from deeprebirth_caffe.nets.parts import make_whole
 from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.results import SCHEMA
 
 _SHAPE: JsonShape = {
     "outputs": {"directory": TEXT, "net": FILE_NAME, "weights?": FILE_NAME},

@@ -3,44 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from deeprebirth_caffe.ir import Net, param_shapes
 from deeprebirth_caffe.rewrite import Kind, Rewriter
 
 
-@dataclass(frozen=True)
-class Ledger:
-    """Names of layers with weights, by what became of them.
-
-    Attributes:
-        copied: kept, byte for byte.
-        folded: new arrays that compute the same.
-        relearned: rebirth layers, to be learned again.
-        dropped: layers of the original that are gone, or whose work a new one does.
-    """
+@dataclass(frozen=True, kw_only=True)
+class LedgerLayers:
+    """Names of layers with weights, by what became of them; see `Ledger`."""
 
     copied: tuple[str, ...]
     folded: tuple[str, ...]
     relearned: tuple[str, ...]
     dropped: tuple[str, ...]
 
-    def json(self) -> dict[str, Any]:
-        """Counts, and the names under "layers"."""
-        lists = {"copied": self.copied, "folded": self.folded, "relearned": self.relearned, "dropped": self.dropped}
-        return {**{key: len(names) for key, names in lists.items()}, "layers": {k: list(v) for k, v in lists.items()}}
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """How many layers with weights there are, by what became of them.
+
+    Attributes:
+        copied: kept, byte for byte.
+        folded: made by exact rewrites.
+        relearned: made by the others: rebirth layers.
+        dropped: of the input, and not in the result under their name.
+        layers: the names of those layers.
+    """
+
+    copied: int
+    folded: int
+    relearned: int
+    dropped: int
+    layers: LedgerLayers
 
 
 def make_ledger(original: Net, rewriter: Rewriter) -> Ledger:
     """Compares the weights (or, without any, the layers that would have some) before and after."""
     before, after = _with_weights(original), _with_weights(rewriter.net)
     made = {layer.name: kind for layer, kind in rewriter.made.items()}
-    return Ledger(
-        tuple(name for name in after if name in before),
-        tuple(name for name in after if made.get(name) is Kind.EXACT),
-        tuple(name for name in after if made.get(name) is Kind.RELEARN),
-        tuple(name for name in before if name not in after),
+    layers = LedgerLayers(
+        copied=tuple(name for name in after if name in before),
+        folded=tuple(name for name in after if made.get(name) is Kind.EXACT),
+        relearned=tuple(name for name in after if made.get(name) is Kind.RELEARN),
+        dropped=tuple(name for name in before if name not in after),
     )
+    return Ledger(layers=layers, **{name: len(names) for name, names in vars(layers).items()})
 
 
 def _with_weights(net: Net) -> dict[str, None]:

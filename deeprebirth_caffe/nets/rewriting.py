@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.errors import RebirthError, RefusedError
+from deeprebirth_caffe.formats.files import Content
 from deeprebirth_caffe.formats.outputs import DERIVED, MANIFEST, Place
 from deeprebirth_caffe.ir import Layer, Net, NetError
 from deeprebirth_caffe.ir.probe import save_weights
@@ -17,7 +18,16 @@ from deeprebirth_caffe.ir.stages import whole_name
 from deeprebirth_caffe.nets.check import check_runs, raise_failures
 from deeprebirth_caffe.nets.ledger import make_ledger
 from deeprebirth_caffe.nets.load import layers_without_weights, load_net, upgrade_notes
-from deeprebirth_caffe.nets.manifest import make_manifest, read_earlier, totals
+from deeprebirth_caffe.nets.manifest import (
+    Manifest,
+    Outputs,
+    RefitReport,
+    RewriteRecord,
+    Source,
+    read_earlier,
+    rewritten,
+    totals,
+)
 from deeprebirth_caffe.nets.pair import Pair, find_pair, join
 from deeprebirth_caffe.nets.parts import fold_parts, parts_left
 from deeprebirth_caffe.nets.selection import Selection, names_stage
@@ -32,6 +42,7 @@ from deeprebirth_caffe.nets.solver import (
 )
 from deeprebirth_caffe.nets.strip import DEPLOY, strip
 from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.results import ABSENT
 from deeprebirth_caffe.rewrite import Kind, Rewriter
 from deeprebirth_caffe.rewrite.learning import LrMults, learn_faster, restore
 from deeprebirth_caffe.rewrite.names import rename_changed_blobs
@@ -74,14 +85,6 @@ class RewriteOptions:
         """Where the results go: -o, or a folder beside the net."""
         return self.out if self.out is not None else self.net.with_name(f"{self.net.stem}{self.suffix}")
 
-    def shared_record(self) -> dict[str, Any]:
-        """What the manifest remembers of all this."""
-        return {
-            "input_shapes": {blob: list(shape) for blob, shape in self.input_shapes.items()},
-            "batch": self.batch,
-            "lr_factor": self.solver_options.lr_factor,
-        }
-
 
 def rebirth_origins(rewriter: Rewriter) -> dict[str, list[str]]:
     """By rebirth layer, in the order of the net, the names of the original layers it stands for.
@@ -113,7 +116,7 @@ class Converted:
     net: Net
     deploy: Net | None
     outcome: Outcome
-    manifest: dict[str, Any]
+    manifest: Manifest
 
 
 class Rewriting:
@@ -185,10 +188,10 @@ class Rewriting:
     def finish(
         self,
         outcome: Outcome,
-        record: Mapping[str, Any],
+        record: RewriteRecord,
         engine: Engine | None = None,
         random: str = "",
-        refit: Mapping[str, Any] | None = None,
+        refit: RefitReport | None = None,
     ) -> Converted:
         """Does what follows the passes, and writes.
 
@@ -222,19 +225,16 @@ class Rewriting:
             net.weights = None
             notes.append(random)
         outputs = self._outputs(deploy_net)
-        notes += self.place.notes(outputs.values())
-        testing = testing_of(net, options.net) if "solver" in outputs and self._lent is None else None
+        notes += self.place.notes(outputs.files)
+        testing = testing_of(net, options.net) if outputs.solver and self._lent is None else None
         notes += [testing.said] if testing is not None else []
-        manifest = make_manifest(
-            source={
-                "net": str(options.net),
-                "weights": str(options.weights) if options.weights else None,
-                "solver": str(options.solver) if options.solver else None,
-            },
-            outputs={"directory": str(options.directory), **outputs},
+        manifest = Manifest(
+            source=Source(net=options.net, weights=options.weights, solver=options.solver),
             options=record,
-            outcome=outcome,
-            renamed=renamed,
+            outputs=outputs,
+            rewrites=rewritten(outcome),
+            refusals=outcome.refusals,
+            renamed_blobs=dict(renamed),
             ledger=make_ledger(self.original, self.rewriter),
             lr_mult=lr_mult,
             origins=rebirth_origins(self.rewriter),
@@ -242,11 +242,11 @@ class Rewriting:
             reparam=parts_left(net, self._parts, outcome),
             before=totals(self.original),
             after=totals(net),
-            checks=checks,
+            check=checks,
             notes=notes,
         )
         if not options.dry_run:
-            self._write(deploy_net, outputs, manifest, testing)
+            self._write(deploy_net, manifest, testing)
         return Converted(self.original, net, deploy_net, outcome, manifest)
 
     def _check_name(self) -> None:
@@ -324,34 +324,30 @@ class Rewriting:
             return None, []
         return made.net, made.outcome.exact_runs
 
-    def _outputs(self, deploy_net: Net | None) -> dict[str, str]:
-        found = {"net": self.options.net.name}
-        if self._pair is not None:
-            found |= {"net": self._pair.train.name, "test_net": self._pair.test.name}
-        if deploy_net is not None:
-            found["deploy"] = DEPLOY
-        if self.net.learns:
-            found["solver"] = SOLVER
-        if self.net.weights is not None:
-            found["weights"] = INIT
-        found["manifest"] = MANIFEST
-        return found
+    def _outputs(self, deploy_net: Net | None) -> Outputs:
+        pair = self._pair
+        return Outputs(
+            directory=self.options.directory,
+            net=pair.train.name if pair is not None else self.options.net.name,
+            test_net=pair.test.name if pair is not None else ABSENT,
+            deploy=DEPLOY if deploy_net is not None else ABSENT,
+            solver=SOLVER if self.net.learns else ABSENT,
+            weights=INIT if self.net.weights is not None else ABSENT,
+        )
 
-    def _write(
-        self, deploy_net: Net | None, outputs: Mapping[str, str], manifest: dict[str, Any], testing: Testing | None
-    ) -> None:
-        options, net = self.options, self.net
+    def _write(self, deploy_net: Net | None, manifest: Manifest, testing: Testing | None) -> None:
+        options, net, outputs = self.options, self.net, manifest.outputs
         directory = options.directory
-        files: dict[str, Any] = {}
+        files: dict[str, Content] = {}
         if deploy_net is not None and options.net.name != DEPLOY:
             files[DEPLOY] = deploy_net.text()
         if self._pair is not None:
             files |= self._pair.texts(net)
         else:
             files[options.net.name] = net.text()
-        if "solver" in outputs:
-            path = os.path.join(directory, outputs["net"])
-            test = os.path.join(directory, outputs["test_net"]) if "test_net" in outputs else None
+        if outputs.solver:
+            path = os.path.join(directory, outputs.net or "")
+            test = os.path.join(directory, outputs.test_net) if outputs.test_net else None
             prefix = os.path.join(directory, "rebirth")
             start = os.path.join(directory, INIT) if net.weights is not None else None
             files[SOLVER] = make_solver(options.solver_options, path, prefix, self._lent, start, testing, test)

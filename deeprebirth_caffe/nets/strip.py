@@ -52,7 +52,7 @@ def strip(
         passes += all_exact(skip_passes)
     outcome = run(rewriter, passes, keep_exact=keep_exact)
     for refused in outcome.refusals:
-        if refused.pass_name == StripTraining.name:
+        if refused.pass_ == StripTraining.name:
             raise RebirthError(f"no deploy net can be made: {refused.reason}")
     if rewriter.net.weights:
         check_fit(rewriter.net, rewriter.net.weights)  # they may be as many as the images of a batch

@@ -25,6 +25,7 @@ from deeprebirth_caffe.inputs.feeding import at_once, picture_input, through
 from deeprebirth_caffe.ir import Layer, Value, View
 from deeprebirth_caffe.ir.subnet import above, ancestors
 from deeprebirth_caffe.nets.conversion import Pair
+from deeprebirth_caffe.nets.manifest import Left, RefitOutput, RefitReport, Refitted
 from deeprebirth_caffe.nets.rewriting import Say
 from deeprebirth_caffe.nets.selection import Selection
 from deeprebirth_caffe.numerics.refit import MAX_FEATURES, Fit, FitOptions, fit, rescale
@@ -55,16 +56,6 @@ class RefitSettings:
     positions: int = 64
     seed: int = 0
 
-    def record(self) -> dict[str, Any]:
-        """What a manifest remembers of this."""
-        return {
-            "ridge": self.fit.ridge,
-            "rounds": self.fit.rounds,
-            "prior": self.fit.prior,
-            "positions": self.positions,
-            "seed": self.seed,
-        }
-
 
 def refit_layers(
     pair: Pair,
@@ -73,7 +64,7 @@ def refit_layers(
     notes: list[str],
     say: Say,
     selection: Selection | None = None,
-) -> tuple[dict[str, list[FloatArray]], dict[str, Any]]:
+) -> tuple[dict[str, list[FloatArray]], RefitReport]:
     """Fits the rebirth layers of a net.
 
     Args:
@@ -85,7 +76,7 @@ def refit_layers(
         selection: of stages; others stay as they are.
 
     Returns:
-        The new arrays by layer, and the report as plain data (see docs/json.md).
+        The new arrays by layer, and the report.
 
     Raises:
         RebirthError: the data cannot be read, or there is no room for temporary files.
@@ -155,47 +146,48 @@ class _Refitting:
             if value in read and value.name not in given:
                 raise RebirthError(f'the original net has no input "{value.name}", which the converted one reads')
 
-    def run(self) -> tuple[dict[str, list[FloatArray]], dict[str, Any]]:
+    def run(self) -> tuple[dict[str, list[FloatArray]], RefitReport]:
         """Does all of it."""
-        report: dict[str, Any] = {
-            "engine": self.engine.name,
-            "source": self.calibrate.source,
-            "samples": self.calibrate.samples,
-            **self.settings.record(),
-            "images": 0,
-            "layers": [],
-            "left": [{"layer": name, "reason": reason} for name, reason in self.left.items()],
-            "outputs": [],
-        }
         arrays: dict[str, list[FloatArray]] = {}
+        layers: list[Refitted] = []
+        outputs: list[RefitOutput] = []
         if not self.targets:
             self.notes.append("refit: there is nothing to fit")
-            return arrays, report
+            return arrays, self._report(layers, outputs)
         with tempfile.TemporaryDirectory(prefix="rebirth-refit-") as name, ExitStack() as files:
             self.folder, self.files = Path(name), files
             with self.engine.session():
                 self._teach()
-                report["images"] = self.count
                 before = self._compare()
                 levels = list(self._levels())
                 began = monotonic()
                 for number, level in enumerate(levels):
-                    report["layers"] += self._fit_level(level, arrays)
+                    layers += self._fit_level(level, arrays)
                     ahead = (monotonic() - began) / (number + 1) * (len(levels) - number - 1)
                     if not number and ahead > WORTH_TELLING:
                         self.say(f"refit: {about(ahead)} for {len(levels) - 1} more levels of layers")
                 after = self._compare()
-        report["outputs"] = [
-            {
-                "blob": one.blob,
-                "before": before[one.blob][0],
-                "after": after[one.blob][0],
-                "agree_before": before[one.blob][1],
-                "agree_after": after[one.blob][1],
-            }
-            for one in self.outputs
-        ]
-        return arrays, report
+        for blob in (one.blob for one in self.outputs):
+            (old, agreed), (new, agrees) = before[blob], after[blob]
+            outputs.append(RefitOutput(blob=blob, before=old, after=new, agree_before=agreed, agree_after=agrees))
+        return arrays, self._report(layers, outputs)
+
+    def _report(self, layers: Sequence[Refitted], outputs: Sequence[RefitOutput]) -> RefitReport:
+        settings = self.settings
+        return RefitReport(
+            engine=self.engine.name,
+            source=self.calibrate.source,
+            samples=self.calibrate.samples,
+            ridge=settings.fit.ridge,
+            rounds=settings.fit.rounds,
+            prior=settings.fit.prior,
+            positions=settings.positions,
+            seed=settings.seed,
+            images=self.count,
+            layers=layers,
+            left=[Left(layer=name, reason=reason) for name, reason in self.left.items()],
+            outputs=outputs,
+        )
 
     # The teacher.
 
@@ -267,7 +259,7 @@ class _Refitting:
         for level in sorted(set(depth.values())):
             yield [target for target in self.targets if depth[self.layers[target.layer]] == level]
 
-    def _fit_level(self, level: Sequence[Target], arrays: dict[str, list[FloatArray]]) -> list[dict[str, Any]]:
+    def _fit_level(self, level: Sequence[Target], arrays: dict[str, list[FloatArray]]) -> list[Refitted]:
         """Fits some layers on what they read, and gives them their new weights."""
         values = [self.student.ins[self.layers[target.layer]][0] for target in level]
         report = []
@@ -299,7 +291,7 @@ class _Refitting:
         )
         return patches(bottom, places, size[1], geometry.kernel, geometry.stride, geometry.pad, geometry.dilation)
 
-    def _fit(self, target: Target, rows: RowFile, arrays: dict[str, list[FloatArray]]) -> dict[str, Any]:
+    def _fit(self, target: Target, rows: RowFile, arrays: dict[str, list[FloatArray]]) -> Refitted:
         layer, goals = self.layers[target.layer], self.goals[target.layer]
         assert self.net.weights is not None, "layers without weights have no target"
         blobs = self.net.weights[target.layer]
@@ -325,15 +317,15 @@ class _Refitting:
         arrays[target.layer] = made
         self.net.weights.set(target.layer, made)
         self.say(f"refit: {target.layer}: relative error {_spell(found.before)} to {_spell(found.after)}")
-        return {
-            "layer": target.layer,
-            "how": "scaled" if scaled else "fitted",
-            "parts": list(target.parts),
-            "rows": rows.count,
-            "features": rows.width // group,
-            "before": found.before,
-            "after": found.after,
-        }
+        return Refitted(
+            layer=target.layer,
+            how="scaled" if scaled else "fitted",
+            parts=target.parts,
+            rows=rows.count,
+            features=rows.width // group,
+            before=found.before,
+            after=found.after,
+        )
 
     def _compare(self) -> dict[str, tuple[float | None, float | None]]:
         """Of each output: its relative error, and for what part of the images its largest number is the teacher's."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from deeprebirth_caffe.ir import Layer, Net
+from deeprebirth_caffe.results import ABSENT, Absent
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.rewrite.rewriter import Rewriter
@@ -57,7 +58,7 @@ class Applied:
         rebirth: the layers that were made and must be learned again (RELEARN), or that hold folded weights (EXACT).
         macs_before, macs_after: multiply-adds of the layers involved; None where a shape is not known.
         notes: what a person should know, such as the shift of the sampling grid.
-        figures: what else the manifest says of it, by field.
+        ranks, error: of a decomposition, as the manifest tells them.
     """
 
     removed: list[str] = field(default_factory=list)
@@ -65,7 +66,8 @@ class Applied:
     macs_before: int | None = None
     macs_after: int | None = None
     notes: list[str] = field(default_factory=list)
-    figures: dict[str, Any] = field(default_factory=dict)
+    ranks: Sequence[int] | Absent = ABSENT
+    error: float | Absent = ABSENT
 
 
 class Pass(ABC):

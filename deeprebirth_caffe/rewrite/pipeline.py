@@ -25,9 +25,16 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Refused:
-    """One place that stayed as it was, and why."""
+    """One place that stayed as it was, and why.
 
-    pass_name: str
+    Attributes:
+        pass_: by which pass.
+        layer: at which layer.
+        stage: where.
+        reason: for people.
+    """
+
+    pass_: str
     layer: str
     stage: str
     reason: str

@@ -12,7 +12,7 @@ from typing import Any
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import atomic_write, read_regular
 from deeprebirth_caffe.formats.jsonfile import ANYTHING, COUNT, NUMBER, Each, Maybe, Number, Shape, parse_json, shaped
-from deeprebirth_caffe.wording import finite
+from deeprebirth_caffe.results import to_json
 
 LINE_SHAPE: Shape = {
     "iteration": COUNT,
@@ -84,7 +84,7 @@ class RunLog:
         Returns:
             Why it has to wait; the empty string where it is written.
         """
-        text = json.dumps(finite(line), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(to_json(line), ensure_ascii=False, allow_nan=False)
         self._waiting.append(text.encode(errors="backslashreplace") + b"\n")
         return self.flush()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import json_docs
 import jsondocs
 import pytest
 from cli_tools import Cli, Echo, SmallNet
@@ -151,6 +152,11 @@ def test_doctor_without_caffe(cli: Cli) -> None:
     result = cli("doctor", "--caffe", "nowhere", "--json")
     assert (result.code, result.err) == (0, "")
     jsondocs.check(result.data, "doctor")
+
+
+def test_the_tables_are_made_of_the_classes() -> None:
+    text = jsondocs.DOCS.read_text(encoding="utf-8")
+    assert text == json_docs.written(text), "python scripts/json_docs.py brings docs/json.md up to date"
 
 
 def test_each_table_is_held_against_something() -> None:

@@ -114,8 +114,8 @@ def test_the_weights_of_a_converted_net_load(caffe: MeasuringWorker, folder: Pat
                 assert [array.tolist() for array in arrays] == [array.tolist() for array in model[layer]]
         finally:
             caffe.close(loaded)
-    ledger = result.manifest["ledger"]
-    assert ledger["relearned"] + ledger["copied"] == len(model) and ledger["folded"] == 0
+    ledger = result.manifest.ledger
+    assert ledger.relearned + ledger.copied == len(model) and ledger.folded == 0
 
 
 @pytest.mark.parametrize("name", ["resnet50", "googlenet64"])
@@ -130,12 +130,12 @@ def test_deploy_nets_convert_exactly(caffe: MeasuringWorker, folder: Path, tmp_p
     if name == "resnet50":
         assert not kinds & {"BatchNorm", "Scale"}
         # Of 53 convolutions, those of two blocks share one with a sibling; and the classifier is one now.
-        joined = [one for one in result.manifest["rewrites"] if one["pass"] == "join-siblings"]
-        assert len(joined) == 3 and result.manifest["ledger"]["folded"] == 53 - len(joined) + 1
+        joined = [one for one in result.manifest.rewrites if one.pass_ == "join-siblings"]
+        assert len(joined) == 3 and result.manifest.ledger.folded == 53 - len(joined) + 1
     else:
         # One convolution a module where there were three, and the classifiers.
-        assert result.manifest["ledger"]["folded"] == len(result.manifest["rewrites"])
-        assert {one["pass"] for one in result.manifest["rewrites"]} == {"join-siblings", "inner-to-convolution"}
+        assert result.manifest.ledger.folded == len(result.manifest.rewrites)
+        assert {one.pass_ for one in result.manifest.rewrites} == {"join-siblings", "inner-to-convolution"}
 
 
 def trainable(net: Net, path: Path, classes: int) -> Path:
@@ -180,7 +180,7 @@ def test_rebirth_layers_learn_ten_times_as_fast(
     assert len(done.losses) == 3 and all(0 < loss < 100 for loss in done.losses)
 
     before, after = lr_mults(result.original), lr_mults(result.net)
-    rebirth = result.manifest["lr_mult"]
+    rebirth = result.manifest.lr_mult
     assert len(rebirth) >= 20
     for name, mults in after.items():
         if name in rebirth:

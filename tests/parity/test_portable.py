@@ -172,7 +172,7 @@ def test_a_fork_s_net_is_checked_in_plain_caffe(caffe_install: CaffeInstall, tmp
     path.write_text(NET)
     real = engine("caffe")
     done = convert(ConvertOptions(path, out=tmp_path / "out", portable=portable, exact=True), real)
-    assert done.manifest["check"][0]["passes"] == ["fold-batchnorm"]
+    assert done.manifest.check[0].passes == ("fold-batchnorm",)
     text = (tmp_path / "out" / "fork.prototxt").read_text()
     assert ("DepthwiseConvolution" in text) == ("ceil_mode" in text) == (not portable)
 

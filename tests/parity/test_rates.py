@@ -113,7 +113,7 @@ def test_rebirth_layers_move_ten_times_as_fast(engine: str, setup: Setup, reques
     """The change of the weights over their gradient, one step, against what the text says."""
     caffe = request.getfixturevalue("caffe") if engine == "caffe" else None
     done = setup.train(caffe, 1, 0.1)
-    rebirth = setup.converted.manifest["lr_mult"]
+    rebirth = setup.converted.manifest.lr_mult
     wanted = setup.multipliers
     assert len(rebirth) >= 20
     assert set(rebirth) < set(wanted) == set(done.rates)

@@ -23,6 +23,7 @@ from deeprebirth_caffe.ir import Layer, Net, Weights
 from deeprebirth_caffe.ir.probe import probe, save_weights
 from deeprebirth_caffe.nets.check import compare_nets
 from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.nets.manifest import Manifest
 from deeprebirth_caffe.nets.rewriting import Converted
 from deeprebirth_caffe.nets.strip import strip
 from deeprebirth_caffe.ops import conv_output_size
@@ -179,7 +180,7 @@ def options(net: Path, out: Path, **more: object) -> ConvertOptions:
     return ConvertOptions(net, weights=EXAMPLE, out=out, input_shapes=shape, **more)  # type: ignore[arg-type]
 
 
-def deployed(folder: Path, out: Path, engine: Shared, weights: str = "init.caffemodel") -> dict[str, object]:
+def deployed(folder: Path, out: Path, engine: Shared, weights: str = "init.caffemodel") -> Manifest:
     shape = {"data": zoo.build("googlenet28").input_shape}
     return deploy(DeployOptions(folder / "train_val.prototxt", folder / weights, out, shape), engine)
 
@@ -187,10 +188,10 @@ def deployed(folder: Path, out: Path, engine: Shared, weights: str = "init.caffe
 def test_deploy_gives_the_net_that_one_layer_would_give(engine: Shared, net28: Path, tmp_path: Path) -> None:
     convert(options(net28, tmp_path / "plain"))
     wide = convert(options(net28, tmp_path / "wide", reparam=True))
-    assert len(wide.manifest["reparam"]) == 11
+    assert len(wide.manifest.reparam) == 11
     for name in ("plain", "wide"):
         manifest = deployed(tmp_path / name, tmp_path / f"{name}_deploy", engine)
-        assert all(check["worst"] <= 1e-4 for check in manifest["check"])  # type: ignore[attr-defined]
+        assert all(check.worst <= 1e-4 for check in manifest.check or ())
     texts = [(tmp_path / f"{name}_deploy" / "deploy.prototxt").read_text() for name in ("plain", "wide")]
     assert texts[0] == texts[1]
     models = [Weights.read(tmp_path / f"{name}_deploy" / "deploy.caffemodel") for name in ("plain", "wide")]
@@ -208,15 +209,15 @@ def test_the_next_conversion_folds_first(engine: Shared, net28: Path, tmp_path: 
     again = convert(ConvertOptions(first / net28.name, out=tmp_path / "again", only=("conv2",), **more), engine)  # type: ignore[arg-type]
     names = [one.name for one in again.net.layers]
     assert "conv1/5x5_merge" in names and not any("conv1/5x5_merge_" in name for name in names)
-    assert again.manifest["reparam"] == {} and again.manifest["check"][0]["worst"] <= 1e-4
-    assert set(again.manifest["origins"]) == {"conv2/3x3_merge"}
+    assert again.manifest.reparam == {} and again.manifest.check[0].worst <= 1e-4
+    assert set(again.manifest.origins) == {"conv2/3x3_merge"}
     specs = next(one for one in again.net.layers if one.name == "conv1/5x5_merge").param.param
     assert [(spec.lr_mult, spec.decay_mult) for spec in specs] == [(1, 1), (2, 0)], "its step is over"
     # Not to be folded: it stays, and the manifest goes on to say so.
     skipped = ("fold-batchnorm",)
     left = convert(ConvertOptions(first / net28.name, only=("conv2",), skip_passes=skipped, dry_run=True, **more))  # type: ignore[arg-type]
-    assert list(left.manifest["reparam"]) == ["conv1/5x5_merge"]
-    assert any("still in parts" in note for note in left.manifest["notes"])
+    assert list(left.manifest.reparam) == ["conv1/5x5_merge"]
+    assert any("still in parts" in note for note in left.manifest.notes)
     # Without weights the structure is the same.
     del more["weights"]
     bare = convert(ConvertOptions(first / net28.name, only=("conv2",), dry_run=True, **more))  # type: ignore[arg-type]
@@ -251,8 +252,8 @@ def test_measured_statistics_let_learning_start_where_test_is(
     results = {}
     for name, more in (("measured", {"calibrate": calibrate}), ("guessed", {})):
         results[name] = convert(options(net28, tmp_path / name, reparam=True, **more))
-    assert any("measured on 48 images" in note for note in results["measured"].manifest["notes"])
-    assert any("--calibrate measures them" in note for note in results["guessed"].manifest["notes"])
+    assert any("measured on 48 images" in note for note in results["measured"].manifest.notes)
+    assert any("--calibrate measures them" in note for note in results["guessed"].manifest.notes)
     for one in results.values():
         assert compare_nets(plain.net, one.net, engine, batch=8).failure == ""
     (batch,) = calibration_inputs(net28, plain.original, calibrate, [])
@@ -318,7 +319,7 @@ def test_the_zoo_folds_back(engine: Shared, tmp_path: Path, name: str, paper: bo
     more = {"weights": tmp_path / "w.caffemodel", "input_shapes": {"data": built.input_shape}, "dry_run": True}
     plain = convert(ConvertOptions(path, paper=paper, **more))  # type: ignore[arg-type]
     wide = convert(ConvertOptions(path, paper=paper, reparam=True, **more))  # type: ignore[arg-type]
-    assert bool(wide.manifest["reparam"]) == any(one.type == "Convolution" for one in reborn(plain))
+    assert bool(wide.manifest.reparam) == any(one.type == "Convolution" for one in reborn(plain))
     made = [strip(one.net, keep_exact=True) for one in (plain, wide)]
     lines = [one.net.text().splitlines() for one in made]
     extra = [line[2:] for line in ndiff(*lines) if line[0] in "+-"]
@@ -329,6 +330,6 @@ def test_the_zoo_folds_back(engine: Shared, tmp_path: Path, name: str, paper: bo
 
 def reborn(result: Converted) -> list[Layer]:
     """The rebirth layers of a conversion that `--reparam` can do something about."""
-    names = {name for one in result.manifest["rewrites"] if one["kind"] == "relearn" for name in one["rebirth"]}
+    names = {name for one in result.manifest.rewrites if one.kind == "relearn" for name in one.rebirth}
     behind = {one.bottoms[0] for one in result.net.layers if one.type == "BatchNorm"}
     return [one for one in result.net.layers if one.name in names and one.tops[0] not in behind]

@@ -195,7 +195,7 @@ def test_nets_load_and_train(caffe: MeasuringWorker, tmp_path: Path, name: str, 
     (tmp_path / "solver.prototxt").write_text(format_message(solver))
     done = caffe.train(tmp_path / "solver.prototxt", 2, out / "init.caffemodel", seed=1, rates=True, cwd=tmp_path)
     assert all(np.isfinite(loss) for loss in done.losses)
-    rebirth = result.manifest["lr_mult"]
+    rebirth = result.manifest.lr_mult
     for rewrite_ in result.outcome.rewrites:
         for layer in rewrite_.applied.rebirth:
             assert done.rates[layer] == pytest.approx([10 * value for value in rebirth[layer]], rel=0.2), layer

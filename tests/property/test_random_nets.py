@@ -281,8 +281,8 @@ def test_what_holds_for_every_conversion(seed: int) -> None:
     result = converted(text, image, mix)
     old, new, manifest = result.original, result.net, result.manifest
     assert old.text() == text
-    for rewrite in manifest["rewrites"]:
-        event(rewrite["pass"])
+    for rewrite in manifest.rewrites:
+        event(rewrite.pass_)
 
     # Names: no blob and no layer of the old net means something else now.
     before, after = shapes_by_state(old), shapes_by_state(new)
@@ -297,7 +297,7 @@ def test_what_holds_for_every_conversion(seed: int) -> None:
         if one.name in old_bodies and one.type != "Data":
             assert body(one.param) == old_bodies[one.name], one.name
             assert new_params[one.name] == old_params[one.name]
-    rebirth = {name for rewrite in manifest["rewrites"] for name in rewrite["rebirth"]}
+    rebirth = {name for rewrite in manifest.rewrites for name in rewrite.rebirth}
     assert not rebirth & old.names()
     new_layers = {one.name for one in new.layers}
     assert len(new_layers) + ("label" in text) == len(new.layers)
@@ -306,8 +306,8 @@ def test_what_holds_for_every_conversion(seed: int) -> None:
         assert {value.name for value in view.outputs} == {value.name for value in twin.outputs}
 
     # Learning rates.
-    assert not manifest["lr_mult"] or new.trains
-    for name, originals in manifest["lr_mult"].items():
+    assert not manifest.lr_mult or new.trains
+    for name, originals in manifest.lr_mult.items():
         assert rates(new, name) == [10 * value for value in originals]
         source = rates(old, MADE_SUFFIX.sub("", name))
         assert originals == [*source, 1.0, 1.0][: len(originals)]
@@ -329,8 +329,8 @@ def test_what_holds_for_every_conversion(seed: int) -> None:
         wanted = {name: shapes for name, shapes in new_params.items() if shapes}
         assert {name: tuple(array.shape for array in weights[name]) for name in weights} == wanted
         assert all(weights.finite(name) for name in weights)
-        ledger = manifest["ledger"]
-        assert ledger["copied"] + ledger["folded"] + ledger["relearned"] == len(weights)
+        ledger = manifest.ledger
+        assert ledger.copied + ledger.folded + ledger.relearned == len(weights)
     else:
         assert new.weights is None
 
@@ -367,7 +367,7 @@ def test_the_nets_are_not_dull() -> None:
     reached: Counter[str] = Counter()
     for seed in range(60):
         result = converted(*make(seed))
-        reached.update({rewrite["pass"] for rewrite in result.manifest["rewrites"]})
+        reached.update({rewrite.pass_ for rewrite in result.manifest.rewrites})
     # What needs a net of its own kind is reached in test_random_exact.py.
     rare = {one.name for one in (FoldAhead, SumSiblings, *FINISHING)}
     assert set(reached) | rare == set(PASSES) - {"strip-training", "tucker", "reparametrize"}
@@ -397,8 +397,8 @@ def test_real_caffe_agrees(caffe: CaffeWorker, caffe_install: CaffeInstall) -> N
             # So few channels may all be negative: then a ReLU proves nothing, and the check says so.
             assert "is constant" in str(error), seed
             continue
-        checks = result.manifest["check"]
-        compared += sum(check["blobs"] for check in checks)
+        checks = result.manifest.check
+        compared += sum(check.blobs for check in checks or ())
         for net in (result.original, result.net, result.deploy):
             assert net is not None
             for view in net.views:

@@ -97,7 +97,7 @@ def test_what_is_written_can_be_read(caffe: CaffeWorker, caffe_install: CaffeIns
             (folder / "exact/net.prototxt", folder / "exact/init.caffemodel"),
             (folder / "merged/net.prototxt", folder / "merged/init.caffemodel"),
         ]:
-            assert inspect(made, learned)["uncounted"] == [], make(seed)
+            assert not inspect(made, learned).uncounted, make(seed)
             again = load_net(made, learned)
             loaded = caffe.load(made, "TEST", weights=learned)
             if made.name == DEPLOY:

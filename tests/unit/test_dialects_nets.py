@@ -148,7 +148,7 @@ def test_it_is_read_and_written_to_the_byte(name: str, path: Path) -> None:
 def test_its_shapes_are_known(name: str, path: Path) -> None:
     blobs = Net.read(path).view().blobs
     assert {blob for blob, value in blobs.items() if value.shape is None} == DATA_DECIDE.get(name, set())
-    assert inspect(path)["layers"]
+    assert inspect(path).layers
 
 
 def test_only_what_is_understood_is_merged(name: str, path: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_only_what_is_understood_is_merged(name: str, path: Path, tmp_path: Path
 
 def _renamed(done: object) -> list[tuple[str, str]]:
     """What in the text of a layer changes with the blobs that got another name."""
-    names = [(f'"{old}"', f'"{new}"') for old, new in done.manifest["renamed_blobs"].items()]  # type: ignore[attr-defined]
+    names = [(f'"{old}"', f'"{new}"') for old, new in done.manifest.renamed_blobs.items()]  # type: ignore[attr-defined]
     # A folded pool's blob keeps its name, so the layers between the convolution and the pool are on that one.
     return [*names, *((f'"{stage}{n}"', f'"pool{n}"') for stage in ("conv", "dw") for n in "123"), ("", "")]
 

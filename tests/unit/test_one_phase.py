@@ -67,25 +67,25 @@ def pair(tmp_path: Path) -> Path:
 def test_each_file_alone(pair: Path, name: str, phase: str, absent: str) -> None:
     net, weights = pair / f"{name}.prototxt", pair / "w.caffemodel"
     said = inspect(net)
-    assert (said["state"]["phase"], said["states"]) == (phase, [phase])
-    assert said["notes"][0].startswith(f"this file has no {absent}: {net}:4:1: ")
+    assert (said.state.phase, said.states) == (phase, [phase])
+    assert said.notes[0].startswith(f"this file has no {absent}: {net}:4:1: ")
     with pytest.raises(NetError, match=f"no layer produces in {absent}"):
         inspect(net, phase=absent)
     made = deploy(DeployOptions(net, weights, pair / "deploy"))
-    assert made["notes"] == said["notes"]
+    assert made.notes == said.notes
     deployed = Net.read(pair / "deploy" / "deploy.prototxt")
     assert [layer.type for layer in deployed.layers][:2] == ["Input", "Convolution"]
     assert not any(layer.param.include for layer in deployed.layers)
     converted = convert(ConvertOptions(net, weights, out=pair / "out"))
-    assert ("solver" in converted.manifest["outputs"]) == (phase == "TRAIN")
+    assert bool(converted.manifest.outputs.solver) == (phase == "TRAIN")
     assert converted.deploy is not None
     assert Net.read(pair / "out" / net.name).absent.keys() == {absent}
 
 
 def test_a_comparison_of_both(pair: Path) -> None:
     found = diff(pair / "train.prototxt", pair / "test.prototxt")
-    assert [one["name"] for one in found["removed"]] == ["loss"]
-    assert [one["name"] for one in found["new"]] == ["accuracy"]
+    assert [one.name for one in found.removed] == ["loss"]
+    assert [one.name for one in found.new] == ["accuracy"]
 
 
 @pytest.mark.parametrize("first", ["train", "test"])
@@ -94,9 +94,9 @@ def test_a_solver_that_names_both_has_both_converted(pair: Path, first: str) -> 
     out = pair / "out"
     options = ConvertOptions(pair / f"{first}.prototxt", pair / "w.caffemodel", pair / "solver.prototxt", out)
     made = convert(options)
-    assert made.manifest["outputs"]["net"] == "train.prototxt"
-    assert made.manifest["outputs"]["test_net"] == "test.prototxt"
-    assert not made.manifest["notes"]
+    assert made.manifest.outputs.net == "train.prototxt"
+    assert made.manifest.outputs.test_net == "test.prototxt"
+    assert not made.manifest.notes
     train, test = (Net.read(out / f"{name}.prototxt") for name in ("train", "test"))
     assert ([*train.absent], [*test.absent]) == (["TEST"], ["TRAIN"])
     shared = [[layer.name for layer in net.layers[1:-1]] for net in (train, test)]
@@ -125,7 +125,7 @@ def test_a_file_that_holds_more_is_not_joined(pair: Path) -> None:
     with (pair / "train.prototxt").open("a") as file:
         file.write(ENDS["TEST"].replace('top: "accuracy"', 'top: "accuracy" include { phase: TEST }'))
     made = convert(ConvertOptions(pair / "train.prototxt", None, pair / "solver.prototxt", pair / "out"))
-    assert any("test_net test.prototxt is another file: convert it as well" in note for note in made.manifest["notes"])
+    assert any("test_net test.prototxt is another file: convert it as well" in note for note in made.manifest.notes)
     assert not (pair / "out" / "test.prototxt").exists()
 
 

@@ -11,7 +11,7 @@ import pytest
 from nets import by_name, conv, data, fc, layer, names, parse, pool, relu, rewrite
 
 from deeprebirth_caffe.ir import Net, NetError
-from deeprebirth_caffe.nets.ledger import Ledger, make_ledger
+from deeprebirth_caffe.nets.ledger import LedgerLayers, make_ledger
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, RewriteError, Rewriter
 from deeprebirth_caffe.rewrite.learning import learn_faster, restore
 from deeprebirth_caffe.rewrite.names import rename_changed_blobs
@@ -171,12 +171,16 @@ def test_the_ledger_is_about_layers_of_the_net() -> None:
     rewriter = Rewriter(net)
     rewriter.derive(by_name(net, "conv"), Kind.RELEARN)
     rewriter.commit()
-    assert make_ledger(original, rewriter) == Ledger(("fc",), (), ("conv_merge",), ("conv",))
+    assert make_ledger(original, rewriter).layers == LedgerLayers(
+        copied=("fc",), folded=(), relearned=("conv_merge",), dropped=("conv",)
+    )
     without = parse(CHAIN)
     rewriter = Rewriter(without.copy())
     rewriter.derive(by_name(rewriter.net, "conv"), Kind.EXACT)
     rewriter.commit()
-    assert make_ledger(without, rewriter) == Ledger(("fc",), ("conv_fold",), (), ("conv",))
+    assert make_ledger(without, rewriter).layers == LedgerLayers(
+        copied=("fc",), folded=("conv_fold",), relearned=(), dropped=("conv",)
+    )
 
 
 def test_batch_is_set_where_a_source_is_read() -> None:

@@ -32,11 +32,11 @@ def test_converted_v1_equals_converted_today(name: str, kind: str, tmp_path: Pat
     old.write_text(format_message(corpus.as_v1(Net.read(today).message())))
     results = [convert(ConvertOptions(net=path, out=tmp_path / path.stem)) for path in (today, old)]
     assert with_input_named(results[0].net) == with_input_named(results[1].net)
-    assert results[0].manifest["rewrites"] == results[1].manifest["rewrites"]
+    assert results[0].manifest.rewrites == results[1].manifest.rewrites
     assert "layers {" not in (tmp_path / "old" / "old.prototxt").read_text()
-    first, *notes = results[1].manifest["notes"]
+    first, *notes = results[1].manifest.notes
     assert first == f"{old}: in Caffe's old form V1; read, and written, in today's"
-    assert notes == results[0].manifest["notes"]
+    assert notes == results[0].manifest.notes
 
 
 def test_inspect_says_what_was_left_out(tmp_path: Path) -> None:
@@ -47,8 +47,8 @@ def test_inspect_says_what_was_left_out(tmp_path: Path) -> None:
         'layers { layer { name: "c" type: "conv" num_output: 2 kernelsize: 3 alpha: 1 } bottom: "pad" top: "c" }\n'
     )
     found = inspect(path)
-    assert [layer["top_shapes"] for layer in found["layers"]] == [[[1, 3, 8, 8]], [[1, 2, 8, 8]]]
-    assert found["notes"] == [
+    assert [layer.top_shapes for layer in found.layers] == [((1, 3, 8, 8),), ((1, 2, 8, 8),)]
+    assert found.notes == [
         f"{path}: in Caffe's old form V0; read, and written, in today's",
         f'{path}:3:1: layer "c": padding layer "pad" goes into it (pad: 1)',
         f'{path}:3:1: layer "c": \'alpha\' means nothing to a layer of type "conv"; left out',

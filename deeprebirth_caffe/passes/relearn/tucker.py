@@ -82,7 +82,7 @@ class Tucker(Pass):
         arrays, error = site.factorize(old, ranks, self.moments)
         parts = site.parts(ranks)
         done = Applied([layer.name], [], before.macs, after.macs)
-        done.figures = {"ranks": list(ranks), "error": round(error, 6)}
+        done.ranks, done.error = ranks, round(error, 6)
         done.notes.append(
             f"{spell(ranks)} of {' and '.join(map(str, site.whole))}; "
             f"{before.weights:,} to {after.weights:,} weights, {100 * error:.1f} % off"

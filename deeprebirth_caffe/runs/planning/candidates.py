@@ -86,7 +86,7 @@ def find_merges(net: Net, passes: Sequence[Pass], selected: Selected) -> Found:
     upwards = sorted(stages, key=lambda stage: places.get(stage, 0))
     merges = [_merge(stage, outcome, order, before, after) for stage in upwards]
     exact = dict.fromkeys(one.pass_name for one in outcome.rewrites if one.kind is Kind.EXACT)
-    left = dict.fromkeys((one.layer, one.reason) for one in outcome.refusals if _relearns(one.pass_name, passes))
+    left = dict.fromkeys((one.layer, one.reason) for one in outcome.refusals if _relearns(one.pass_, passes))
     return Found(tuple(merges), tuple(sorted(exact, key=order.__getitem__)), tuple(left))
 
 

@@ -37,11 +37,10 @@ NUMBER = re.compile(r"\d+(\.\d+)?")
 
 @dataclass(frozen=True)
 class Made:
-    """A net as files, and what its last conversion said: None where there was none."""
+    """A net as files."""
 
     net: Path
     weights: Path
-    manifest: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,8 @@ class Trials:
                 skip_passes=(*self.options.skip_passes, *(name for name in self.relearn if name not in passes)),
                 **how,
             )
-            made = Made(out / made.net.name, out / INIT, convert(options).manifest)
+            convert(options)
+            made = Made(out / made.net.name, out / INIT)
         return made
 
     def _time(self, choices: Sequence[Choice]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from deeprebirth_caffe.bench.breakdown import Group, grouped
 from deeprebirth_caffe.formats.jsonfile import as_number
+from deeprebirth_caffe.nets.manifest import Uncounted
 from deeprebirth_caffe.pages.document import bars, spelled
 from deeprebirth_caffe.runs.report.curves import Line, plot
 from deeprebirth_caffe.runs.report.figures import Drop, Pair, by_stage, drop, metrics, own_output, pairs, trade
@@ -135,7 +136,7 @@ def _summary(run: Run, timed: Sequence[Pair]) -> Iterator[Block]:
     if len(rows) > 1:
         yield Table(rows)
     for name, figures in (("before", _before(run)), ("after", _after(run))):
-        if words := without(figures.get("uncounted") or ()):
+        if words := without([Uncounted(**one) for one in figures.get("uncounted") or ()]):
             yield Text(f"The sums of the net {name} are {words}.")
     if base is not None and base.hits is not None and last is not None and last.hits is not None:
         images = counted(len(base.hits), "image")

@@ -9,11 +9,11 @@ from typing import Any
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import publish_directory
+from deeprebirth_caffe.results import to_json
 from deeprebirth_caffe.runs.report import html, markdown
 from deeprebirth_caffe.runs.report.figures import drop, metrics, pairs
 from deeprebirth_caffe.runs.report.gather import Run, gather
 from deeprebirth_caffe.runs.report.sections import sections
-from deeprebirth_caffe.wording import finite
 
 HTML, MARKDOWN = "report.html", "report.md"
 
@@ -75,7 +75,7 @@ def _figures(run: Run) -> dict[str, Any]:
                 "folder": step.folder,
                 "step": step.name,
                 "status": step.status,
-                "test": finite(dict(step.test)),
+                "test": to_json(dict(step.test)),
                 "lost": {name: {"points": one.points, "low": one.low, "high": one.high} for name, one in lost.items()},
             }
         )

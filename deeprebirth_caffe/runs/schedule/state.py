@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.formats.files import atomic_write
+from deeprebirth_caffe.results import to_json
 from deeprebirth_caffe.runs.schedule.digests import digest
 from deeprebirth_caffe.runs.schedule.lock import LOCK
 from deeprebirth_caffe.runs.schedule.shapes import STEP_SHAPE, read_ours
-from deeprebirth_caffe.wording import finite, json_bytes
+from deeprebirth_caffe.wording import json_bytes
 
 RUN = "run.json"
 SCHEDULE = "schedule.yaml"
@@ -112,7 +113,7 @@ class Parts:
         row = self._parts[name]
         began, earlier = time.monotonic(), float(row["seconds"])
         try:
-            row["made"] = finite(make(going_on))
+            row["made"] = to_json(make(going_on))
             row["done"] = True
         finally:
             row["seconds"] = round(earlier + time.monotonic() - began, 3)

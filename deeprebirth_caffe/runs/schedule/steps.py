@@ -389,7 +389,7 @@ def _deploy(context: Context, parts: Parts, before: Stage | None) -> Stage:
 
         def make(_: bool, options: DeployOptions = options) -> dict[str, Any]:
             found = deploy(options, engine)
-            return {"before": found["before"], "after": found["after"], "check": found["check"]}
+            return {"before": found.before, "after": found.after, "check": found.check}
 
         files = [str(Path(name) / file) for file in (DEPLOY, DEPLOY_WEIGHTS, MANIFEST)]
         of = {"batch": asked.batch, "check": asked.check, **_given(stage)}

@@ -1,0 +1,74 @@
+"""Results of commands: frozen dataclasses, and the one way from them to JSON.
+
+A field is called like its key in the JSON; one that Python cannot call so has an underscore behind it (`pass_`). What
+its meaning is stands in the `Attributes:` of its class, and `docs/json.md` is made of that (`scripts/json_docs.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from deeprebirth_caffe import __version__
+
+SCHEMA = 1
+"""The version of the JSON; it goes up when a field changes its meaning or goes away."""
+
+
+class Absent(Enum):
+    """Stands in a field that does not apply: the JSON does not have it."""
+
+    ABSENT = "absent"
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+
+ABSENT: Final = Absent.ABSENT
+HIDDEN: Final = {"hidden": True}
+"""Metadata of a field that the JSON never has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a command came to.
+
+    Attributes:
+        version: of the JSON; see above.
+    """
+
+    version: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signed(Result):
+    """A result that says what made it.
+
+    Attributes:
+        rebirth: the version of the program.
+    """
+
+    rebirth: str = __version__
+
+
+def key_of(name: str) -> str:
+    """What the JSON calls a field."""
+    return name.removesuffix("_")
+
+
+def to_json(value: Any) -> Any:
+    """A result as JSON has it: objects, lists, texts, numbers; null where a number is NaN or infinite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: to_json(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(inner) for inner in value]
+    if is_dataclass(value):
+        named = [(field.name, getattr(value, field.name)) for field in fields(value) if not field.metadata]
+        return {key_of(name): to_json(inner) for name, inner in named if inner is not ABSENT}
+    return str(value) if isinstance(value, Path) else value
