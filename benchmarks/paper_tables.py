@@ -22,7 +22,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.bench.breakdown import grouped
+from deeprebirth_caffe.bench.breakdown import Group, LayerTime, grouped
 from deeprebirth_caffe.bench.protocol import Plan
 from deeprebirth_caffe.cli.time import ENGINES
 from deeprebirth_caffe.commands.convert import ConvertOptions, convert
@@ -33,6 +33,7 @@ from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.nets.selection import names_stage
+from deeprebirth_caffe.results import to_json
 from deeprebirth_caffe.wording import json_bytes
 
 COSTS_FILE = "costs.json"
@@ -184,7 +185,7 @@ def measure(name: str, engine: str, threads: int, plan: Plan) -> dict[str, Any]:
         # Paths relative to the folder: they go into the results.
         nets: list[tuple[Path, Path | None]] = [(build(recipe, Path()), None) for recipe in recipes]
         options = TimeOptions(nets, engine, plan=plan, threads=threads, batch=1, fit_bytes=FIT)
-        result = time_nets(options, _progress)
+        result: dict[str, Any] = to_json(time_nets(options, _progress))
     for recipe, net in zip(recipes, result["nets"], strict=True):
         net["name"] = recipe.name
         # Of files that this machine has, the names alone.
@@ -263,9 +264,13 @@ def table1(result: dict[str, Any]) -> Rows:
     return rows
 
 
+def _by_stage(net: dict[str, Any]) -> dict[str, Group]:
+    return grouped([LayerTime(**layer) for layer in net["layers"]], "stage")
+
+
 def _stage_ms(net: dict[str, Any], stages: Sequence[str] | None) -> float:
     """Milliseconds of an image in stages, by name or block; None: in all."""
-    groups = grouped(net["layers"], "stage")
+    groups = _by_stage(net)
     return sum(
         group.ms for name, group in groups.items() if stages is None or any(names_stage(one, name) for one in stages)
     )
@@ -273,7 +278,7 @@ def _stage_ms(net: dict[str, Any], stages: Sequence[str] | None) -> float:
 
 def table3(result: dict[str, Any]) -> Rows:
     nets = [net for net in result["nets"] if net["name"] != SQUEEZENET]
-    tables = [grouped(net["layers"], "stage") for net in nets]
+    tables = [_by_stage(net) for net in nets]
     paper = ("GoogLeNet", "-Tucker", "-Merge", "-Merge-Tucker")
     rows: Rows = [("stage, ms", *(net["name"] for net in nets), *(f"paper, Galaxy S5: {name}" for name in paper))]
     for stage, figures in STAGES.items():

@@ -60,6 +60,11 @@ def key_of(name: str) -> str:
     return name.removesuffix("_")
 
 
+def common(result: Any, cls: type) -> dict[str, Any]:
+    """The fields of a result that a class has: for a larger result with the same fields."""
+    return {field.name: getattr(result, field.name) for field in fields(cls)}
+
+
 def to_json(value: Any) -> Any:
     """A result as JSON has it: objects, lists, texts, numbers; null where a number is NaN or infinite."""
     if isinstance(value, float):

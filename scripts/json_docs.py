@@ -13,9 +13,11 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from deeprebirth_caffe.commands.device import DeviceInfo, Devices
 from deeprebirth_caffe.commands.diff import Difference
 from deeprebirth_caffe.commands.inspect import Inspection
 from deeprebirth_caffe.commands.refit import Refit
+from deeprebirth_caffe.commands.time import Times
 from deeprebirth_caffe.nets.manifest import Manifest
 from deeprebirth_caffe.results import Absent, key_of
 
@@ -25,6 +27,9 @@ RESULTS: Mapping[str, type] = {
     "refit": Refit,
     "inspect": Inspection,
     "diff": Difference,
+    "time": Times,
+    "device list": Devices,
+    "device info": DeviceInfo,
 }
 """What the sections of the page describe."""
 SIMPLE = {str: "string", Path: "string", int: "integer", float: "number", bool: "boolean"}

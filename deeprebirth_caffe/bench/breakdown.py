@@ -27,10 +27,11 @@ class LayerTime:
 
     Attributes:
         name: as the engine calls it; of a fused one, one of the layers in it.
-        type: Caffe's; empty where the name is none of the net's.
-        stage: likewise (`ir.stages`).
-        tensor: whether it has weights that meet the input in a matrix product; None where the name is not known.
-        forward_ms: mean milliseconds.
+        type: Caffe's; `Split` for those that Caffe inserts, `(layout)` where an engine reorders a blob, empty where the
+            name is not the net's.
+        stage: as in the paper's tables; likewise.
+        tensor: whether it has weights that meet the input in a matrix product; null where the name is not known.
+        forward_ms: the median over the runs of its mean.
     """
 
     name: str
@@ -94,21 +95,19 @@ class Group:
         return self.tensor_ms + self.other_ms
 
 
-def grouped(layers: Iterable[Mapping[str, object]], by: str) -> dict[str, Group]:
+def grouped(layers: Iterable[LayerTime], by: str) -> dict[str, Group]:
     """Adds up layers, in the order in which their groups first appear.
 
     Args:
-        layers: as in the JSON: "name", "type", "stage", "tensor", "forward_ms".
+        layers: with their times.
         by: one of BY.
     """
     key = "name" if by == "layer" else by
     found: dict[str, Group] = {}
     for layer in layers:
-        group = found.setdefault(str(layer[key]) or "?", Group())
-        ms = layer["forward_ms"]
-        assert isinstance(ms, (int, float))
-        if layer["tensor"]:
-            group.tensor_ms += ms
+        group = found.setdefault(getattr(layer, key) or "?", Group())
+        if layer.tensor:
+            group.tensor_ms += layer.forward_ms
         else:
-            group.other_ms += ms
+            group.other_ms += layer.forward_ms
     return found

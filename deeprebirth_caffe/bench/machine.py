@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 FACTS = (
     "/proc/cpuinfo",
@@ -65,10 +64,10 @@ class State:
     """How a machine is doing at one moment.
 
     Attributes:
-        load: runnable processes, averaged over the last minute; None where it does not say.
+        load: runnable processes, averaged over the last minute; null where it does not say.
         mhz: the present frequency of each core that says it, by its number.
         celsius: temperatures by sensor.
-        throttled: how often heat or a quota slowed it down since it started; None where it does not say.
+        throttled: how often heat or a quota slowed it down since it started; null where it does not say.
     """
 
     load: float | None
@@ -76,32 +75,48 @@ class State:
     celsius: dict[str, float]
     throttled: int | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
 
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a machine is; null for what it does not say.
 
-def facts(files: Files) -> dict[str, Any]:
-    """What a machine is, from the texts of FACTS.
-
-    Returns:
-        "cpu", "cores" (online), "cpu_limit" (of a container, in cores), "arch", "system", "memory_bytes", "governors",
-        "max_mhz"; null for what it does not say.
+    Attributes:
+        cpu: its processor.
+        cores: how many are online.
+        cpu_limit: cores that the container may use, where it is limited.
+        arch: `x86_64`, `aarch64`, …, as the kernel calls it.
+        system: the kernel's release.
+        memory_bytes: main memory.
+        governors: frequency governors in use.
+        max_mhz: of the fastest core.
     """
+
+    cpu: str | None
+    cores: int | None
+    cpu_limit: float | None
+    arch: str | None
+    system: str | None
+    memory_bytes: int | None
+    governors: Sequence[str]
+    max_mhz: float | None
+
+
+def facts(files: Files) -> Facts:
+    """What a machine is, from the texts of FACTS."""
     maximum = [_number(text) for path, text in files.items() if path.endswith("/cpuinfo_max_freq")]
     known = [value / 1000 for value in maximum if value is not None]
     memory = re.search(r"^MemTotal:\s+(\d+) kB", files.get("/proc/meminfo", ""), re.M)
     governors = {_line(text) for path, text in files.items() if path.endswith("/scaling_governor")}
-    return {
-        "cpu": _cpu(files),
-        "cores": _cores(files),
-        "cpu_limit": _quota(files.get("/sys/fs/cgroup/cpu.max", "")),
-        "arch": _line(files.get("/proc/sys/kernel/arch", "")) or None,
-        "system": _line(files.get("/proc/sys/kernel/osrelease", "")) or None,
-        "memory_bytes": 1024 * int(memory[1]) if memory else None,
-        "governors": sorted(governor for governor in governors if governor),
-        "max_mhz": max(known) if known else None,
-    }
+    return Facts(
+        cpu=_cpu(files),
+        cores=_cores(files),
+        cpu_limit=_quota(files.get("/sys/fs/cgroup/cpu.max", "")),
+        arch=_line(files.get("/proc/sys/kernel/arch", "")) or None,
+        system=_line(files.get("/proc/sys/kernel/osrelease", "")) or None,
+        memory_bytes=1024 * int(memory[1]) if memory else None,
+        governors=sorted(governor for governor in governors if governor),
+        max_mhz=max(known) if known else None,
+    )
 
 
 def state(files: Files) -> State:
@@ -116,13 +131,13 @@ def state(files: Files) -> State:
     return State(float(load[1]) if load else None, mhz, _temperatures(files), _throttled(files))
 
 
-def warnings(machine: Mapping[str, Any], before: State, after: State) -> list[str]:
+def warnings(machine: Facts, before: State, after: State) -> list[str]:
     """What makes the figures worth less, in words."""
     found = []
     if before.load is not None and before.load > BUSY:
-        cores = f" on {machine['cores']} cores" if machine.get("cores") else ""
+        cores = f" on {machine.cores} cores" if machine.cores else ""
         found.append(f"the machine was busy in the minute before: load average {before.load:g}{cores}")
-    slow = [name for name in machine.get("governors", ()) if name not in ("performance", "schedutil")]
+    slow = [name for name in machine.governors if name not in ("performance", "schedutil")]
     if slow:
         found.append(f"the frequency governor is {', '.join(slow)}: the cores may not run at their full speed")
     if before.throttled is not None and after.throttled is not None and after.throttled > before.throttled:

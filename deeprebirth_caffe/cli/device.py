@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +13,10 @@ from deeprebirth_caffe.cli.options import FILE, json_option, print_json
 from deeprebirth_caffe.cli.streams import quiet
 from deeprebirth_caffe.cli.text import printable
 from deeprebirth_caffe.errors import spelled_command
+
+if TYPE_CHECKING:
+    from deeprebirth_caffe.bench.targets.install import Installed
+    from deeprebirth_caffe.commands.device import DeviceInfo
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -36,12 +39,12 @@ def list_(as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    if not found["devices"]:
+    if not found.devices:
         click.echo("no Android device: connect one, allow USB debugging, and look at `adb devices`", err=True)
         return
     from deeprebirth_caffe.cli.layout import print_columns
 
-    print_columns([(one["name"], one["state"], one["model"] or "") for one in printable(found["devices"])], left=3)
+    print_columns([(one.name, one.state, one.model or "") for one in printable(found.devices)], left=3)
 
 
 @command.command("info")
@@ -103,31 +106,31 @@ def _progress(done: int, total: int) -> None:
         click.echo(f"\rsent {done / 1e6:.0f} of {total / 1e6:.0f} MB", err=True, nl=done == total)
 
 
-def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    machine, state, caffe = found["machine"], found["state"], found["caffe"]
+def _rows(found: DeviceInfo) -> list[tuple[str, str]]:
+    machine, state, caffe = found.machine, found.state, found.caffe
     rows = [
-        ("device", found["name"]),
-        ("model", machine["model"] or ""),
-        ("processor", machine["cpu"] or ""),
-        ("abi", ", ".join(machine["abis"])),
-        ("cores", str(machine["cores"] or "")),
-        *((f"  {one['max_mhz']:.0f} MHz", f"--cpus {','.join(map(str, one['cpus']))}") for one in machine["clusters"]),
-        ("governor", ", ".join(machine["governors"])),
-        ("now", ", ".join(f"cpu{core} {mhz:.0f} MHz" for core, mhz in state["mhz"].items())),
-        ("temperatures", ", ".join(f"{name} {degrees:.1f}" for name, degrees in state["celsius"].items())),
-        ("memory", _size(machine["memory_bytes"])),
-        ("free", _size(machine["free_bytes"])),
-        ("directory", machine["directory"]),
-        ("caffe", _caffe(found["name"], caffe)),
+        ("device", found.name),
+        ("model", machine.model or ""),
+        ("processor", machine.cpu or ""),
+        ("abi", ", ".join(machine.abis)),
+        ("cores", str(machine.cores or "")),
+        *((f"  {one.max_mhz:.0f} MHz", f"--cpus {','.join(map(str, one.cpus))}") for one in machine.clusters),
+        ("governor", ", ".join(machine.governors)),
+        ("now", ", ".join(f"cpu{core} {mhz:.0f} MHz" for core, mhz in state.mhz.items())),
+        ("temperatures", ", ".join(f"{name} {degrees:.1f}" for name, degrees in state.celsius.items())),
+        ("memory", _size(machine.memory_bytes)),
+        ("free", _size(machine.free_bytes)),
+        ("directory", machine.directory),
+        ("caffe", _caffe(found.name, caffe)),
     ]
     return [(what, value) for what, value in rows if value]
 
 
-def _caffe(name: str, caffe: Mapping[str, Any] | None) -> str:
+def _caffe(name: str, caffe: Installed | None) -> str:
     if caffe is None:
         return f"none: run `{spelled_command('device', 'install', name)}`"
-    by = f", run by {caffe['emulator']}: times mean nothing" if caffe["emulator"] else ""
-    return f"{caffe['version']} for {caffe['machine']}{by}"
+    by = f", run by {caffe.emulator}: times mean nothing" if caffe.emulator else ""
+    return f"{caffe.version} for {caffe.machine}{by}"
 
 
 def _size(size: int | None) -> str:

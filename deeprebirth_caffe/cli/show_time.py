@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,42 +17,45 @@ from deeprebirth_caffe.cli.layout import cut, print_columns, say, terminal_width
 from deeprebirth_caffe.cli.text import printable
 from deeprebirth_caffe.wording import csv_cell, mib, ms
 
+if TYPE_CHECKING:
+    from deeprebirth_caffe.commands.time import NetRatio, TimedNet, Times
+
 BAR, SHORTEST = 24, 8
 """Letters of the longest bar, and what is left of it in a narrow window."""
 
 
-def show_times(result: Mapping[str, Any], by: str) -> None:
+def show_times(result: Times, by: str) -> None:
     """Prints a result."""
     result = printable(result)
-    nets = result["nets"]
-    heads = _heads([net["net"] for net in nets])
+    nets = result.nets
+    heads = _heads([str(net.net) for net in nets])
     _figures(nets, heads)
-    if (batch := nets[0]["batch"]) not in (1, None):
+    if (batch := nets[0].batch) not in (1, None):
         click.echo(f"times are of a pass of {batch} images")
-    for ratio in result["ratios"]:
+    for ratio in result.ratios:
         say(ratio_line(ratio), indent=4)
     _groups(nets, heads, by)
-    _costs(nets, heads, result["protocol"]["fit_bytes"])
+    _costs(nets, heads, result.protocol.fit_bytes)
     click.echo()
     _machine(result)
     for net in nets:
-        for note in net["notes"]:
-            say(f"note: {net['net']}: {note}", indent=6)
-    for warning in result["warnings"]:
+        for note in net.notes:
+            say(f"note: {net.net}: {note}", indent=6)
+    for warning in result.warnings:
         say(f"{warning}", word="warning:", colour="yellow")
 
 
-def ratio_line(ratio: Mapping[str, Any]) -> str:
+def ratio_line(ratio: NetRatio) -> str:
     """A comparison in words."""
     interval = ""
-    if ratio["low"] is not None and ratio["high"] is not None:
-        interval = f" ({ratio['low']:.3f} to {ratio['high']:.3f} with 95 % confidence)"
-    return f"{ratio['net']} takes {ratio['median']:.3f} times as long as {ratio['vs']}{interval}: {_verdict(ratio)}"
+    if ratio.low is not None and ratio.high is not None:
+        interval = f" ({ratio.low:.3f} to {ratio.high:.3f} with 95 % confidence)"
+    return f"{ratio.net} takes {ratio.median:.3f} times as long as {ratio.vs}{interval}: {_verdict(ratio)}"
 
 
-def _verdict(ratio: Mapping[str, Any]) -> str:
-    verdict = ratio["verdict"]
-    return f"{ratio['vs']} is {verdict}" if verdict in ("faster", "slower") else str(verdict)
+def _verdict(ratio: NetRatio) -> str:
+    verdict = ratio.verdict
+    return f"{ratio.vs} is {verdict}" if verdict in ("faster", "slower") else verdict
 
 
 def _heads(paths: Sequence[str]) -> list[str]:
@@ -64,27 +67,27 @@ def _heads(paths: Sequence[str]) -> list[str]:
     return [os.path.relpath(path, shared or ".") for path in paths]
 
 
-def _figures(nets: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> None:
+def _figures(nets: Sequence[TimedNet], heads: Sequence[str]) -> None:
     rows = [("net", "best run ms", "median ms", "p10 ms", "p90 ms", "spread", "processor ms", "in tensor layers")]
     for head, net in zip(heads, nets):
-        share = net["tensor_share"]
+        share = net.tensor_share
         rows.append(
             (
                 head,
-                ms(net["best_ms"]),
-                ms(net["median_ms"]),
-                ms(net["p10_ms"]),
-                ms(net["p90_ms"]),
-                f"{100 * net['spread']:.1f} %",
-                "unknown" if net["cpu_ms"] is None else ms(net["cpu_ms"]),
+                ms(net.best_ms),
+                ms(net.median_ms),
+                ms(net.p10_ms),
+                ms(net.p90_ms),
+                f"{100 * net.spread:.1f} %",
+                "unknown" if net.cpu_ms is None else ms(net.cpu_ms),
                 "unknown" if share is None else f"{100 * share:.1f} %",
             )
         )
     print_columns(rows, turn=True)
 
 
-def _groups(nets: Sequence[Mapping[str, Any]], heads: Sequence[str], by: str) -> None:
-    tables = [grouped(net["layers"], by) for net in nets]
+def _groups(nets: Sequence[TimedNet], heads: Sequence[str], by: str) -> None:
+    tables = [grouped(net.layers, by) for net in nets]
     if not any(tables):
         click.echo("\nthis engine does not say how long each layer takes")
         return
@@ -140,49 +143,49 @@ def bar(group: Group, longest: float, room: int = BAR) -> str:
     return solid * tensor + light * (whole - tensor)
 
 
-def _costs(nets: Sequence[Mapping[str, Any]], heads: Sequence[str], fit_bytes: int | None) -> None:
+def _costs(nets: Sequence[TimedNet], heads: Sequence[str], fit_bytes: int | None) -> None:
     titles = ["MiB", "peak memory", "an image", "reused", "parameters", "file", "with heads", "energy"]
     if fit_bytes is not None:
         titles.append(f"batch in {mib(fit_bytes)}")
     rows = [titles]
     sizes = ("peak_rss", "memory", "reused", "param", "storage", "storage_with_heads")
     for head, net in zip(heads, nets):
-        energy = net["energy"]["mj"]
-        bytes_ = [net[f"{size}_bytes"] for size in sizes]
+        energy = net.energy.mj
+        bytes_ = [getattr(net, f"{size}_bytes") for size in sizes]
         row = [head, *("-" if size is None else f"{size / 2**20:.2f}" for size in bytes_)]
         row.append("-" if energy is None else f"{energy:.1f} mJ")
         if fit_bytes is not None:
-            row.append("-" if net["fit_batch"] is None else str(net["fit_batch"]))
+            row.append("-" if net.fit_batch is None else str(net.fit_batch))
         rows.append(row)
     click.echo()
     print_columns(rows, turn=True)
-    for method in dict.fromkeys(net["energy"]["method"] for net in nets):
+    for method in dict.fromkeys(net.energy.method for net in nets):
         say(f"energy: {method}")
 
 
-def _machine(result: Mapping[str, Any]) -> None:
-    machine, plan = result["machine"], result["protocol"]
-    first = result["nets"][0]
-    runtime = first["runtime"]
+def _machine(result: Times) -> None:
+    machine, plan = result.machine, result.protocol
+    first = result.nets[0]
+    runtime = first.runtime
     core = runtime.get("blas.core") or runtime.get("blas.libraries") or ""
     words = [
-        f"{first['engine']} {runtime.get('version', '')}".strip(),
+        f"{first.engine} {runtime.get('version', '')}".strip(),
         f"{core} kernels{_chosen(runtime)}" if core else "",
-        f"{first['threads']} threads" if first["threads"] else "",
-        f"on {first['on']}: {machine['cpu'] or 'unknown processor'}",
-        f"{machine['cores']} cores" if machine["cores"] else "",
-        f"governor {', '.join(machine['governors'])}" if machine["governors"] else "",
-        _range(machine, "mhz", "MHz"),
-        _range(machine, "celsius", "degrees"),
+        f"{first.threads} threads" if first.threads else "",
+        f"on {first.on}: {machine.cpu or 'unknown processor'}",
+        f"{machine.cores} cores" if machine.cores else "",
+        f"governor {', '.join(machine.governors)}" if machine.governors else "",
+        _range(machine.before.mhz, machine.after.mhz, "MHz"),
+        _range(machine.before.celsius, machine.after.celsius, "degrees"),
     ]
     say(", ".join(word for word in words if word), indent=4)
     click.echo(
-        f"{plan['runs']} runs of {plan['iterations']} passes after {plan['warmup']} that do not count, "
-        f"batch {' and '.join(dict.fromkeys(str(net['batch']) for net in result['nets']))}, phase TEST"
+        f"{plan.runs} runs of {plan.iterations} passes after {plan.warmup} that do not count, "
+        f"batch {' and '.join(dict.fromkeys(str(net.batch) for net in result.nets))}, phase TEST"
     )
 
 
-def _chosen(runtime: Mapping[str, Any]) -> str:
+def _chosen(runtime: Mapping[str, str]) -> str:
     """Who chose the kernels, where OpenBLAS did not."""
     by = runtime.get("blas.chosen_by")
     if by == "rebirth":
@@ -190,21 +193,21 @@ def _chosen(runtime: Mapping[str, Any]) -> str:
     return " (set by OPENBLAS_CORETYPE)" if by == "user" else ""
 
 
-def _range(machine: Mapping[str, Any], key: str, unit: str) -> str:
+def _range(before: Mapping[str, float], after: Mapping[str, float], unit: str) -> str:
     """The highest value before and after."""
-    before, after = (max(machine[when][key].values(), default=None) for when in ("before", "after"))
-    return "" if before is None or after is None else f"{before:.0f} to {after:.0f} {unit}"
+    highest, then = (max(state.values(), default=None) for state in (before, after))
+    return "" if highest is None or then is None else f"{highest:.0f} to {then:.0f} {unit}"
 
 
-def csv_text(result: Mapping[str, Any]) -> str:
+def csv_text(result: Times) -> str:
     """A line a layer of each net, and one for each whole pass."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("net", "engine", "layer", "type", "stage", "tensor", "forward_ms"))
-    for net in result["nets"]:
-        for layer in net["layers"]:
-            tensor = "" if layer["tensor"] is None else int(layer["tensor"])
-            names = (net["net"], net["engine"], layer["name"], layer["type"], layer["stage"])
-            writer.writerow((*map(csv_cell, names), tensor, layer["forward_ms"]))
-        writer.writerow((csv_cell(net["net"]), net["engine"], "", "", "", "", net["median_ms"]))
+    for net in result.nets:
+        for layer in net.layers:
+            tensor = "" if layer.tensor is None else int(layer.tensor)
+            names = (str(net.net), net.engine, layer.name, layer.type, layer.stage)
+            writer.writerow((*map(csv_cell, names), tensor, layer.forward_ms))
+        writer.writerow((csv_cell(str(net.net)), net.engine, "", "", "", "", net.median_ms))
     return file.getvalue()

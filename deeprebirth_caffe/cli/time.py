@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from deeprebirth_caffe.cli.options import (
     shapes_option,
 )
 from deeprebirth_caffe.cli.streams import quiet
+
+if TYPE_CHECKING:
+    from deeprebirth_caffe.commands.time import Times
 
 ENGINES = ("caffe", "torch", "opencv", "mnn", "onnxruntime", "ncnn")
 UNITS = {"B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -151,11 +154,11 @@ def command(
                 from deeprebirth_caffe.cli.text import printable
 
                 click.echo(printable(f"wrote {place}"))
-    if result["interrupted"]:
+    if result.interrupted:
         ctx.exit(130)
 
 
-def _write(path: Path, kind: str, result: dict[str, Any], by: str) -> None:
+def _write(path: Path, kind: str, result: Times, by: str) -> None:
     from deeprebirth_caffe.formats.outputs import write_output
 
     if kind == "csv":

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING
 
 from deeprebirth_caffe.bench.breakdown import Group, grouped
+from deeprebirth_caffe.bench.machine import Facts
 from deeprebirth_caffe.cli.show_time import ratio_line
 from deeprebirth_caffe.cli.text import printable
 from deeprebirth_caffe.pages.document import KEY, bars, document, spelled, table
+from deeprebirth_caffe.results import common
 from deeprebirth_caffe.wording import mib, ms
 
+if TYPE_CHECKING:
+    from deeprebirth_caffe.commands.time import TimedNet, Times
 
-def page(result: Mapping[str, Any], by: str) -> str:
+
+def page(result: Times, by: str) -> str:
     """The text of the page.
 
     Args:
@@ -21,30 +26,28 @@ def page(result: Mapping[str, Any], by: str) -> str:
         by: "layer", "type" or "stage": what a bar stands for.
     """
     result = printable(result)
-    nets = result["nets"]
-    tables = [grouped(net["layers"], by) for net in nets]
+    nets = result.nets
+    tables = [grouped(net.layers, by) for net in nets]
     longest = max((group.ms for groups in tables for group in groups.values()), default=0.0)
     parts = [
         "<h1>Time of a forward pass</h1>",
         table(_figures(nets)),
-        *(f"<p>{escape(ratio_line(ratio))}</p>" for ratio in result["ratios"]),
+        *(f"<p>{escape(ratio_line(ratio))}</p>" for ratio in result.ratios),
         "<h2>Tensor layers and the others</h2>",
-        bars({net["net"]: _whole(groups) for net, groups in zip(nets, tables, strict=True) if groups}),
+        bars({str(net.net): _whole(groups) for net, groups in zip(nets, tables, strict=True) if groups}),
         KEY,
     ]
     for net, groups in zip(nets, tables, strict=True):
-        parts.append(f"<h2>{escape(net['net'])} by {escape(by)}</h2>")
+        parts.append(f"<h2>{escape(str(net.net))} by {escape(by)}</h2>")
         parts.append(bars(groups, longest) if groups else "<p>This engine does not say.</p>")
-    machine = result["machine"]
     parts.append("<h2>Machine</h2>")
-    parts.append(
-        table([("", ""), *((key, spelled(value)) for key, value in machine.items() if not isinstance(value, dict))])
-    )
+    facts = common(result.machine, Facts)
+    parts.append(table([("", ""), *((key, spelled(value)) for key, value in facts.items())]))
     parts += [f"<p>{escape(text)}</p>" for text in _remarks(result)]
     return document("rebirth time", parts)
 
 
-def _figures(nets: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
+def _figures(nets: Sequence[TimedNet]) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = [
         (
             "net",
@@ -60,9 +63,9 @@ def _figures(nets: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
         )
     ]
     for net in nets:
-        times = (ms(net[key]) for key in ("best_ms", "median_ms", "p10_ms", "p90_ms"))
-        sizes = (mib(net[key]) for key in ("peak_rss_bytes", "memory_bytes", "param_bytes"))
-        rows.append((net["net"], net["engine"], str(net["batch"]), *times, *sizes))
+        times = (ms(getattr(net, key)) for key in ("best_ms", "median_ms", "p10_ms", "p90_ms"))
+        sizes = (mib(getattr(net, key)) for key in ("peak_rss_bytes", "memory_bytes", "param_bytes"))
+        rows.append((str(net.net), net.engine, str(net.batch), *times, *sizes))
     return rows
 
 
@@ -70,8 +73,8 @@ def _whole(groups: Mapping[str, Group]) -> Group:
     return Group(sum(group.tensor_ms for group in groups.values()), sum(group.other_ms for group in groups.values()))
 
 
-def _remarks(result: Mapping[str, Any]) -> list[str]:
-    plan = result["protocol"]
-    how = f"{plan['runs']} runs of {plan['iterations']} passes, nets in turn, each in a process of its own, phase TEST."
-    notes = [f"{net['net']}: {note}" for net in result["nets"] for note in net["notes"]]
-    return [how, *notes, *(f"Warning: {warning}" for warning in result["warnings"])]
+def _remarks(result: Times) -> list[str]:
+    plan = result.protocol
+    how = f"{plan.runs} runs of {plan.iterations} passes, nets in turn, each in a process of its own, phase TEST."
+    notes = [f"{net.net}: {note}" for net in result.nets for note in net.notes]
+    return [how, *notes, *(f"Warning: {warning}" for warning in result.warnings)]

@@ -4,32 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deeprebirth_caffe.bench import machine
+from deeprebirth_caffe.bench.machine import State
 from deeprebirth_caffe.bench.targets.adb import devices
 from deeprebirth_caffe.bench.targets.bundle import from_binary, from_prefix
-from deeprebirth_caffe.bench.targets.facts import about, describe, read_files
-from deeprebirth_caffe.bench.targets.install import Report, install, installed, remove
+from deeprebirth_caffe.bench.targets.facts import DeviceFacts, about, describe, read_files
+from deeprebirth_caffe.bench.targets.install import Installed, Report, install, installed, remove
 from deeprebirth_caffe.bench.targets.links import link
 from deeprebirth_caffe.bench.targets.shell import Shell
 from deeprebirth_caffe.engines.caffe.arch import ARCHES
 from deeprebirth_caffe.engines.caffe.locate import default_prefix
 from deeprebirth_caffe.errors import RebirthError, UsageError, spelled_command
-
-VERSION = 1
-"""Of the JSON, see docs/json.md."""
+from deeprebirth_caffe.results import Result
 
 
-def list_devices() -> dict[str, Any]:
-    """The devices that adb sees; `docs/json.md` describes the result."""
-    found = [{"name": f"adb:{one.serial}", "state": one.state, "model": one.model or None} for one in devices()]
-    return {"version": VERSION, "devices": found}
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A device.
+
+    Attributes:
+        name: what `--on` and `rebirth device` take.
+        state: `device` where it can be used; else adb's word: `offline`, `unauthorized` ….
+        model: its name.
+    """
+
+    name: str
+    state: str
+    model: str | None
 
 
-def device_info(where: str) -> dict[str, Any]:
-    """What a device is, how it is doing, and the Caffe on it; `docs/json.md` describes the result.
+@dataclass(frozen=True, kw_only=True)
+class Devices(Result):
+    """What `rebirth device list` found.
+
+    Attributes:
+        devices: what adb sees.
+    """
+
+    devices: Sequence[Seen]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceInfo(Result):
+    """What `rebirth device info` tells.
+
+    Attributes:
+        name: what `--on` takes.
+        machine: what it is.
+        state: how it is doing now.
+        caffe: the Caffe that `rebirth device install` put there.
+    """
+
+    name: str
+    machine: DeviceFacts
+    state: State
+    caffe: Installed | None
+
+
+def list_devices() -> Devices:
+    """The devices that adb sees."""
+    found = [Seen(name=f"adb:{one.serial}", state=one.state, model=one.model or None) for one in devices()]
+    return Devices(devices=found)
+
+
+def device_info(where: str) -> DeviceInfo:
+    """What a device is, how it is doing, and the Caffe on it.
 
     Args:
         where: "adb[:SERIAL]" or "ssh:[USER@]HOST[:PORT]".
@@ -37,13 +79,7 @@ def device_info(where: str) -> dict[str, Any]:
     with _open(where) as shell:
         there = installed(shell)
         state = machine.state(read_files(shell, machine.STATE))
-        return {
-            "version": VERSION,
-            "name": shell.name,
-            "machine": describe(shell),
-            "state": state.to_dict(),
-            "caffe": None if there is None else there.to_dict(),
-        }
+        return DeviceInfo(name=shell.name, machine=describe(shell), state=state, caffe=there)
 
 
 def install_caffe(
@@ -74,7 +110,7 @@ def install_caffe(
         if binary is not None:
             bundle = from_binary(binary, libraries)
         else:
-            bundle = from_prefix(prefix or usual_prefix(about(shell)["machines"]))
+            bundle = from_prefix(prefix or usual_prefix(about(shell).machines))
         return shell.name, install(shell, bundle, emulate=emulate, tick=tick)
 
 

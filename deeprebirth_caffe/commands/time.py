@@ -5,26 +5,28 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from deeprebirth_caffe import __version__
 from deeprebirth_caffe.bench import machine, stats
-from deeprebirth_caffe.bench.breakdown import layer_times, tensor_share
+from deeprebirth_caffe.bench.breakdown import LayerTime, layer_times, tensor_share
 from deeprebirth_caffe.bench.costs import Costs, costs, storage_bytes
 from deeprebirth_caffe.bench.energy import EnergyMeter, per_pass
 from deeprebirth_caffe.bench.protocol import Measured, Plan, Subject, idle_watts, interleave
 from deeprebirth_caffe.bench.targets import Job, open_target
+from deeprebirth_caffe.bench.targets.base import TimedDevice
 from deeprebirth_caffe.engines.prepare import Ready, plain
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.engines.runners import RUNNERS
 from deeprebirth_caffe.errors import RebirthError, UsageError
+from deeprebirth_caffe.ir.memory import Fit
 from deeprebirth_caffe.nets.exactness import FINISHING
 from deeprebirth_caffe.nets.load import check_fit, layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.nets.strip import strip
 from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.results import ABSENT, Absent, Signed, common
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.ir import Net
@@ -90,15 +92,178 @@ class Prepared:
     notes: tuple[str, ...]
 
 
-def time_nets(options: TimeOptions, progress: Progress = lambda done, total: None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class TimedMachine(machine.Facts):
+    """Where nets ran.
+
+    Attributes:
+        device: what is true of devices alone; with `--on`.
+        before: its state before the first run.
+        after: its state after the last run.
+    """
+
+    device: TimedDevice | Absent
+    before: machine.State
+    after: machine.State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How nets were timed.
+
+    Attributes:
+        runs: `--runs`: turns of each net.
+        iterations: `--iterations`: passes in a turn.
+        warmup: `--warmup`: passes before each turn that do not count.
+        cooldown_s: `--cooldown`: seconds of rest before each turn.
+        layer_iterations: passes after each turn in which layers were timed one by one.
+        fit_bytes: `--fit`.
+    """
+
+    runs: int
+    iterations: int
+    warmup: int
+    cooldown_s: float
+    layer_iterations: int
+    fit_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassEnergy:
+    """The energy of one pass.
+
+    Attributes:
+        method: what was counted and how, or "not available here" and why.
+        mj: millijoules: the median over the runs.
+        low_mj: the lowest run.
+        high_mj: the highest run.
+        idle_watts: of the machine at rest before the first run; that power is in the figures above.
+    """
+
+    method: str
+    mj: float | None = None
+    low_mj: float | None = None
+    high_mj: float | None = None
+    idle_watts: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedNet:
+    """A net that was timed.
+
+    Attributes:
+        net: path.
+        weights: path; null for random weights.
+        engine: `--engine`.
+        on: `--on`.
+        threads: as the engine says, else as it was told; null where neither is known.
+        batch: null where its inputs differ.
+        runs_ms: the mean pass of each run.
+        best_ms: the smallest of them: the paper's figure.
+        median_ms: of all passes.
+        p10_ms: a tenth of all passes are faster.
+        p90_ms: a tenth of all passes are slower.
+        spread: (p90 - p10) / median.
+        single_passes: whether each pass was timed; false: only the mean of each run is known, and the four figures
+            above are of those.
+        cpu_ms: processor time of a pass in all threads, warm-up and filling the input included: the median over the
+            runs.
+        tensor_share: the part of the layers' time that tensor layers take, 0 to 1; null where the engine does not say.
+        layers: empty where the engine does not say; the layers that only give data are left out.
+        peak_rss_bytes: the most memory that its process had in use, the engine's own included.
+        memory_bytes: what Caffe needs for an image.
+        param_bytes: of learned numbers; shared ones once.
+        memory_required_for_data: what Caffe logs under this name.
+        reused_bytes: of the blobs of one image, were each buffer used again as soon as its last reader is done.
+        storage_bytes: size of the caffemodel of the net that was timed.
+        storage_with_heads_bytes: size of that of the net that trains, auxiliary heads included; null where a deploy net
+            was given.
+        fit_batch: the largest batch for `protocol.fit_bytes`; null without, or where the batch does not set the size of
+            any blob.
+        fit_model: what that comes from: process + parameters + workspace + constant + batch * image; null likewise.
+        energy: of one pass.
+        runtime: version, matrix library and its kernels, … as the engine says.
+        notes: for people.
+    """
+
+    net: Path
+    weights: Path | None
+    engine: str
+    on: str
+    threads: int | None
+    batch: int | None
+    runs_ms: Sequence[float]
+    best_ms: float
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    spread: float
+    single_passes: bool
+    cpu_ms: float | None
+    tensor_share: float | None
+    layers: Sequence[LayerTime]
+    peak_rss_bytes: int | None
+    memory_bytes: int | None
+    param_bytes: int | None
+    memory_required_for_data: int | None
+    reused_bytes: int | None
+    storage_bytes: int
+    storage_with_heads_bytes: int | None
+    fit_batch: int | None
+    fit_model: Fit | None
+    energy: PassEnergy
+    runtime: Mapping[str, str]
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetRatio:
+    """A net against another one.
+
+    Attributes:
+        net: path.
+        vs: path.
+        median: how many times as long `net` takes as `vs`: the median over pairs of runs.
+        low: the lower end of the 95 % interval; null with fewer than 6 runs.
+        high: the upper end.
+        verdict: for people: `faster` or `slower` (of `vs`), or that it cannot be told.
+    """
+
+    net: Path
+    vs: Path
+    median: float
+    low: float | None
+    high: float | None
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times(Signed):
+    """What `rebirth time` measured.
+
+    Attributes:
+        machine: where the nets ran.
+        protocol: how it was measured.
+        nets: NET, then each `--vs`, in their order.
+        ratios: NET against each `--vs`.
+        interrupted: whether Ctrl-C ended it early (the exit code is 130 then).
+        warnings: for people: what makes the figures worth less.
+    """
+
+    machine: TimedMachine
+    protocol: Protocol
+    nets: Sequence[TimedNet]
+    ratios: Sequence[NetRatio]
+    interrupted: bool
+    warnings: Sequence[str]
+
+
+def time_nets(options: TimeOptions, progress: Progress = lambda done, total: None) -> Times:
     """Times nets against each other.
 
     Args:
         options: what to do.
         progress: told after each turn.
-
-    Returns:
-        What `--json` prints; see docs/json.md.
 
     Raises:
         EngineError: the engine is not there, or cannot run a net.
@@ -130,16 +295,23 @@ def time_nets(options: TimeOptions, progress: Progress = lambda done, total: Non
             _net_row(net, one, subject, facts, options, meter, idle)
             for net, one, subject, facts in zip(nets, found, subjects, told, strict=True)
         ]
-    return {
-        "version": 1,
-        "rebirth": __version__,
-        "machine": {**_place(place), "before": before.to_dict(), "after": after.to_dict()},
-        "protocol": {**_protocol(options.plan), "fit_bytes": options.fit_bytes},
-        "nets": rows,
-        "ratios": _ratios(options, found),
-        "interrupted": any(one.interrupted for one in found),
-        "warnings": [*machine.warnings(place, before, after), *_doubts(rows, found)],
-    }
+    plan = options.plan
+    device = TimedDevice(**common(place, TimedDevice)) if isinstance(place, TimedDevice) else ABSENT
+    return Times(
+        machine=TimedMachine(**common(place, machine.Facts), device=device, before=before, after=after),
+        protocol=Protocol(
+            runs=plan.runs,
+            iterations=plan.iterations,
+            warmup=plan.warmup,
+            cooldown_s=plan.cooldown,
+            layer_iterations=plan.layer_iterations,
+            fit_bytes=options.fit_bytes,
+        ),
+        nets=rows,
+        ratios=_ratios(options, found),
+        interrupted=any(one.interrupted for one in found),
+        warnings=[*machine.warnings(place, before, after), *_doubts(rows, found)],
+    )
 
 
 def _prepare(path: Path, weights: Path | None, options: TimeOptions, folder: Path, like: int | None) -> Prepared:
@@ -201,23 +373,6 @@ def _measure(subjects: Sequence[Subject], plan: Plan, meter: EnergyMeter | str, 
     return interleave(subjects, plan, meter=None if isinstance(meter, str) else meter, tick=tick)
 
 
-def _place(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What every target says, and what only devices say apart from it."""
-    common = machine.facts({}).keys()
-    own = {name: value for name, value in facts.items() if name not in common}
-    return {name: facts.get(name) for name in common} | ({"device": own} if own else {})
-
-
-def _protocol(plan: Plan) -> dict[str, Any]:
-    return {
-        "runs": plan.runs,
-        "iterations": plan.iterations,
-        "warmup": plan.warmup,
-        "cooldown_s": plan.cooldown,
-        "layer_iterations": plan.layer_iterations,
-    }
-
-
 def _net_row(
     net: Prepared,
     found: Measured,
@@ -226,59 +381,54 @@ def _net_row(
     options: TimeOptions,
     meter: EnergyMeter | str,
     idle: float | None,
-) -> dict[str, Any]:
+) -> TimedNet:
     summary = stats.summarize(found.runs)
     timed = found.layers()
     layers = layer_times(timed, net.ready.view, net.stages) if timed is not None else ()
     threads = told.pop("threads", None)
     told.pop("engine", None)
-    size = options.fit_bytes
-    return {
-        "net": str(net.source),
-        "weights": None if net.weights is None else str(net.weights),
-        "engine": options.engine,
-        "on": options.on,
-        "threads": threads if isinstance(threads, int) else options.threads,
-        "batch": net.ready.batch,
-        "runs_ms": list(summary.runs),
-        "best_ms": summary.best,
-        "median_ms": summary.median,
-        "p10_ms": summary.p10,
-        "p90_ms": summary.p90,
-        "spread": summary.spread,
-        "single_passes": subject.single,
-        "cpu_ms": median(found.cpu_ms) if found.cpu_ms else None,
-        "tensor_share": tensor_share(layers),
-        "layers": [asdict(layer) for layer in layers],
-        "peak_rss_bytes": found.peak_rss_bytes,
-        "memory_bytes": net.costs.memory_bytes,
-        "param_bytes": net.costs.param_bytes,
-        "memory_required_for_data": net.costs.memory_required_for_data,
-        "reused_bytes": net.costs.reused_bytes,
-        "storage_bytes": net.storage_bytes,
-        "storage_with_heads_bytes": net.with_heads_bytes,
-        "fit_batch": net.costs.fit.largest(size) if size is not None and net.costs.fit is not None else None,
-        "fit_model": asdict(net.costs.fit) if net.costs.fit is not None else None,
-        "energy": _energy(found, options.plan, meter, idle),
-        "runtime": dict(_flat(told)),
-        "notes": [*net.notes, *subject.notes()],
-    }
+    size, fit = options.fit_bytes, net.costs.fit
+    return TimedNet(
+        net=net.source,
+        weights=net.weights,
+        engine=options.engine,
+        on=options.on,
+        threads=threads if isinstance(threads, int) else options.threads,
+        batch=net.ready.batch,
+        runs_ms=summary.runs,
+        best_ms=summary.best,
+        median_ms=summary.median,
+        p10_ms=summary.p10,
+        p90_ms=summary.p90,
+        spread=summary.spread,
+        single_passes=subject.single,
+        cpu_ms=median(found.cpu_ms) if found.cpu_ms else None,
+        tensor_share=tensor_share(layers),
+        layers=layers,
+        peak_rss_bytes=found.peak_rss_bytes,
+        memory_bytes=net.costs.memory_bytes,
+        param_bytes=net.costs.param_bytes,
+        memory_required_for_data=net.costs.memory_required_for_data,
+        reused_bytes=net.costs.reused_bytes,
+        storage_bytes=net.storage_bytes,
+        storage_with_heads_bytes=net.with_heads_bytes,
+        fit_batch=fit.largest(size) if size is not None and fit is not None else None,
+        fit_model=fit,
+        energy=_energy(found, options.plan, meter, idle),
+        runtime=dict(_flat(told)),
+        notes=[*net.notes, *subject.notes()],
+    )
 
 
-def _energy(found: Measured, plan: Plan, meter: EnergyMeter | str, idle: float | None) -> dict[str, Any]:
-    none = {"mj": None, "low_mj": None, "high_mj": None, "idle_watts": None}
+def _energy(found: Measured, plan: Plan, meter: EnergyMeter | str, idle: float | None) -> PassEnergy:
     if isinstance(meter, str):
-        return {"method": meter, **none}
+        return PassEnergy(method=meter)
     used = per_pass(found.joules, plan.iterations + plan.warmup, idle)
     if used is None:
-        return {"method": f"not available here: {meter.method}: the counter failed", **none}
-    return {
-        "method": meter.method,
-        "mj": used.millijoules,
-        "low_mj": used.low,
-        "high_mj": used.high,
-        "idle_watts": used.idle_watts,
-    }
+        return PassEnergy(method=f"not available here: {meter.method}: the counter failed")
+    return PassEnergy(
+        method=meter.method, mj=used.millijoules, low_mj=used.low, high_mj=used.high, idle_watts=used.idle_watts
+    )
 
 
 def _flat(told: Mapping[str, object], start: str = "") -> Iterable[tuple[str, str]]:
@@ -292,34 +442,28 @@ def _flat(told: Mapping[str, object], start: str = "") -> Iterable[tuple[str, st
             yield f"{start}{name}", str(value)
 
 
-def _ratios(options: TimeOptions, found: Sequence[Measured]) -> list[dict[str, Any]]:
+def _ratios(options: TimeOptions, found: Sequence[Measured]) -> list[NetRatio]:
     """The first net against each other one."""
     rows = []
+    first = options.nets[0][0]
     for (path, _), one in zip(options.nets[1:], found[1:], strict=True):
         ratio = stats.ratio(found[0].runs, one.runs)
         rows.append(
-            {
-                "net": str(options.nets[0][0]),
-                "vs": str(path),
-                "median": ratio.median,
-                "low": ratio.low,
-                "high": ratio.high,
-                "verdict": ratio.verdict,
-            }
+            NetRatio(net=first, vs=path, median=ratio.median, low=ratio.low, high=ratio.high, verdict=ratio.verdict)
         )
     return rows
 
 
-def _doubts(rows: Sequence[Mapping[str, Any]], found: Sequence[Measured]) -> list[str]:
+def _doubts(rows: Sequence[TimedNet], found: Sequence[Measured]) -> list[str]:
     """What the measuring itself showed."""
     doubts = []
     for row, one in zip(rows, found, strict=True):
-        if row["threads"] == 1 and one.share and median(one.share) < ALONE:
-            doubts.append(f"{row['net']}: it got {100 * median(one.share):.0f} % of a core: something else ran there")
+        if row.threads == 1 and one.share and median(one.share) < ALONE:
+            doubts.append(f"{row.net}: it got {100 * median(one.share):.0f} % of a core: something else ran there")
         if one.restless:
-            doubts.append(f"{row['net']}: its threads kept a core busy while other nets ran")
-        if row["spread"] > UNSTEADY:
-            doubts.append(f"{row['net']}: its passes vary by {100 * row['spread']:.0f} % of their median")
+            doubts.append(f"{row.net}: its threads kept a core busy while other nets ran")
+        if row.spread > UNSTEADY:
+            doubts.append(f"{row.net}: its passes vary by {100 * row.spread:.0f} % of their median")
     if any(one.interrupted for one in found):
         doubts.append(f"interrupted: {len(found[0].runs)} whole runs were done")
     return doubts

@@ -73,12 +73,12 @@ class Fit:
     """How the memory of a forward pass in Caffe grows with the batch.
 
     Attributes:
-        process_bytes: of a process without a net.
+        process_bytes: of a process with pycaffe and no net.
         param_bytes: of the learned numbers.
-        workspace_bytes: of what layers keep whatever the batch is, such as one image that a convolution has unrolled;
-            each layer keeps its own.
-        image_bytes: of one image more (`ir.NetCost.memory_bytes`).
-        constant_bytes: of blobs that do not grow with the batch.
+        workspace_bytes: what layers keep whatever the batch is, such as one image that a convolution has unrolled; each
+            layer keeps its own.
+        image_bytes: of one image more.
+        constant_bytes: blobs that do not grow with the batch.
     """
 
     process_bytes: int

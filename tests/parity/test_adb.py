@@ -16,9 +16,10 @@ from deeprebirth_caffe.bench.targets.adb import AdbTransport
 from deeprebirth_caffe.bench.targets.bundle import Bundle
 from deeprebirth_caffe.bench.targets.install import install, installed
 from deeprebirth_caffe.bench.targets.shell import DeviceError, DeviceLostError, Shell
-from deeprebirth_caffe.commands.device import device_info, install_caffe, list_devices, remove_caffe
+from deeprebirth_caffe.commands.device import Seen, device_info, install_caffe, list_devices, remove_caffe
 from deeprebirth_caffe.commands.time import TimeOptions, time_nets
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
+from deeprebirth_caffe.results import to_json
 
 Phone = Callable[..., Adbd]
 ROOT = "/data/local/tmp/rebirth"
@@ -67,14 +68,14 @@ def left(device: Adbd) -> list[str]:
 
 def test_devices_are_listed_and_described(phone: Phone) -> None:
     device = phone()
-    assert list_devices()["devices"] == [{"name": f"adb:{device.serial}", "state": "device", "model": "Test Double"}]
+    assert list_devices().devices == [Seen(name=f"adb:{device.serial}", state="device", model="Test Double")]
     device.file("/sys/class/thermal/thermal_zone0/type", "cpu\n")
     device.file("/sys/class/thermal/thermal_zone0/temp", "41500\n")
     found = device_info("adb")
-    assert (found["name"], found["caffe"]) == (f"adb:{device.serial}", None)
-    assert found["machine"]["abis"] == ["x86_64"]
-    assert found["machine"]["directory"] == ROOT
-    assert found["state"]["celsius"] == {"cpu (thermal_zone0)": 41.5}
+    assert (found.name, found.caffe) == (f"adb:{device.serial}", None)
+    assert found.machine.abis == ["x86_64"]
+    assert found.machine.directory == ROOT
+    assert found.state.celsius == {"cpu (thermal_zone0)": 41.5}
 
 
 @pytest.mark.parametrize("shell_v2", [True, False])
@@ -201,10 +202,10 @@ def test_real_caffe_times_a_net_named_like_shell_code(
     net = Path("$(touch hacked); `touch hacked`.prototxt")
     net.write_text(NET)
     result = time_nets(TimeOptions(nets=[(net, None)], on="adb", plan=Plan(runs=2, iterations=3)))
-    names = [layer["name"] for layer in result["nets"][0]["layers"]]
+    names = [layer.name for layer in result.nets[0].layers]
     assert names == ["$(touch hacked); `touch hacked`", '-rf "*"']
-    assert all(ms > 0 for ms in result["nets"][0]["runs_ms"])
-    assert json.dumps(result["nets"][0]).count("caffe time") >= 1
+    assert all(ms > 0 for ms in result.nets[0].runs_ms)
+    assert json.dumps(to_json(result.nets[0])).count("caffe time") >= 1
     assert not list(tmp_path.rglob("hacked"))
     assert left(device) == ["caffe", "runs"]
     assert not any("hacked" in command for command in device.commands)

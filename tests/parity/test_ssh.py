@@ -136,6 +136,6 @@ def test_arm_caffe_under_an_emulator(home: Path, tmp_path: Path, monkeypatch: py
     net = tmp_path / "net.prototxt"
     net.write_text(NET)
     result = time_nets(TimeOptions(nets=[(net, None)], on="ssh:board", plan=Plan(runs=2, iterations=3)))
-    assert [layer["name"] for layer in result["nets"][0]["layers"]] == ["$(touch hacked)", "pool"]
+    assert [layer.name for layer in result.nets[0].layers] == ["$(touch hacked)", "pool"]
     assert not list(tmp_path.rglob("hacked"))
     assert list((home / ".rebirth/runs").iterdir()) == []

@@ -48,43 +48,43 @@ def program(caffe_install: CaffeInstall, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_rows_are_caffes_layers(net: Path, caffe: CaffeWorker) -> None:
-    found = time_nets(TimeOptions([(net, None)], plan=QUICK, threads=1))["nets"][0]
+    found = time_nets(TimeOptions([(net, None)], plan=QUICK, threads=1)).nets[0]
     loaded = caffe.load(net)
     kinds = [(name, kind) for name, kind in loaded.layers if kind != "Input"]
     caffe.close(loaded)
-    assert [(row["name"], row["type"]) for row in found["layers"]] == kinds
-    assert all(row["stage"] for row in found["layers"])
-    assert found["threads"] == 1 and found["runtime"]["version"].startswith("1.0")
-    assert found["memory_bytes"] == summarize(Net.read(net).view("TEST")).memory_bytes
-    assert found["memory_required_for_data"] == loaded.memory_required_for_data
-    assert found["peak_rss_bytes"] > found["param_bytes"] + found["memory_bytes"]
-    assert 0 < found["tensor_share"] < 1 and found["best_ms"] > 0
+    assert [(row.name, row.type) for row in found.layers] == kinds
+    assert all(row.stage for row in found.layers)
+    assert found.threads == 1 and found.runtime["version"].startswith("1.0")
+    assert found.memory_bytes == summarize(Net.read(net).view("TEST")).memory_bytes
+    assert found.memory_required_for_data == loaded.memory_required_for_data
+    assert found.peak_rss_bytes > found.param_bytes + found.memory_bytes
+    assert 0 < found.tensor_share < 1 and found.best_ms > 0
     # 2 runs of 2 passes and one that does not count
-    assert len(found["runs_ms"]) == 2 and found["cpu_ms"] > 0
+    assert len(found.runs_ms) == 2 and found.cpu_ms > 0
 
 
 def test_each_net_has_a_process_of_its_own(tmp_path: Path) -> None:
     zoo.write("googlenet28", tmp_path / "net")
     net = tmp_path / "net/deploy.prototxt"
     result = time_nets(TimeOptions([(net, None)] * 3, plan=Plan(6, 2, 1), threads=1))
-    assert [ratio["vs"] for ratio in result["ratios"]] == [str(net)] * 2
-    for ratio in result["ratios"]:
-        assert ratio["low"] <= ratio["median"] <= ratio["high"]
+    assert [ratio.vs for ratio in result.ratios] == [net] * 2
+    for ratio in result.ratios:
+        assert ratio.low <= ratio.median <= ratio.high
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_without_python(name: str, tmp_path: Path, program: Path) -> None:
     zoo.write(name, tmp_path / "net")
     net = tmp_path / "net/deploy.prototxt"
-    found = time_nets(TimeOptions([(net, None)], plan=QUICK, threads=1, caffe=str(program)))["nets"][0]
-    assert not found["single_passes"] and len(found["runs_ms"]) == 2
-    assert any("`caffe time`" in note for note in found["notes"])
+    found = time_nets(TimeOptions([(net, None)], plan=QUICK, threads=1, caffe=str(program))).nets[0]
+    assert not found.single_passes and len(found.runs_ms) == 2
+    assert any("`caffe time`" in note for note in found.notes)
     view = Net.read(net).view("TEST")
     names = [layer.name for layer in view.layers if layer.type != "Input"]
-    assert [row["name"] for row in found["layers"] if row["type"] != "Split"] == names
-    assert all(row["type"] for row in found["layers"])
-    assert sum(row["forward_ms"] for row in found["layers"]) > 0
-    assert found["peak_rss_bytes"] > found["param_bytes"]
+    assert [row.name for row in found.layers if row.type != "Split"] == names
+    assert all(row.type for row in found.layers)
+    assert sum(row.forward_ms for row in found.layers) > 0
+    assert found.peak_rss_bytes > found.param_bytes
 
 
 def test_without_python_only_caffe_can_be_timed(tmp_path: Path, program: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ STATE = {
 
 
 def test_facts() -> None:
-    assert machine.facts(X86) == {
+    assert vars(machine.facts(X86)) == {
         "cpu": "Some CPU @ 2.60GHz",
         "cores": 2,
         "cpu_limit": 1.5,
@@ -60,12 +61,12 @@ def test_a_board() -> None:
         for n, part in enumerate(["0xd03", "0xd09"])
     )
     found = machine.facts({"/proc/cpuinfo": cpuinfo, "/proc/device-tree/model": "Raspberry Pi 4\0"})
-    assert found["cpu"] == "Raspberry Pi 4; implementer 0x41 part 0xd03, implementer 0x41 part 0xd09"
-    assert found["cores"] == 2 and found["max_mhz"] is None
+    assert found.cpu == "Raspberry Pi 4; implementer 0x41 part 0xd03, implementer 0x41 part 0xd09"
+    assert found.cores == 2 and found.max_mhz is None
 
 
 def test_a_machine_that_says_nothing() -> None:
-    assert set(map(str, machine.facts({}).values())) == {"None", "[]"}
+    assert set(map(str, vars(machine.facts({})).values())) == {"None", "[]"}
     assert machine.state({}) == State(None, {}, {}, None)
 
 
@@ -85,13 +86,15 @@ def test_files_that_make_no_sense(text: str) -> None:
     machine.state(dict.fromkeys(STATE, text))
 
 
+def _cores(governor: str) -> machine.Facts:
+    return replace(machine.facts({}), governors=[governor], cores=2)
+
+
 def test_warnings() -> None:
     calm = State(0.1, {}, {"cpu": 40.0}, 3)
-    assert machine.warnings({"governors": ["performance"], "cores": 2}, calm, calm) == []
+    assert machine.warnings(_cores("performance"), calm, calm) == []
     hot = State(2.0, {}, {"cpu": 55.0}, 5)
-    busy, governor, throttled, heat = machine.warnings(
-        {"governors": ["powersave"], "cores": 2}, hot, State(3.0, {}, {"cpu": 75.0}, 9)
-    )
+    busy, governor, throttled, heat = machine.warnings(_cores("powersave"), hot, State(3.0, {}, {"cpu": 75.0}, 9))
     assert "load average 2 on 2 cores" in busy and "powersave" in governor
     assert "4 times" in throttled and "cpu went up by 20 to 75 degrees" in heat
 
@@ -113,7 +116,7 @@ def test_no_processors(text: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_this_machine(tmp_path: Path) -> None:
     found = machine.facts(machine.read_files(machine.FACTS))
-    assert found["cores"] and found["cores"] >= len(os.sched_getaffinity(0))
+    assert found.cores and found.cores >= len(os.sched_getaffinity(0))
     assert machine.state(machine.read_files(machine.STATE)).load is not None
     used = machine.cpu_seconds(os.getpid())
     assert used is not None and used > 0
@@ -125,6 +128,6 @@ def test_this_machine(tmp_path: Path) -> None:
 def test_long_texts_take_no_longer_than_others() -> None:
     """Quadratic, each would take minutes."""
     makers = "CPU implementer\t: 0x41\n" * 60_000
-    assert machine.facts({"/proc/cpuinfo": makers})["cpu"] is None
+    assert machine.facts({"/proc/cpuinfo": makers}).cpu is None
     parts = makers + "CPU part\t: 0xd08\n" * 3
-    assert machine.facts({"/proc/cpuinfo": parts})["cpu"] == "implementer 0x41 part 0xd08"
+    assert machine.facts({"/proc/cpuinfo": parts}).cpu == "implementer 0x41 part 0xd08"

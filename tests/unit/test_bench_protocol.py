@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from deeprebirth_caffe.bench.breakdown import Group, grouped, layer_times, tensor_share
+from deeprebirth_caffe.bench.breakdown import Group, LayerTime, grouped, layer_times, tensor_share
 from deeprebirth_caffe.bench.protocol import Measured, Plan, idle_watts, interleave
 from deeprebirth_caffe.ir import Net
 
@@ -151,9 +151,9 @@ def test_rows_get_types_and_stages() -> None:
 
 def test_groups() -> None:
     layers = [
-        {"name": "a", "type": "Convolution", "stage": "s", "tensor": True, "forward_ms": 2.0},
-        {"name": "b", "type": "ReLU", "stage": "s", "tensor": False, "forward_ms": 1.0},
-        {"name": "c", "type": "", "stage": "", "tensor": None, "forward_ms": 4.0},
+        LayerTime("a", "Convolution", "s", True, 2.0),
+        LayerTime("b", "ReLU", "s", False, 1.0),
+        LayerTime("c", "", "", None, 4.0),
     ]
     assert grouped(layers, "stage") == {"s": Group(2.0, 1.0), "?": Group(0.0, 4.0)}
     assert list(grouped(layers, "layer")) == ["a", "b", "c"]

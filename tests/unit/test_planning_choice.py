@@ -17,7 +17,7 @@ from deeprebirth_caffe.errors import RefusedError, UsageError
 from deeprebirth_caffe.runs.planning.choosing import Offer, choose, points, predicted
 from deeprebirth_caffe.runs.planning.options import PlanOptions
 from deeprebirth_caffe.runs.planning.target import Reached, Search, Target, parse_targets
-from deeprebirth_caffe.runs.planning.trials import Candidate, Made, Times, Trials, cover
+from deeprebirth_caffe.runs.planning.trials import Candidate, Made, Savings, Trials, cover
 
 TOTAL = 100.0
 QUICK = settings(
@@ -115,8 +115,8 @@ class FakeTrials:
         self.doubts: dict[str, str] = {}
         self.timing = TimeOptions([])
 
-    def times(self, choices: object) -> Times:
-        return Times(TOTAL, {}, self.saved)
+    def times(self, choices: object) -> Savings:
+        return Savings(TOTAL, {}, self.saved)
 
     def speedup(self, choice: Mapping[str, tuple[str, ...]]) -> float:
         self.timed.append(frozenset(choice))

@@ -12,6 +12,7 @@ from deeprebirth_caffe.bench.energy import ReadFiles
 from deeprebirth_caffe.bench.targets import facts
 from deeprebirth_caffe.bench.targets.battery import RAILS, battery
 from deeprebirth_caffe.bench.targets.client import call
+from deeprebirth_caffe.bench.targets.facts import Cluster
 from deeprebirth_caffe.bench.targets.install import install
 from deeprebirth_caffe.bench.targets.remote import COOL_SECONDS, RemoteTarget
 from deeprebirth_caffe.bench.targets.shell import DeviceError, DeviceLostError, Shell
@@ -170,12 +171,12 @@ def test_a_device_says_what_it_is(here: Here) -> None:
         here.file(f"/sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor", "schedutil\n")
     with target(here) as device:
         found = device.describe()
-    assert (found["abis"], found["machines"]) == (["arm64-v8a", "armeabi-v7a"], ["aarch64", "arm"])
-    assert (found["model"], found["android"], found["governors"]) == ("Acme One; Two", "14", ["schedutil"])
-    assert found["clusters"] == [{"cpus": [2], "max_mhz": 2800.0}, {"cpus": [0, 1], "max_mhz": 1800.0}]
-    assert found["max_mhz"] == 2800.0
-    assert found["free_bytes"] > 0
-    assert found["caffe"]["version"] == "1.0.0"
+    assert (found.abis, found.machines) == (["arm64-v8a", "armeabi-v7a"], ["aarch64", "arm"])
+    assert (found.model, found.android, found.governors) == ("Acme One; Two", "14", ["schedutil"])
+    assert found.clusters == [Cluster(cpus=[2], max_mhz=2800.0), Cluster(cpus=[0, 1], max_mhz=1800.0)]
+    assert found.max_mhz == 2800.0
+    assert found.free_bytes
+    assert found.caffe.version == "1.0.0"
 
 
 def test_files_are_read_whole(here: Here) -> None:

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 from deeprebirth_caffe.bench.energy import EnergyMeter
+from deeprebirth_caffe.bench.machine import Facts
 from deeprebirth_caffe.bench.protocol import Subject
+from deeprebirth_caffe.bench.targets.facts import Device
+from deeprebirth_caffe.bench.targets.install import Installed
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,22 @@ class Completed:
     peak_rss_bytes: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class TimedDevice(Device):
+    """A device on which nets were timed.
+
+    Attributes:
+        caffe: the Caffe there.
+    """
+
+    caffe: Installed
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFacts(TimedDevice, Facts):
+    """What a device is, and the Caffe there."""
+
+
 class Target(Protocol):
     """A place where nets run; use it with `with`, so that it is left as it was found.
 
@@ -63,8 +82,8 @@ class Target(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def describe(self) -> dict[str, Any]:
-        """What it is: the keys of `machine.facts`."""
+    def describe(self) -> Facts:
+        """What it is."""
         ...
 
     def read_files(self, patterns: Iterable[str]) -> Mapping[str, str]:

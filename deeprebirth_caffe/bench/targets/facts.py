@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from deeprebirth_caffe.bench import machine
 from deeprebirth_caffe.bench.targets.shell import Shell
@@ -68,13 +68,58 @@ def read_files(shell: Shell, patterns: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def about(shell: Shell) -> dict[str, Any]:
-    """What a device is.
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a device says of itself; null for what it does not say.
 
-    Returns:
-        "abis" (names, best first), "machines" (the processors it runs programs for), "model", "android", "free_bytes";
-        None for what it does not say.
+    Attributes:
+        abis: ABIs it runs programs for, best first.
+        machines: the same as processors: `aarch64`, `arm`, `x86_64`, `i386`.
+        model: maker and model.
+        android: version of Android.
+        free_bytes: room where our files go.
     """
+
+    abis: Sequence[str]
+    machines: Sequence[str]
+    model: str | None
+    android: str | None
+    free_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Processors of one kind.
+
+    Attributes:
+        cpus: for `--cpus`.
+        max_mhz: their highest frequency.
+    """
+
+    cpus: Sequence[int]
+    max_mhz: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device(About):
+    """What is true of devices alone.
+
+    Attributes:
+        clusters: cores by their highest frequency, the fastest first.
+        directory: where our files are there.
+    """
+
+    clusters: Sequence[Cluster]
+    directory: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFacts(Device, machine.Facts):
+    """What a device is: what every machine says, and what devices say besides."""
+
+
+def about(shell: Shell) -> About:
+    """What a device says of itself."""
     text = shell.check("say what it is", _ABOUT, shell.root).text
     said = dict(line.split(" ", 1) for line in text.splitlines() if re.match(r"(machine|kernel|ro\.\S+) \S", line))
     listed = said.get("ro.product.cpu.abilist") or said.get("ro.product.cpu.abi") or said.get("machine", "")
@@ -83,32 +128,32 @@ def about(shell: Shell) -> dict[str, Any]:
     model = " ".join(filter(None, [said.get("ro.product.manufacturer"), said.get("ro.product.model")]))
     # The last line of df: device, blocks, used, available, share, place. Long device names get a line of their own.
     free = re.search(r"\b(\d{1,20})\s+(\d{1,20})\s+(\d{1,20})\s+\d{1,3}%\s+\S.*\s*$", text[-4096:])
-    return {
-        "abis": abis,
-        "machines": machines,
-        "model": model or None,
-        "android": said.get("ro.build.version.release"),
-        "free_bytes": int(free[3]) * 1024 if free else None,
-    }
+    return About(
+        abis=abis,
+        machines=machines,
+        model=model or None,
+        android=said.get("ro.build.version.release"),
+        free_bytes=int(free[3]) * 1024 if free else None,
+    )
 
 
-def describe(shell: Shell) -> dict[str, Any]:
-    """The keys of `machine.facts` and those of `about`, "clusters" and "directory"."""
+def describe(shell: Shell) -> DeviceFacts:
+    """What a device is."""
     files = read_files(shell, machine.FACTS)
-    found = {**machine.facts(files), **about(shell), "clusters": clusters(files), "directory": shell.root}
-    found["cpu"] = found["cpu"] or found["model"]
-    found["arch"] = found["arch"] or (found["machines"] or [None])[0]
-    return found
+    known, told = machine.facts(files), about(shell)
+    cpu, arch = known.cpu or told.model, known.arch or next(iter(told.machines), None)
+    merged = {**vars(known), **vars(told), "cpu": cpu, "arch": arch}
+    return DeviceFacts(clusters=clusters(files), directory=shell.root, **merged)
 
 
-def clusters(files: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Processors of one kind each, by their highest frequency, the fastest first: "cpus" and "max_mhz"."""
+def clusters(files: Mapping[str, str]) -> list[Cluster]:
+    """Processors of one kind each, by their highest frequency, the fastest first."""
     groups: dict[int, list[int]] = {}
     for path, text in files.items():
         core = re.fullmatch(r".*/cpu(\d+)/cpufreq/cpuinfo_max_freq", path)
         if core and text.strip().isdecimal():
             groups.setdefault(int(text), []).append(int(core[1]))
-    return [{"cpus": sorted(groups[khz]), "max_mhz": khz / 1000} for khz in sorted(groups, reverse=True)]
+    return [Cluster(cpus=sorted(groups[khz]), max_mhz=khz / 1000) for khz in sorted(groups, reverse=True)]
 
 
 def hottest(files: Mapping[str, str]) -> float | None:

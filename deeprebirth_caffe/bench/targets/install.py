@@ -11,14 +11,14 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deeprebirth_caffe.bench.targets.bundle import PROGRAM, Bundle
-from deeprebirth_caffe.bench.targets.facts import about
+from deeprebirth_caffe.bench.targets.facts import About, about
 from deeprebirth_caffe.bench.targets.shell import DeviceError, DeviceLostError, Shell
 from deeprebirth_caffe.formats.jsonfile import parse_json
+from deeprebirth_caffe.results import to_json
 
 FACTS = "install.json"
 MANIFEST = "MANIFEST"
@@ -42,8 +42,8 @@ class Installed:
     Attributes:
         directory: where it is there.
         machine: the processor it is for.
-        loader: the file of it that starts the program; None where the device's own does.
-        emulator: the program of the device that runs it, where it is for another processor.
+        loader: the file of it that starts it; null where the device's own loader does.
+        emulator: the program there that runs it, where it is for another processor: its times mean nothing.
         source: what it was made from, for people.
         version: what it says of itself.
         bytes: its size.
@@ -66,10 +66,6 @@ class Installed:
         else:
             start = [f"{self.directory}/{self.loader}", "--inhibit-cache", "--library-path", libraries, program]
         return start if self.emulator is None else [self.emulator, *start]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -176,7 +172,7 @@ def install(
         if digest not in (there.get(f"caffe.new/{name}"), there.get(f"caffe/{name}"))
     ]
     total = sum(bundle.files[name].stat().st_size for name in todo)
-    free = facts["free_bytes"]
+    free = facts.free_bytes
     if free is not None and free < total + _SPARE:
         needed = f"{_megabytes(total + _SPARE)} are needed in {shell.root}, {_megabytes(free)} are free"
         raise DeviceError(f"{shell.name} is full: {needed}")
@@ -199,11 +195,11 @@ def remove(shell: Shell) -> bool:
     return bool(found.stdout.strip())
 
 
-def _fits(shell: Shell, bundle: Bundle, facts: Mapping[str, Any], emulate: bool) -> str | None:
+def _fits(shell: Shell, bundle: Bundle, facts: About, emulate: bool) -> str | None:
     """The emulator that has to run it, if any; raises where it cannot run there."""
-    if bundle.machine in facts["machines"]:
+    if bundle.machine in facts.machines:
         return None
-    differ = f"{shell.name} is {'/'.join(facts['abis']) or 'of an unknown kind'}, this Caffe for {bundle.machine}"
+    differ = f"{shell.name} is {'/'.join(facts.abis) or 'of an unknown kind'}, this Caffe for {bundle.machine}"
     for name in _EMULATORS.get(bundle.machine, ()):
         found = shell.run('command -v "$1"', name)
         if found.rc == 0:
@@ -254,7 +250,7 @@ def _finish(shell: Shell, bundle: Bundle, wanted: Mapping[str, str], emulator: s
         manifest, facts = Path(folder) / MANIFEST, Path(folder) / FACTS
         manifest.write_text("".join(f"{digest}  {name}\n" for name, digest in wanted.items()), encoding="utf-8")
         # Where it is there is known from where it was found.
-        facts.write_text(json.dumps({k: v for k, v in final.to_dict().items() if k != "directory"}), encoding="utf-8")
+        facts.write_text(json.dumps({k: v for k, v in to_json(final).items() if k != "directory"}), encoding="utf-8")
         for file in (manifest, facts):
             shell.push(file, f"{root}/caffe.new/{file.name}")
     shell.check("put Caffe into its place", _SWITCH, root)

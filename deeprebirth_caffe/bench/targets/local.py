@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 from deeprebirth_caffe.bench import machine
 from deeprebirth_caffe.bench.caffe_time import CaffeTimeSubject
@@ -84,7 +84,7 @@ class LocalTarget:
     ) -> None:
         self._stack.close()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> machine.Facts:
         return machine.facts(self.read_files(machine.FACTS))
 
     def read_files(self, patterns: Iterable[str]) -> Mapping[str, str]:

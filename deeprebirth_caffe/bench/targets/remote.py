@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any
 
 from deeprebirth_caffe.bench.caffe_time import CaffeTimeSubject
 from deeprebirth_caffe.bench.energy import EnergyMeter, rapl
 from deeprebirth_caffe.bench.protocol import Subject
-from deeprebirth_caffe.bench.targets.base import Completed, Job
+from deeprebirth_caffe.bench.targets.base import Completed, Job, RemoteFacts
 from deeprebirth_caffe.bench.targets.battery import battery
 from deeprebirth_caffe.bench.targets.facts import THERMAL, describe, hottest, read_files
 from deeprebirth_caffe.bench.targets.install import Installed, installed
@@ -145,9 +144,8 @@ class RemoteTarget:
             raise RuntimeError("use the target with `with`")
         return self._installed
 
-    def describe(self) -> dict[str, Any]:
-        """The keys of `machine.facts`, those of `facts.describe`, and what Caffe is installed."""
-        return {**describe(self._link), "caffe": self._caffe.to_dict()}
+    def describe(self) -> RemoteFacts:
+        return RemoteFacts(caffe=self._caffe, **vars(describe(self._link)))
 
     def read_files(self, patterns: Iterable[str]) -> Mapping[str, str]:
         return read_files(self._link, patterns)

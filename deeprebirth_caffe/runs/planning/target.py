@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from deeprebirth_caffe.errors import RefusedError, UsageError
 from deeprebirth_caffe.runs.planning.choosing import Offer, choose, frontier, points, predicted
-from deeprebirth_caffe.runs.planning.trials import Candidate, Choice, Made, Times, Trials
+from deeprebirth_caffe.runs.planning.trials import Candidate, Choice, Made, Savings, Trials
 from deeprebirth_caffe.runs.schedule.accuracy import points as points_lost
 from deeprebirth_caffe.runs.schedule.accuracy import values_of
 from deeprebirth_caffe.wording import about, ms
@@ -65,7 +65,7 @@ class Reached:
 
     chosen: Mapping[str, Offer]
     offers: Sequence[Offer]
-    times: Times
+    times: Savings
     speedup: float
     base: float | None
     doubts: Sequence[str] = ()

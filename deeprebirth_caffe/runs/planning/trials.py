@@ -22,7 +22,7 @@ from deeprebirth_caffe.nets.strip import DEPLOY, DEPLOY_WEIGHTS
 from deeprebirth_caffe.runs.planning.candidates import exactly
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.commands.time import TimeOptions
+    from deeprebirth_caffe.commands.time import TimedNet, TimeOptions, Times
 
 Show = Callable[[str, int, int], None]
 
@@ -44,7 +44,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Times:
+class Savings:
     """What was measured.
 
     Attributes:
@@ -98,30 +98,30 @@ class Trials:
         assert self.options.weights is not None
         return self.options.net, self.options.weights
 
-    def times(self, choices: Sequence[Choice]) -> Times:
+    def times(self, choices: Sequence[Choice]) -> Savings:
         """Measures what each candidate in some choices saves.
 
         Raises:
             EngineError: the engine is not there, or cannot run a net.
         """
         covers = cover(choices)
-        before, *after = self._time([{}, *covers])["nets"]
-        if all(row["tensor_share"] is not None for row in (before, *after)):
+        before, *after = self._time([{}, *covers]).nets
+        if all(row.tensor_share is not None for row in (before, *after)):
             own = _by_stage(before)
             saved: dict[Candidate, float] = {}
             for choice, row in zip(covers, after, strict=True):
                 left = _by_stage(row)
                 for stage, passes in choice.items():
                     saved.setdefault((stage, passes), own.get(stage, 0.0) - left.get(stage, 0.0))
-            return Times(sum(own.values()), own, saved)
+            return Savings(sum(own.values()), own, saved)
         candidates = _candidates(choices)
-        before, *after = self._time([{}, *({stage: passes} for stage, passes in candidates)])["nets"]
-        total = before["median_ms"]
-        return Times(total, {}, {one: total - row["median_ms"] for one, row in zip(candidates, after, strict=True)})
+        before, *after = self._time([{}, *({stage: passes} for stage, passes in candidates)]).nets
+        total = before.median_ms
+        return Savings(total, {}, {one: total - row.median_ms for one, row in zip(candidates, after, strict=True)})
 
     def speedup(self, choice: Choice) -> float:
         """How many times as fast the net is with a choice: both timed in turn."""
-        return float(self._time([{}, choice])["ratios"][0]["median"])
+        return self._time([{}, choice]).ratios[0].median
 
     def _make(self, choice: Choice, folder: Path, **how: Any) -> Made:
         made = Made(*self.start)
@@ -140,7 +140,7 @@ class Trials:
             made = Made(out / made.net.name, out / INIT)
         return made
 
-    def _time(self, choices: Sequence[Choice]) -> dict[str, Any]:
+    def _time(self, choices: Sequence[Choice]) -> Times:
         """Times the nets of some choices as they would be deployed."""
         from deeprebirth_caffe.commands.time import time_nets
 
@@ -153,13 +153,13 @@ class Trials:
                 nets.append((out / DEPLOY, out / DEPLOY_WEIGHTS))
             options = replace(self.timing, nets=nets)
             result = time_nets(options, lambda done, total: self.show(f"timing {len(nets)} nets", done, total))
-        if result["interrupted"]:
+        if result.interrupted:
             # It ends such a run with what it has; a plan wants all of it.
             raise KeyboardInterrupt
-        for warning in result["warnings"]:
+        for warning in result.warnings:
             # Where a net lay says nothing to people, and the same with other figures nothing new.
-            place, _, what = warning.partition(": ")
-            words = f"one net: {what}" if place.startswith(folder) else warning
+            whose, _, what = warning.partition(": ")
+            words = f"one net: {what}" if whose.startswith(folder) else warning
             self.doubts.setdefault(NUMBER.sub("", words), words)
         return result
 
@@ -179,5 +179,5 @@ def _candidates(choices: Sequence[Choice]) -> list[Candidate]:
     return list(dict.fromkeys(one for choice in choices for one in choice.items()))
 
 
-def _by_stage(row: Mapping[str, Any]) -> dict[str, float]:
-    return {stage: group.ms for stage, group in grouped(row["layers"], "stage").items()}
+def _by_stage(row: TimedNet) -> dict[str, float]:
+    return {stage: group.ms for stage, group in grouped(row.layers, "stage").items()}

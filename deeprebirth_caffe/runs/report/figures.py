@@ -8,14 +8,14 @@ of the number of images. Images that both nets get right or both wrong, most of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprebirth_caffe.bench.breakdown import grouped
+from deeprebirth_caffe.bench.breakdown import Group, LayerTime, grouped
 from deeprebirth_caffe.runs.report.gather import Run, Step, Timing
 
 NORMAL = 1.959964
@@ -206,4 +206,10 @@ def trade(run: Run, pair: Pair, metric: str) -> list[Point]:
 
 def by_stage(net: Mapping[str, Any]) -> dict[str, float]:
     """Milliseconds of each stage of a timed net; empty where the engine does not say."""
-    return {stage: group.ms for stage, group in grouped(net["layers"], "stage").items()}
+    return {stage: group.ms for stage, group in groups_of(net).items()}
+
+
+def groups_of(net: Mapping[str, Any]) -> dict[str, Group]:
+    """The stages of a timed net."""
+    names = [field.name for field in fields(LayerTime)]
+    return grouped([LayerTime(*(row[name] for name in names)) for row in net["layers"]], "stage")

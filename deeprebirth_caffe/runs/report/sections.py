@@ -7,12 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deeprebirth_caffe.bench.breakdown import Group, grouped
+from deeprebirth_caffe.bench.breakdown import Group
 from deeprebirth_caffe.formats.jsonfile import as_number
 from deeprebirth_caffe.nets.manifest import Uncounted
 from deeprebirth_caffe.pages.document import bars, spelled
 from deeprebirth_caffe.runs.report.curves import Line, plot
-from deeprebirth_caffe.runs.report.figures import Drop, Pair, by_stage, drop, metrics, own_output, pairs, trade
+from deeprebirth_caffe.runs.report.figures import (
+    Drop,
+    Pair,
+    by_stage,
+    drop,
+    groups_of,
+    metrics,
+    own_output,
+    pairs,
+    trade,
+)
 from deeprebirth_caffe.runs.report.gather import LEARNING, Run, Step
 from deeprebirth_caffe.runs.report.graph import Panel, panels
 from deeprebirth_caffe.runs.report.logs import Log
@@ -136,7 +146,7 @@ def _summary(run: Run, timed: Sequence[Pair]) -> Iterator[Block]:
     if len(rows) > 1:
         yield Table(rows)
     for name, figures in (("before", _before(run)), ("after", _after(run))):
-        if words := without([Uncounted(**one) for one in figures.get("uncounted") or ()]):
+        if words := without([Uncounted(name=one["name"], type=one["type"]) for one in figures.get("uncounted") or ()]):
             yield Text(f"The sums of the net {name} are {words}.")
     if base is not None and base.hits is not None and last is not None and last.hits is not None:
         images = counted(len(base.hits), "image")
@@ -300,7 +310,7 @@ def _stages(pair: Pair) -> Iterator[Block]:
 
 def _beside(pair: Pair) -> dict[str, Group]:
     """Each stage twice: before, and after."""
-    before, after = (grouped(net["layers"], "stage") for net in (pair.before, pair.after))
+    before, after = (groups_of(net) for net in (pair.before, pair.after))
     found: dict[str, Group] = {}
     for stage in dict.fromkeys([*before, *after]):
         found[f"{stage} before"] = before.get(stage, Group())

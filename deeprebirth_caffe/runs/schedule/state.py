@@ -42,7 +42,7 @@ class NotMade(Exception):
     """A part is not made, or of something else than it would be made of now."""
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Path, data: object) -> None:
     """Writes a file whole or not at all; numbers that are none become null."""
     atomic_write(path, json_bytes(data))
 

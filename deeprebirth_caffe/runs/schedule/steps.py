@@ -444,7 +444,7 @@ def _time(context: Context, parts: Parts, before: Stage | None) -> Stage:
                 total = options.plan.steps(len(options.nets))
                 words = f"timing, {options.engine}, {options.threads} threads"
                 found = time_nets(options, lambda done, _: context.watcher.show(words, done, total))
-                if found["interrupted"]:
+                if found.interrupted:
                     raise Stopped("SIGINT")
                 write_json(parts.folder / file, found)
                 return {}
