@@ -23,16 +23,17 @@ from typing import Any
 
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.bench.breakdown import Group, LayerTime, grouped
-from deeprebirth_caffe.bench.protocol import Plan
-from deeprebirth_caffe.cli.time import ENGINES
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
-from deeprebirth_caffe.commands.time import TimeOptions, time_nets
-from deeprebirth_caffe.commands.tucker import TuckerOptions, tucker
+from deeprebirth_caffe.commands.convert import convert
+from deeprebirth_caffe.commands.time import time_nets
+from deeprebirth_caffe.commands.tucker import tucker
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.nets.selection import names_stage
+from deeprebirth_caffe.options.convert import ConvertOptions
+from deeprebirth_caffe.options.time import ENGINES, Plan, TimingOptions
+from deeprebirth_caffe.options.tucker import TuckerOptions
 from deeprebirth_caffe.results import to_json
 from deeprebirth_caffe.wording import json_bytes
 
@@ -184,8 +185,8 @@ def measure(name: str, engine: str, threads: int, plan: Plan) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, _inside(folder):
         # Paths relative to the folder: they go into the results.
         nets: list[tuple[Path, Path | None]] = [(build(recipe, Path()), None) for recipe in recipes]
-        options = TimeOptions(nets, engine, plan=plan, threads=threads, batch=1, fit_bytes=FIT)
-        result: dict[str, Any] = to_json(time_nets(options, _progress))
+        options = TimingOptions(engine, plan=plan, threads=threads, batch=1, fit_bytes=FIT)
+        result: dict[str, Any] = to_json(time_nets(nets, options, _progress))
     for recipe, net in zip(recipes, result["nets"], strict=True):
         net["name"] = recipe.name
         # Of files that this machine has, the names alone.

@@ -62,9 +62,9 @@ def make_pictures(path: Path, count: int, shape: tuple[int, ...]) -> None:
 
 def run_one(folder: Path, images: int, engine: str, threads: int) -> dict[str, Any]:
     """One refit in this process: seconds, MiB."""
-    from deeprebirth_caffe.commands.convert import ConvertOptions, convert
-    from deeprebirth_caffe.engines.choose import EngineOptions
-    from deeprebirth_caffe.relearn.calibration import CalibrationOptions
+    from deeprebirth_caffe.commands.convert import convert
+    from deeprebirth_caffe.options.convert import ConvertOptions
+    from deeprebirth_caffe.options.shared import CalibrationOptions, EngineOptions
     from deeprebirth_caffe.results import to_json
 
     temporary = folder / f"temporary{images}"

@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeprebirth_caffe.cli.layout import print_columns
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.caffemodel import write_caffemodel
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.options.convert import ConvertOptions
 
 LIMIT = 12.0
 MEMORY_LIMIT = 2.0

@@ -20,7 +20,7 @@ import numpy as np
 
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.cli.layout import print_columns
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.engines.base import Engine, Step
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.random_weights import random_weights
@@ -29,6 +29,7 @@ from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.ir.probe import probe, save_weights
 from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 

@@ -16,7 +16,7 @@ import mutate
 import numpy as np
 import seeds as files
 
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.data import open_layer
 from deeprebirth_caffe.data.decode import COLOR, GRAY, NATIVE, BadRecordError, decode
 from deeprebirth_caffe.errors import RebirthError
@@ -24,6 +24,7 @@ from deeprebirth_caffe.formats.pictures import load_opencv
 from deeprebirth_caffe.formats.records import datum_shape
 from deeprebirth_caffe.formats.solverstate import read_solverstate
 from deeprebirth_caffe.formats.stores import open_cursor
+from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 RECORDS = 200

@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor as Kind
 
 from deeprebirth_caffe import ops
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.engines.prepare import plain
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import RebirthError
@@ -19,6 +19,7 @@ from deeprebirth_caffe.formats.prototxt.fields import is_repeated
 from deeprebirth_caffe.ir import Net, NetError
 from deeprebirth_caffe.nets.load import check_weights
 from deeprebirth_caffe.nets.strip import strip
+from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.wording import json_bytes
 

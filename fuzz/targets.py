@@ -15,11 +15,13 @@ import nets
 import seeds
 import texts
 
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.commands.inspect import inspect
 from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.ir.summary import summarize
-from deeprebirth_caffe.nets.solver import SolverOptions, lend_solver, make_solver
+from deeprebirth_caffe.nets.solver import lend_solver, make_solver
+from deeprebirth_caffe.options.convert import ConvertOptions
+from deeprebirth_caffe.options.shared import SolverOptions
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from data_sources import image, lmdb_of, raw
 
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.options.convert import ConvertOptions
 
 RECORDS, BATCH = 10, 4
 

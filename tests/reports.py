@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.bench import machine
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
+from deeprebirth_caffe.options.convert import ConvertOptions
 
 Hits = NDArray[np.uint8]
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deeprebirth_caffe.options.kinds import parse_cpus
+
 FACTS = (
     "/proc/cpuinfo",
     "/proc/meminfo",
@@ -187,27 +189,6 @@ def _cores(files: Files) -> int | None:
     if re.fullmatch(r"\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*", ranges):
         return len(parse_cpus(ranges))
     return len(re.findall(r"^processor\s*:", files.get("/proc/cpuinfo", ""), re.M)) or None
-
-
-def parse_cpus(text: str) -> list[int]:
-    """Processors from a list ("0-3,6") or a mask ("0x4f").
-
-    Raises:
-        ValueError: it is neither, or names none.
-    """
-    if re.fullmatch(r"0[xX][0-9a-fA-F]{1,64}", text):
-        mask = int(text, 16)
-        found = {bit for bit in range(mask.bit_length()) if mask >> bit & 1}
-    elif re.fullmatch(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", text, re.ASCII):
-        found = set()
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            found.update(range(int(first), int(last or first) + 1))
-    else:
-        raise ValueError(text)
-    if not found:
-        raise ValueError(text)
-    return sorted(found)
 
 
 def _quota(text: str) -> float | None:

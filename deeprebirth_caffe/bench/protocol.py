@@ -11,14 +11,13 @@ from typing import Protocol
 
 from deeprebirth_caffe.bench.energy import EnergyMeter
 from deeprebirth_caffe.bench.machine import cpu_seconds
+from deeprebirth_caffe.options.time import Plan
 
 SETTLE_SECONDS = 2.0
 """How long threads that spin after a pass are waited for; OpenBLAS's and ONNX Runtime's give up within 0.1 s."""
 SETTLE_STEP = 0.02
 SETTLED = 0.1
 """A process that uses less of a core than this is asleep."""
-LAYER_PART = 5
-"""After each run come a fifth as many passes layer by layer: their clocks would slow the run itself down."""
 IDLE_SECONDS = 1.0
 
 
@@ -58,34 +57,6 @@ class Subject(Protocol):
     def close(self) -> None:
         """Ends its process."""
         ...
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to time.
-
-    Attributes:
-        runs: turns of each net.
-        iterations: passes in a turn.
-        warmup: passes before them that do not count: another net has had the caches since.
-        cooldown: seconds of rest before each turn.
-        layers: whether to time layers too.
-    """
-
-    runs: int = 10
-    iterations: int = 50
-    warmup: int = 3
-    cooldown: float = 0.0
-    layers: bool = True
-
-    def steps(self, nets: int) -> int:
-        """How many turns there are in all, for a progress bar."""
-        return nets * self.runs
-
-    @property
-    def layer_iterations(self) -> int:
-        """Passes after each run in which layers are timed."""
-        return -(-self.iterations // LAYER_PART) if self.layers else 0
 
 
 @dataclass

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deeprebirth_caffe.cli.help import Group
-from deeprebirth_caffe.cli.options import FILE, FOLDER, Command, caffe_option, json_option, print_json
-from deeprebirth_caffe.cli.text import printable
+from deeprebirth_caffe.cli.reading import command as told
+from deeprebirth_caffe.cli.text import print_json, printable
+from deeprebirth_caffe.options.caffe import InfoOptions, InstallOptions, RemoveOptions
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.commands.caffe import CaffeFacts
@@ -18,42 +19,22 @@ DOWNLOAD = 165e6
 """Bytes that an installation downloads, about."""
 
 
-def place_options(function: Command) -> Command:
-    """Adds `--prefix` and `--arch`, which say where Caffe is installed."""
-    for option in reversed(
-        [
-            click.option(
-                "--prefix",
-                type=FOLDER,
-                help="Its directory. [default: $REBIRTH_CAFFE_PREFIX, else ~/.local/share/rebirth/caffe]",
-            ),
-            click.option("--arch", help="amd64, arm64 or armhf; another than this machine's runs under qemu-user."),
-        ]
-    ):
-        function = option(function)
-    return function
-
-
 @click.group("caffe", cls=Group)
 def command() -> None:
     """Install real Caffe 1.0 for this user, say which one is used, remove it (docs/caffe.md)."""
 
 
-@command.command("install")
-@place_options
-@click.option("--mirror", metavar="URL", help="A Debian mirror with bullseye. [default: as this machine's apt sources]")
-@click.option("--keyring", type=FILE, help="The keys that sign it. [default: of debian-archive-keyring]")
-@json_option
-def install(as_json: bool, **rest: Any) -> None:
+@told("install", InstallOptions, group=command)
+def install(options: InstallOptions, as_json: bool) -> None:
     """Install Debian's build of Caffe 1.0 without root: 165 MB to download, 650 MB of disk.
 
     It needs apt-get and dpkg-deb and changes nothing on the system. If it was interrupted, the same command goes on.
     """
-    from deeprebirth_caffe.commands.caffe import InstallOptions, install_caffe
+    from deeprebirth_caffe.commands.caffe import install_caffe
 
     shown = _Shown()
     try:
-        facts = install_caffe(InstallOptions(**rest), shown.say, shown.tick)
+        facts = install_caffe(options, shown.say, shown.tick)
     except (KeyboardInterrupt, SystemExit) as stop:  # Ctrl-C; `kill`, of which main makes an exit
         shown.say("interrupted; the same command goes on where it was")
         raise SystemExit(stop.code if isinstance(stop, SystemExit) else 130) from None
@@ -65,14 +46,12 @@ def install(as_json: bool, **rest: Any) -> None:
         click.echo(printable(f"Caffe {facts.package} ({facts.arch}) is in {facts.prefix}"))
 
 
-@command.command("info")
-@caffe_option
-@json_option
-def info(caffe: str | None, as_json: bool) -> None:
+@told("info", InfoOptions, group=command)
+def info(options: InfoOptions, as_json: bool) -> None:
     """Say which Caffe is used, where it was found, and what it computes with."""
     from deeprebirth_caffe.commands.caffe import caffe_info
 
-    facts = caffe_info(caffe)
+    facts = caffe_info(options.caffe)
     if as_json:
         print_json(facts.to_json())
         return
@@ -81,13 +60,12 @@ def info(caffe: str | None, as_json: bool) -> None:
     print_columns([(name, str(value)) for name, value in printable(_rows(facts)).items() if value is not None], left=2)
 
 
-@command.command("remove")
-@place_options
-def remove(**rest: Any) -> None:
+@told("remove", RemoveOptions, json=False, group=command)
+def remove(options: RemoveOptions) -> None:
     """Remove a Caffe that `rebirth caffe install` made; nothing else is touched."""
-    from deeprebirth_caffe.commands.caffe import InstallOptions, remove_caffe
+    from deeprebirth_caffe.commands.caffe import remove_caffe
 
-    prefix, was_there = remove_caffe(InstallOptions(**rest))
+    prefix, was_there = remove_caffe(options)
     click.echo(printable(f"{prefix}: {'removed' if was_there else 'there was nothing'}"))
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from deeprebirth_caffe.cli.options import json_option, print_json, replace_option
-from deeprebirth_caffe.cli.text import printable
+from deeprebirth_caffe.cli.reading import command as told
+from deeprebirth_caffe.cli.text import print_json, printable
+from deeprebirth_caffe.options.looking import ConfigListOptions, ConfigShowOptions
 
 
 @click.group("config")
@@ -18,9 +19,8 @@ def command() -> None:
     """
 
 
-@command.command("list")
-@json_option
-def list_(as_json: bool) -> None:
+@told("list", ConfigListOptions, group=command)
+def list_(options: ConfigListOptions, as_json: bool) -> None:
     """List the schedules."""
     from deeprebirth_caffe.commands.shipped import configs
 
@@ -33,16 +33,15 @@ def list_(as_json: bool) -> None:
     print_columns(known, left=2)
 
 
-@command.command("show")
-@click.argument("name")
-@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it here. [default: print it]")
-@replace_option
-def show(name: str, out: Path | None, force: bool) -> None:
+@told("show", ConfigShowOptions, json=False, group=command)
+def show(options: ConfigShowOptions) -> None:
     """Print the schedule NAME, or write it into a file for `rebirth run`."""
     from deeprebirth_caffe.commands.shipped import config_for, write_config
 
-    if out is None:
-        click.echo(config_for(name, f"{Path(name).stem}.yaml"), nl=False)
+    if options.out is None:
+        click.echo(config_for(options.name, f"{Path(options.name).stem}.yaml"), nl=False)
         return
-    write_config(name, out, force=force)
-    click.echo(printable(f"wrote {out}: its net and weights are named in it; rebirth run --net and -w name others"))
+    write_config(options.name, options.out, force=options.force)
+    click.echo(
+        printable(f"wrote {options.out}: its net and weights are named in it; rebirth run --net and -w name others")
+    )

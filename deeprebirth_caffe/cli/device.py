@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from deeprebirth_caffe.cli.help import Group
-from deeprebirth_caffe.cli.options import FILE, json_option, print_json
+from deeprebirth_caffe.cli.reading import command as told
 from deeprebirth_caffe.cli.streams import quiet
-from deeprebirth_caffe.cli.text import printable
+from deeprebirth_caffe.cli.text import print_json, printable
 from deeprebirth_caffe.errors import spelled_command
+from deeprebirth_caffe.options.device import DeviceOptions, InstallOptions, ListOptions
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.bench.targets.install import Installed
     from deeprebirth_caffe.commands.device import DeviceInfo
-
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group("device", cls=Group)
@@ -29,9 +27,8 @@ def command() -> None:
     """
 
 
-@command.command("list")
-@json_option
-def list_(as_json: bool) -> None:
+@told("list", ListOptions, group=command)
+def list_(options: ListOptions, as_json: bool) -> None:
     """List the devices that adb sees; boards are named as ssh names them."""
     from deeprebirth_caffe.commands.device import list_devices
 
@@ -47,14 +44,12 @@ def list_(as_json: bool) -> None:
     print_columns([(one.name, one.state, one.model or "") for one in printable(found.devices)], left=3)
 
 
-@command.command("info")
-@click.argument("where")
-@json_option
-def info(where: str, as_json: bool) -> None:
+@told("info", DeviceOptions, group=command)
+def info(options: DeviceOptions, as_json: bool) -> None:
     """Show a device's processor, frequencies, temperatures, free space, and the Caffe on it."""
     from deeprebirth_caffe.commands.device import device_info
 
-    found = device_info(where)
+    found = device_info(options.where)
     if as_json:
         print_json(found)
         return
@@ -63,22 +58,18 @@ def info(where: str, as_json: bool) -> None:
     print_columns(list(_rows(printable(found))), left=2)
 
 
-@command.command("install")
-@click.argument("where")
-@click.option(
-    "--prefix",
-    type=FOLDER,
-    help="A directory of rebirth caffe install. [default: that for the device's processor]",
-)
-@click.option("--binary", type=FILE, help="Instead: a caffe program built for the device (docs/android.md).")
-@click.option("--libs", "libraries", type=FOLDER, help="The libraries that go with --binary.")
-@click.option("--emulate", is_flag=True, help="Let an emulator on the device run a Caffe for another processor.")
-def install(where: str, prefix: Path | None, binary: Path | None, libraries: Path | None, emulate: bool) -> None:
+@told("install", InstallOptions, json=False, group=command)
+def install(options: InstallOptions) -> None:
     """Put Caffe on a device, or bring it up to date: only files that changed are sent."""
     from deeprebirth_caffe.commands.device import install_caffe
 
     name, report = install_caffe(
-        where, prefix=prefix, binary=binary, libraries=libraries, emulate=emulate, tick=_progress
+        options.where,
+        prefix=options.prefix,
+        binary=options.binary,
+        libraries=options.libraries,
+        emulate=options.emulate,
+        tick=_progress,
     )
     there = report.installed
     click.echo(
@@ -91,13 +82,12 @@ def install(where: str, prefix: Path | None, binary: Path | None, libraries: Pat
         click.echo("an emulator runs it: its answers are right, its times mean nothing")
 
 
-@command.command("remove")
-@click.argument("where")
-def remove(where: str) -> None:
+@told("remove", DeviceOptions, json=False, group=command)
+def remove(options: DeviceOptions) -> None:
     """Take away everything that rebirth put on a device."""
     from deeprebirth_caffe.commands.device import remove_caffe
 
-    name, found = remove_caffe(where)
+    name, found = remove_caffe(options.where)
     click.echo(printable(f"{name}: {'removed' if found else 'there was nothing'}"))
 
 

@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from deeprebirth_caffe.cli.help import Command
-from deeprebirth_caffe.cli.options import NET, json_option, print_json, shapes_option
+from deeprebirth_caffe.cli.reading import command as told
+from deeprebirth_caffe.cli.text import print_json
+from deeprebirth_caffe.options.looking import DiffOptions
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.commands.diff import Difference
     from deeprebirth_caffe.commands.inspect import LayerRow
 
 
-@click.command("diff", cls=Command)
-@click.argument("a", type=NET)
-@click.argument("b", type=NET)
-@click.option("--phase", type=click.Choice(["TRAIN", "TEST"]), default="TEST", show_default=True, help="Which phase.")
-@shapes_option
-@click.option("--exit-code", is_flag=True, help="End with exit code 3 if the nets differ.")
-@json_option
-@click.pass_context
-def command(
-    ctx: click.Context,
-    /,
-    a: Path,
-    b: Path,
-    phase: str,
-    input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
-    exit_code: bool,
-    as_json: bool,
-) -> None:
+@told("diff", DiffOptions)
+def command(options: DiffOptions, as_json: bool) -> None:
     """Compare nets A and B by layer name: removed, new and changed layers, with shapes and costs."""
     from deeprebirth_caffe.commands.diff import diff
 
-    found = diff(a, b, phase=phase, shapes=dict(input_shapes))
+    found = diff(options.a, options.b, phase=options.phase, shapes=options.input_shapes)
     if as_json:
         print_json(found)
     else:
         _show(found)
-    if exit_code and (found.removed or found.new or found.changed):
-        ctx.exit(3)
+    if options.exit_code and (found.removed or found.new or found.changed):
+        click.get_current_context().exit(3)
 
 
 def _show(found: Difference) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import click
 
+from deeprebirth_caffe.cli.reading import command as told
+from deeprebirth_caffe.options.looking import DocsOptions
 
-@click.command("docs")
-@click.argument("page", required=False)
-def command(page: str | None) -> None:
+
+@told("docs", DocsOptions, json=False)
+def command(options: DocsOptions) -> None:
     """Print a PAGE of the documentation: what help and messages call docs/PAGE.md. Without PAGE, list all."""
     from deeprebirth_caffe.commands.shipped import docs, find
 
-    if page is not None:
-        click.echo_via_pager(find(docs(), page, "page").text)
+    if options.page is not None:
+        click.echo_via_pager(find(docs(), options.page, "page").text)
         return
     from deeprebirth_caffe.cli.layout import print_columns
 

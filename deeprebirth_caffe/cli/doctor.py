@@ -8,28 +8,26 @@ from typing import Any
 
 import click
 
-from deeprebirth_caffe.cli.help import Command
-from deeprebirth_caffe.cli.options import NET, caffe_place_option, json_option, print_json
+from deeprebirth_caffe.cli.reading import command as told
+from deeprebirth_caffe.cli.text import print_json
+from deeprebirth_caffe.options.looking import DoctorOptions
 
 MOST = 5
 """How many places of one kind are shown."""
 
 
-@click.command("doctor", cls=Command)
-@click.argument("net", type=NET, required=False)
-@caffe_place_option
-@json_option
-def command(net: Path | None, caffe: str | None, as_json: bool) -> None:
+@told("doctor", DoctorOptions)
+def command(options: DoctorOptions, as_json: bool) -> None:
     """Say which engines and tools are found, their versions, and what to type for those missing.
 
     With NET: say which fork of Caffe it is written for, and by what that is known.
     """
-    if net is not None:
-        _dialects(net, as_json)
+    if options.net is not None:
+        _dialects(options.net, as_json)
         return
     from deeprebirth_caffe.commands.doctor import doctor
 
-    found = doctor(caffe)
+    found = doctor(options.caffe)
     if as_json:
         print_json(found)
         return

@@ -7,37 +7,10 @@ import difflib
 import click
 
 from deeprebirth_caffe.cli.examples import EXAMPLES
-
-GROUPS = {
-    "What to merge": (
-        "--only --skip --paper --exact --portable --no-streamline --no-branch --no-pass --bn --kernel --reduce "
-        "--force-merge --ratio --ranks"
-    ),
-    "How new layers start": "--init --seed --reparam --reparam-parts --ridge --rounds --positions",
-    "Calibration pictures": (
-        "--calibrate --samples --transform-from --mean-file --mean-value --scale --raw-pixels --resize --crop"
-    ),
-    "Teacher": "--teacher --teacher-weights --temperature --alpha --match-blobs --match-weight",
-    "Solver and training": (
-        "--solver --batch --base-lr --stepsize --gamma --momentum --max-iter --lr-factor --step-over --clip-gradients "
-        "--resume --cache --epochs --recipe --tucker"
-    ),
-    "Measuring": (
-        "--on --iterations --runs --warmup --cooldown --cpus --time-with --time-threads --by --fit --test-batches "
-        "--recovery --nearest --metric --target --check"
-    ),
-    "Engine": "--engine --device --precision --threads --caffe --python-layers",
-    "Output": (
-        "--out --log --per-image --blob --labels --top --csv --html --dry-run --json --force --schema --part "
-        "--exit-code --quiet --verbose --help"
-    ),
-}
-"""Titles, and the options below each one. What stands nowhere is what the command is about, and goes first."""
+from deeprebirth_caffe.options.fields import OUTPUT, TITLES
 
 FEW = 16
 """A page of at most so many options needs no groups."""
-
-_GROUP_OF = {option: title for title, options in GROUPS.items() for option in options.split()}
 
 
 class Command(click.Command):
@@ -45,9 +18,9 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the options, in groups where they are many."""
-        groups: dict[str, list[tuple[str, str]]] = {"Options": [], **{title: [] for title in GROUPS}}
+        groups: dict[str, list[tuple[str, str]]] = {"Options": [], **{title: [] for title in TITLES}}
         records = [
-            (next((_GROUP_OF[option] for option in param.opts if option in _GROUP_OF), "Options"), record)
+            (_title(param), record)
             for param in self.get_params(ctx)
             if isinstance(param, click.Option) and (record := param.get_help_record(ctx)) is not None
         ]
@@ -66,6 +39,11 @@ class Command(click.Command):
                 for example in examples:
                     formatter.write(f"{' ' * formatter.current_indent}rebirth {example}\n")
         super().format_epilog(ctx, formatter)
+
+
+def _title(param: click.Option) -> str:
+    """The title of an option's group; what no model has (`--json`, `--help`) is about what the command puts out."""
+    return getattr(param, "title", OUTPUT) or "Options"
 
 
 class Group(click.Group):

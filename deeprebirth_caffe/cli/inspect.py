@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from deeprebirth_caffe.cli.help import Command
-from deeprebirth_caffe.cli.options import FILE, NET, json_option, print_json, shapes_option
+from deeprebirth_caffe.cli.reading import command as told
+from deeprebirth_caffe.cli.text import print_json
+from deeprebirth_caffe.options.looking import InspectOptions
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.commands.inspect import Inspection
 
 
-@click.command("inspect", cls=Command)
-@click.argument("net", type=NET)
-@click.option(
-    "-w", "--weights", type=FILE, help="Learned weights: they tell channels, and are checked against the net."
-)
-@click.option("--phase", type=click.Choice(["TRAIN", "TEST"]), help="Which phase; default: TEST, if the file has it.")
-@click.option("--stage", "stages", multiple=True, metavar="S", help="A NetState stage of an all-in-one net.")
-@shapes_option
-@json_option
-def command(
-    net: Path,
-    weights: Path | None,
-    phase: str | None,
-    stages: tuple[str, ...],
-    input_shapes: tuple[tuple[str, tuple[int, ...]], ...],
-    as_json: bool,
-) -> None:
+@told("inspect", InspectOptions)
+def command(options: InspectOptions, as_json: bool) -> None:
     """Show NET's layers, shapes, parameters, multiply-adds, memory and stages, and what could merge and why not."""
     from deeprebirth_caffe.commands.inspect import inspect
 
-    found = inspect(net, weights, phase=phase, stages=stages, shapes=dict(input_shapes))
+    found = inspect(
+        options.net, options.weights, phase=options.phase, stages=options.stages, shapes=options.input_shapes
+    )
     if as_json:
         print_json(found)
         return

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
-from deeprebirth_caffe.cli.help import Command
-from deeprebirth_caffe.cli.options import FOLDER, json_option, print_json
+from deeprebirth_caffe.cli.reading import command as told
+from deeprebirth_caffe.cli.text import print_json
+from deeprebirth_caffe.options.run import ReportOptions
 
 
-@click.command("report", cls=Command)
-@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("-o", "--out", type=FOLDER, help="Where to write report.html and report.md. [default: DIR]")
-@json_option
-@click.option("--force", is_flag=True, help="Replace a report that is in --out.")
-def command(folder: Path, out: Path | None, as_json: bool, force: bool) -> None:
+@told("report", ReportOptions)
+def command(options: ReportOptions, as_json: bool) -> None:
     """Write the report of a run: what `rebirth run` left in DIR, as one page and as Markdown.
 
     The page needs nothing else and asks nothing of anybody. A run that is not done yet has a report as well; the one
     in DIR is made anew each time.
     """
-    from deeprebirth_caffe.runs.report.write import ReportOptions, report
+    from deeprebirth_caffe.runs.report.write import report
 
-    result = report(ReportOptions(folder, out, force))
+    result = report(options)
     if as_json:
         print_json(result)
     else:

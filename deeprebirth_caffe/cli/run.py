@@ -5,20 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from deeprebirth_caffe.cli.help import Command
-from deeprebirth_caffe.cli.options import FILE, FOLDER, caffe_option, json_option, print_json
+from deeprebirth_caffe.cli.reading import command as told
+from deeprebirth_caffe.cli.text import print_json
+from deeprebirth_caffe.options.run import RunOptions
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.cli.data_progress import Progress
     from deeprebirth_caffe.training.listening import Listener
-
-
-SCHEMA_HELP = "Print the JSON schema of schedules, for editors, and end."
 
 
 def print_schema(context: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -30,31 +28,27 @@ def print_schema(context: click.Context, _: click.Parameter, asked: bool) -> Non
         context.exit()
 
 
-@click.command("run", cls=Command)
-@click.argument("schedule", type=FILE)
-@click.option("-o", "--out", type=FOLDER, help="The run's folder. [default: <stem>-run beside the schedule]")
-@click.option("--net", type=FILE, help="In place of the schedule's net.")
-@click.option("-w", "--weights", type=FILE, help="In place of its weights.")
-@click.option("--solver", type=FILE, help="In place of its solver.")
-@click.option("--from", "first", metavar="STEP", help="Do this step and those behind it anew; those before it stay.")
-@click.option("--until", "last", metavar="STEP", help="Stop when this step is done.")
-@click.option("--on", metavar="WHERE", help="Where it times, in place of the schedule's time.on: as rebirth time --on.")
-@caffe_option
-@click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=print_schema, help=SCHEMA_HELP)
-@click.option("--dry-run", is_flag=True, help="Look through the schedule and its files; write nothing.")
-@json_option
-@click.option("--force", is_flag=True, help="Run in a folder that holds other things.")
-def command(schedule: Path, as_json: bool, **rest: Any) -> None:
+SCHEMA = click.Option(
+    ["--schema"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_schema,
+    help="Print the JSON schema of schedules, for editors, and end.",
+)
+
+
+@told("run", RunOptions, more=[SCHEMA])
+def command(options: RunOptions, as_json: bool) -> None:
     """Merge and relearn a net step by step, as SCHEDULE (YAML; docs/run.md) says, then deploy and time it.
 
     Everything is checked before it starts. It can be stopped at any moment: the same command goes on where it was, and
     after a change of the schedule does again what depends on that.
     """
-    from deeprebirth_caffe.runs.schedule.runner import RunOptions, run
+    from deeprebirth_caffe.runs.schedule.runner import run
 
-    options = RunOptions(schedule, command=("rebirth", *sys.argv[1:]), **rest)
     with Shown() as watcher:
-        result = run(options, watcher)
+        result = run(replace(options, command=("rebirth", *sys.argv[1:])), watcher)
     if as_json:
         print_json(result)
     else:

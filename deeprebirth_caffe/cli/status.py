@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
-from deeprebirth_caffe.cli.help import Command
-from deeprebirth_caffe.cli.options import json_option, print_json
+from deeprebirth_caffe.cli.reading import command as told
+from deeprebirth_caffe.cli.text import print_json, printable
+from deeprebirth_caffe.options.run import StatusOptions
 
 
-@click.command("status", cls=Command)
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@json_option
-def command(directory: Path, as_json: bool) -> None:
+@told("status", StatusOptions)
+def command(options: StatusOptions, as_json: bool) -> None:
     """Say how far the run in DIRECTORY is, while it runs or after it stopped."""
-    from deeprebirth_caffe.cli.text import printable
     from deeprebirth_caffe.runs.schedule.status import status
 
-    found = status(directory)
+    found = status(options.directory)
     if as_json:
         print_json(found)
         return
@@ -38,8 +35,6 @@ def print_steps(rows: Sequence[Mapping[str, Any]], metric: str) -> None:
     """
     from rich.console import Console
     from rich.table import Table
-
-    from deeprebirth_caffe.cli.text import printable
 
     table = Table(box=None, pad_edge=False)
     for name in ("step", "status", metric, "points", "time"):

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from deeprebirth_caffe.wording import clipped, escaped, printable
+import click
 
-__all__ = ["error_line", "guarded", "printable"]
+from deeprebirth_caffe.wording import clipped, escaped, json_bytes, printable
+
+__all__ = ["error_line", "guarded", "print_json", "printable"]
 
 _OURS = re.compile(r"(\n|\t|\r|\x1b\[[0-9;]*m|\x1b\[\d*[ABCDGJK]|\x1b\[\?25[hl])")
 """What our own output moves and colours a terminal with."""
@@ -19,6 +21,12 @@ _OURS = re.compile(r"(\n|\t|\r|\x1b\[[0-9;]*m|\x1b\[\d*[ABCDGJK]|\x1b\[\?25[hl])
 def error_line(text: str) -> str:
     """An error as one line that can be read: nothing in it moves the cursor, and what is too long is cut."""
     return str(printable(clipped(text)))
+
+
+def print_json(data: Any) -> None:
+    """JSON on stdout."""
+    # Bytes: JSON is UTF-8, whatever the terminal's encoding is.
+    click.echo(json_bytes(data), nl=False)
 
 
 class Guarded:

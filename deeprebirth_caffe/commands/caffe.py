@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
-from deeprebirth_caffe.engines.caffe.install import InstallOptions, install, remove
+from deeprebirth_caffe.engines.caffe.install import directory_of, install, remove
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall, find_caffe
-
-__all__ = ["CaffeFacts", "InstallOptions", "caffe_info", "install_caffe", "remove_caffe"]
+from deeprebirth_caffe.options.caffe import InstallOptions, RemoveOptions
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,10 @@ def caffe_info(path: str | None) -> CaffeFacts:
     )
 
 
-def remove_caffe(options: InstallOptions) -> tuple[Path, bool]:
+def remove_caffe(options: RemoveOptions) -> tuple[Path, bool]:
     """Removes what `install_caffe` made with the same options; gives the directory, and whether it was there."""
-    return options.directory, remove(options.directory)
+    directory = directory_of(options)
+    return directory, remove(directory)
 
 
 def _facts(found: CaffeInstall) -> CaffeFacts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from deeprebirth_caffe.data.write import Filled, fill
 from deeprebirth_caffe.data.writers import open_database
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.outputs import check_inputs
+from deeprebirth_caffe.options.data import DataOptions
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being made, how many pictures are dealt with, and of how many."""
@@ -24,31 +25,10 @@ Progress = Callable[[str, int, int], None]
 LABELS, MEAN = "labels.txt", "mean.binaryproto"
 
 
-@dataclass(frozen=True)
-class DataOptions:
-    """What `rebirth data list` and `rebirth data folder` have in common.
-
-    Attributes:
-        backend: `lmdb` or `leveldb`.
-        form: how pictures are stored.
-        shuffle: whether their order is to be mixed.
-        seed: of that, and of what `val_fraction` takes.
-        mean: where the mean of the (first) database goes.
-        check_size: whether all pictures must have one size.
-        skip_bad: leave pictures out that cannot be used.
-        force: replace databases and files that are there.
-        threads: how many decode; None: one a processor.
-    """
-
-    backend: str = "lmdb"
-    form: RecordFormat = field(default_factory=RecordFormat)
-    shuffle: bool = False
-    seed: int = 0
-    mean: Path | None = None
-    check_size: bool = False
-    skip_bad: bool = False
-    force: bool = False
-    threads: int | None = None
+def _form(options: DataOptions) -> RecordFormat:
+    """How pictures are stored."""
+    height, width = options.resize or (0, 0)
+    return RecordFormat(height, width, options.gray, options.encoded)
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -216,7 +196,7 @@ def _fill(work: Staging, part: Part, options: DataOptions, target: Path, progres
         filled = fill(
             database,
             part.entries,
-            options.form,
+            _form(options),
             # A mean needs one size: better to hear that before all is decoded.
             one_size=options.check_size or options.mean is not None,
             skip_bad=options.skip_bad,
@@ -244,7 +224,7 @@ def _parameters(parts: Sequence[Part], databases: dict[str, Path], options: Data
         for entry in part.entries:
             digest.update(b"%b\0%b\0%d\n" % (entry.key, os.fsencode(os.path.join(here, entry.path)), entry.label))
         contents[part.name] = [databases[part.name].name, len(part.entries), digest.hexdigest()]
-    return {"parts": contents, "backend": options.backend, "form": asdict(options.form)}
+    return {"parts": contents, "backend": options.backend, "form": asdict(_form(options))}
 
 
 def _described(path: Path, backend: str, filled: Filled) -> dict[str, Any]:

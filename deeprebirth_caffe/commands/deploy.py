@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-
 from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.outputs import MANIFEST, Place
 from deeprebirth_caffe.ir.probe import save_weights
-from deeprebirth_caffe.nets.check import check_runs, raise_failures
-from deeprebirth_caffe.nets.exactness import all_exact
+from deeprebirth_caffe.nets.check import check_runs, checking, raise_failures
+from deeprebirth_caffe.nets.exactness import EXACT_NAMES, all_exact, check_names
 from deeprebirth_caffe.nets.ledger import make_ledger
 from deeprebirth_caffe.nets.load import layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.nets.manifest import DeployRecord, Manifest, Outputs, Source, rewritten, totals
 from deeprebirth_caffe.nets.strip import DEPLOY, DEPLOY_WEIGHTS, strip
-from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.options.deploy import DeployOptions
+from deeprebirth_caffe.options.fields import record
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
-from deeprebirth_caffe.results import ABSENT
 from deeprebirth_caffe.wording import json_bytes
-
-
-@dataclass(frozen=True)
-class DeployOptions:
-    """What `rebirth deploy` is told; see its help."""
-
-    net: Path
-    weights: Path
-    out: Path
-    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
-    batch: int | None = None
-    skip_passes: tuple[str, ...] = ()
-    fixed_size: bool = False
-    force: bool = False
-    shared: bool = False
-    """Whether the output directory is meant to hold other files too, so that nothing is said of them."""
 
 
 def deploy(options: DeployOptions, engine: Engine | None = None) -> Manifest:
@@ -43,7 +23,7 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> Manifest:
 
     Args:
         options: what to do.
-        engine: real Caffe, to check the result with; None does not check.
+        engine: real Caffe, to check the result with; None: that of `options`, where they want a check.
 
     Returns:
         The manifest.
@@ -51,6 +31,8 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> Manifest:
     Raises:
         RefusedError: the check does not hold; nothing is written.
     """
+    check_names(options.skip_passes, EXACT_NAMES)
+    engine = checking(options.check, options.caffe, engine)
     files = (DEPLOY, DEPLOY_WEIGHTS, MANIFEST)
     place = Place(options.out, options.force, files)
     place.check((options.net, options.weights))
@@ -69,9 +51,7 @@ def deploy(options: DeployOptions, engine: Engine | None = None) -> Manifest:
         source=Source(net=options.net, weights=options.weights, solver=None),
         options=DeployRecord(
             passes=[StripTraining.name, *(one.name for one in all_exact(options.skip_passes))],
-            batch=made.net.view("TEST").batch,
-            fixed_size=options.fixed_size or ABSENT,
-            input_shapes=options.input_shapes,
+            **{**record(options), "batch": made.net.view("TEST").batch},
         ),
         outputs=Outputs(directory=options.out, deploy=DEPLOY, weights=DEPLOY_WEIGHTS),
         rewrites=rewritten(made.outcome),

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.collector import uncollected
-from deeprebirth_caffe.commands.defaults import DISTIL_BASE_LR, DISTIL_ITERATIONS
 from deeprebirth_caffe.formats.outputs import MANIFEST, Place
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.inputs.feeding import picture_input, preprocessing_for
-from deeprebirth_caffe.inputs.pictures import PictureOptions, find_pictures
+from deeprebirth_caffe.inputs.pictures import find_pictures
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.nets.conversion import Opened, Pair, open_conversion
 from deeprebirth_caffe.nets.manifest import read_earlier
 from deeprebirth_caffe.nets.rewriting import INIT, SOLVER
 from deeprebirth_caffe.nets.solver import WEIGHT_DECAY
+from deeprebirth_caffe.options.distil import DistilOptions
+from deeprebirth_caffe.options.fields import record
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.relearn.calibration import listed
 from deeprebirth_caffe.relearn.distilling import Distilling, distilling_net
@@ -40,37 +41,6 @@ FALLS_AT = 2 / 3
 
 DISPLAY = 100
 SNAPSHOT = 1000
-
-
-@dataclass(frozen=True)
-class DistilOptions:
-    """What `rebirth distil` is told; see its help.
-
-    Attributes:
-        directory: that `rebirth convert` wrote.
-        weights: that the converted net starts from; None: those in the directory.
-        teacher: the net that was converted; None: as the manifest says.
-        teacher_weights: its weights; likewise.
-        out: the output directory; None: `distil` in the directory.
-        max_iter: how long the solver learns.
-        batch: of the training data layers; None: as they are.
-        base_lr: of the solver.
-        images: pictures to learn from, in place of the net's own data: a folder, a pattern, a list; None: its own.
-        pictures: how those are prepared.
-        force: write into an output directory that is not empty.
-    """
-
-    directory: Path
-    weights: Path | None = None
-    teacher: Path | None = None
-    teacher_weights: Path | None = None
-    out: Path | None = None
-    max_iter: int = DISTIL_ITERATIONS
-    batch: int | None = None
-    base_lr: float = DISTIL_BASE_LR
-    images: str | None = None
-    pictures: PictureOptions = PictureOptions()
-    force: bool = False
 
 
 @uncollected
@@ -196,12 +166,7 @@ def _manifest(options: DistilOptions, opened: Opened, made: Distilling, out: Pat
             "weights": INIT,
             "manifest": MANIFEST,
         },
-        "options": {
-            "max_iter": options.max_iter,
-            "batch": options.batch,
-            "base_lr": options.base_lr,
-            "calibrate": options.images,
-        },
+        "options": record(options),
         "blocks": [
             {
                 "loss": block.loss,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,10 @@ from deeprebirth_caffe.engines.libraries import need
 from deeprebirth_caffe.engines.prepare import Ready, plain, random_inputs
 from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
 from deeprebirth_caffe.formats.outputs import check_output, write_output
+from deeprebirth_caffe.nets.check import checking
 from deeprebirth_caffe.nets.load import layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.nets.strip import strip
-from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.options.export import ExportOptions
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Engine
@@ -27,30 +27,12 @@ BATCHES = (1, 3)
 """At which batches a model that takes any is compared."""
 
 
-@dataclass(frozen=True)
-class ExportOptions:
-    """What `rebirth export` is told; see its help.
-
-    Attributes:
-        batch: of the model; None leaves it open.
-        opset: None takes the oldest that can say all layers.
-    """
-
-    net: Path
-    weights: Path
-    out: Path
-    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
-    opset: int | None = None
-    batch: int | None = None
-    force: bool = False
-
-
 def export(options: ExportOptions, engine: Engine | None = None) -> dict[str, Any]:
     """Writes an ONNX file.
 
     Args:
         options: what to do.
-        engine: real Caffe, to compare the model in ONNX Runtime with; None does not.
+        engine: real Caffe, to compare the model in ONNX Runtime with; None: that of `options`, where they want a check.
 
     Returns:
         What `--json` prints; see docs/json.md.
@@ -58,6 +40,7 @@ def export(options: ExportOptions, engine: Engine | None = None) -> dict[str, An
     Raises:
         RefusedError: a layer has no ONNX form, or the comparison does not hold; nothing is written.
     """
+    engine = checking(options.check, options.caffe, engine)
     check_output(options.out, options.force, (options.net, options.weights))
     onnx = need("onnx", EXTRA)
     if engine is not None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.engines.base import DivergedError, Engine, EngineError, Snapshot, Trainer
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.caffe.kernels import Kernels
-from deeprebirth_caffe.engines.choose import Choice, EngineOptions, choose
+from deeprebirth_caffe.engines.choose import Choice, choose
 from deeprebirth_caffe.engines.lesson import Lesson
 from deeprebirth_caffe.engines.plan import Plan, read_plan
-from deeprebirth_caffe.errors import RebirthError, UsageError
+from deeprebirth_caffe.errors import RebirthError, UsageError, spelled_command
 from deeprebirth_caffe.formats.hdf5 import check_writable
 from deeprebirth_caffe.formats.outputs import check_inputs
 from deeprebirth_caffe.formats.prototxt import format_message
@@ -24,8 +23,10 @@ from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.inputs.labels import check_labels
 from deeprebirth_caffe.inputs.roots import check_regular, find_root
 from deeprebirth_caffe.inputs.sources import check_sources, reads_source, source_layers, source_of
+from deeprebirth_caffe.options.fields import words
+from deeprebirth_caffe.options.finetune import FinetuneOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.relearn.teaching import TeacherOptions, plan_lesson
+from deeprebirth_caffe.relearn.teaching import plan_lesson
 from deeprebirth_caffe.results import to_json
 from deeprebirth_caffe.training.listening import Listener, Silence
 from deeprebirth_caffe.training.loop import Course, Training
@@ -45,20 +46,6 @@ from deeprebirth_caffe.wording import counted
 
 NAMED = 8
 """How many layers a note names before it only counts them."""
-
-
-@dataclass(frozen=True)
-class FinetuneOptions:
-    """What `rebirth finetune` is told; see its help."""
-
-    solver: Path
-    weights: Sequence[Path] = ()
-    resume: Path | None = None
-    engine: EngineOptions = field(default_factory=EngineOptions)
-    max_iter: int | None = None
-    log: Path | None = None
-    force: bool = False
-    teacher: TeacherOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -206,38 +193,19 @@ def go_on(options: FinetuneOptions, state: Path | None) -> str:
         options: how it was started.
         state: the solverstate to go on from; None starts anew.
     """
-    engine = options.engine
-    words: list[object] = ["rebirth", "finetune", options.solver]
-    if state is not None:
-        words += ["--resume", state]
-    else:
-        words += [word for path in options.weights for word in ("-w", path)]
-    for flag, value in (
-        ("--engine", None if engine.name == "auto" else engine.name),
-        ("--device", engine.device),
-        ("--precision", engine.precision),
-        ("--threads", engine.threads),
-        ("--caffe", engine.caffe),
-        ("--cache", None if engine.cache is None else engine.cache >> 20),
-        ("--max-iter", options.max_iter),
-        ("--log", options.log),
-    ):
-        if value is not None:
-            words += [flag, value]
-    if options.teacher is not None:
-        words += options.teacher.words()
-    return shlex.join(str(word) for word in words)
+    weights = options.weights if state is None else ()
+    return spelled_command("finetune", *words(replace(options, weights=weights, resume=state, force=False)))
 
 
 def _choose(options: FinetuneOptions, nets: SolverNets, lesson: Lesson | None) -> Choice:
     """The engine; with a teacher the embedded one."""
     if lesson is None:
-        return choose(options.engine, nets.views)
+        return choose(options.running, nets.views)
     if options.engine.name == "caffe":
         raise UsageError(
             "--teacher is the embedded engine's; leave --engine caffe out, or train what rebirth distil writes"
         )
-    found = choose(replace(options.engine, name="torch"), [*nets.views, *lesson.net.views])
+    found = choose(replace(options.running, name="torch"), [*nets.views, *lesson.net.views])
     return replace(found, reason="the one that has --teacher") if options.engine.name == "auto" else found
 
 

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from deeprebirth_caffe.engines.choose import EngineOptions, choose
+from deeprebirth_caffe.engines.choose import choose
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.formats.outputs import check_output, output_file
 from deeprebirth_caffe.inputs.feeding import at_once, picture_input, preprocessing_for, through, with_zeros
-from deeprebirth_caffe.inputs.pictures import PictureOptions, data_layer, find_pictures
+from deeprebirth_caffe.inputs.pictures import data_layer, find_pictures
 from deeprebirth_caffe.inputs.roots import find_root
 from deeprebirth_caffe.inputs.sources import files_of, source_of
 from deeprebirth_caffe.ir import Net, View
 from deeprebirth_caffe.nets.load import layers_without_weights, load_net
 from deeprebirth_caffe.nets.ranking import find_classifier
-from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.ops.base import by
+from deeprebirth_caffe.options.forward import ForwardOptions
 from deeprebirth_caffe.results import to_json
 
 if TYPE_CHECKING:
@@ -30,23 +30,6 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 Show = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class ForwardOptions:
-    """What `rebirth forward` is told; see its help."""
-
-    net: Path
-    weights: Path
-    images: Sequence[str]
-    blobs: Sequence[str] = ()
-    out: Path | None = None
-    labels: Path | None = None
-    top: int = 5
-    pictures: PictureOptions = field(default_factory=PictureOptions)
-    engine: EngineOptions = field(default_factory=EngineOptions)
-    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
-    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +63,7 @@ def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
     """
     if bool(options.blobs) != (options.out is not None):
         raise UsageError("--blob and -o belong together: which blob, and the .npz it goes into")
-    files = find_pictures(options.images)
+    files = find_pictures(options.named)
     labels = _labels(options.labels)
     _check_out(options, files)
     net = load_net(options.net, options.weights, options.input_shapes)
@@ -164,7 +147,7 @@ def _check_out(options: ForwardOptions, files: Sequence[Path]) -> None:
     if options.out is None:
         return
     prepare = options.pictures
-    read = [options.net, options.weights, options.labels, prepare.mean, prepare.transform_from, *files]
+    read = [options.net, options.weights, options.labels, prepare.mean_file, prepare.transform_from, *files]
     for path in (options.net, prepare.transform_from):
         own = None if path is None else data_layer(Net.read(path))
         if own is not None and path is not None:

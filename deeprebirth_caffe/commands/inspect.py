@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeprebirth_caffe.commands.convert import ConvertOptions
+from deeprebirth_caffe.commands.convert import passes_of
 from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.ir import Net, NetCost, summarize
 from deeprebirth_caffe.nets.load import load_net, upgrade_notes
 from deeprebirth_caffe.nets.manifest import Merge, Uncounted, merges, uncounted
 from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.results import Result
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Refused, run
@@ -124,7 +125,7 @@ def inspect(
     phase = phase or ("TRAIN" if "TEST" in net.absent else "TEST")
     view = net.view(phase, stages, stand_in=False)
     cost = summarize(view)
-    outcome = run(Rewriter(net.copy()), ConvertOptions(path).passes())
+    outcome = run(Rewriter(net.copy()), passes_of(ConvertOptions(path)))
     return Inspection(
         net=path,
         name=net.header.name,

@@ -14,51 +14,11 @@ from deeprebirth_caffe.nets.manifest import Left, RefitReport, read_earlier
 from deeprebirth_caffe.nets.rewriting import Say
 from deeprebirth_caffe.nets.selection import Selection
 from deeprebirth_caffe.numerics.refit import FitOptions
-from deeprebirth_caffe.relearn.calibration import CalibrationOptions
+from deeprebirth_caffe.options.refit import RefitOptions
 from deeprebirth_caffe.relearn.refitting import RefitSettings, refit_layers
 from deeprebirth_caffe.results import Signed
 
 MODEL = DERIVED[0]
-
-
-@dataclass(frozen=True)
-class RefitOptions:
-    """What `rebirth refit` is told; see its help.
-
-    Attributes:
-        directory: that `rebirth convert` wrote.
-        calibrate: the images.
-        weights: that the converted net starts from; None: those in the directory.
-        teacher: the net that was converted; None: as the manifest says.
-        teacher_weights: its weights; likewise.
-        out: the model to write; None: `MODEL` in the directory.
-        ridge: how strongly weights are held at their start.
-        rounds: of the fit of a layer with a ReLU.
-        positions: places of each image that count.
-        seed: of the choice of places.
-        only: if not empty, no other stages.
-        skip: not these stages.
-        force: replace the model if it is there.
-    """
-
-    directory: Path
-    calibrate: CalibrationOptions
-    weights: Path | None = None
-    teacher: Path | None = None
-    teacher_weights: Path | None = None
-    out: Path | None = None
-    ridge: float = 1e-2
-    rounds: int = 20
-    positions: int = 64
-    seed: int = 0
-    only: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-    force: bool = False
-
-    @property
-    def settings(self) -> RefitSettings:
-        """How layers are fitted."""
-        return RefitSettings(FitOptions(self.ridge, self.rounds), self.positions, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +74,7 @@ def refit(options: RefitOptions, say: Say = lambda _: None) -> Refit:
     selection = Selection(options.only, options.skip)
     selection.check(student)
     notes: list[str] = []
-    arrays, report = refit_layers(nets.pair, options.calibrate, options.settings, notes, say, selection)
+    arrays, report = refit_layers(nets.pair, options.calibrate, _settings(options), notes, say, selection)
     report = replace(report, left=[*report.left, *_gone(nets)])
     if not arrays:
         raise RefusedError(f"{found.net}: nothing can be fitted; {_reasons(report.left)}")
@@ -132,6 +92,11 @@ def refit(options: RefitOptions, say: Say = lambda _: None) -> Refit:
         refit=report,
         notes=notes,
     )
+
+
+def _settings(options: RefitOptions) -> RefitSettings:
+    """How layers are fitted."""
+    return RefitSettings(FitOptions(options.ridge, options.rounds), options.positions, options.seed)
 
 
 def _gone(nets: Opened) -> list[Left]:

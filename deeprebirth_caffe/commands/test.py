@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deeprebirth_caffe.engines.choose import EngineOptions, choose
+from deeprebirth_caffe.engines.choose import choose
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.outputs import check_output, output_file
 from deeprebirth_caffe.inputs.labels import check_labels
@@ -30,38 +29,15 @@ from deeprebirth_caffe.inputs.sources import (
 from deeprebirth_caffe.ir import Layer, Net, View, Weights
 from deeprebirth_caffe.nets.load import check_weights, layers_without_weights
 from deeprebirth_caffe.nets.ranking import Ranking, find_classifier
+from deeprebirth_caffe.options.test import TestOptions
 from deeprebirth_caffe.results import to_json
 from deeprebirth_caffe.wording import counted
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray
 
-ITERATIONS = 50
-"""As `caffe test`."""
-
 Say = Callable[[str], None]
 Show = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class TestOptions:
-    """What `rebirth test` is told; see its help.
-
-    Attributes:
-        iterations: how many batches; 0: each record once.
-        force: replace the file for `per_image` if it is there.
-    """
-
-    __test__ = False  # no test of pytest's, whatever its name
-
-    net: Path
-    weights: Path
-    iterations: int = ITERATIONS
-    engine: EngineOptions = field(default_factory=EngineOptions)
-    per_image: Path | None = None
-    stages: Sequence[str] = ()
-    level: int = 0
-    force: bool = False
 
 
 def test(options: TestOptions, say: Say, show: Show) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from deeprebirth_caffe.bench import machine, stats
 from deeprebirth_caffe.bench.breakdown import LayerTime, layer_times, tensor_share
 from deeprebirth_caffe.bench.costs import Costs, costs, storage_bytes
 from deeprebirth_caffe.bench.energy import EnergyMeter, per_pass
-from deeprebirth_caffe.bench.protocol import Measured, Plan, Subject, idle_watts, interleave
+from deeprebirth_caffe.bench.protocol import Measured, Subject, idle_watts, interleave
 from deeprebirth_caffe.bench.targets import Job, open_target
 from deeprebirth_caffe.bench.targets.base import TimedDevice
 from deeprebirth_caffe.engines.prepare import Ready, plain
@@ -25,7 +25,7 @@ from deeprebirth_caffe.ir.memory import Fit
 from deeprebirth_caffe.nets.exactness import FINISHING
 from deeprebirth_caffe.nets.load import check_fit, layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.nets.strip import strip
-from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.options.time import Plan, TimingOptions
 from deeprebirth_caffe.results import ABSENT, Absent, Signed, common
 
 if TYPE_CHECKING:
@@ -38,31 +38,6 @@ UNSTEADY = 0.25
 
 Progress = Callable[[int, int], None]
 """Told how many turns are done, and how many there are."""
-
-
-@dataclass(frozen=True)
-class TimeOptions:
-    """What `rebirth time` is told; see its help.
-
-    Attributes:
-        nets: each with its weights; None for random ones. The first is what the others are compared with.
-        on: where; see `open_target`.
-        cpus: processors that each net may run on; None: any.
-        batch: of every net; None: the first net's own.
-        fit_bytes: memory for which to find the largest batch.
-    """
-
-    nets: Sequence[tuple[Path, Path | None]]
-    engine: str = "caffe"
-    on: str = "local"
-    plan: Plan = field(default_factory=Plan)
-    threads: int | None = None
-    cpus: Sequence[int] | None = None
-    batch: int | None = None
-    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
-    fit_bytes: int | None = None
-    caffe: str | None = None
-    timeout: float | None = None
 
 
 @dataclass(frozen=True)
@@ -258,11 +233,14 @@ class Times(Signed):
     warnings: Sequence[str]
 
 
-def time_nets(options: TimeOptions, progress: Progress = lambda done, total: None) -> Times:
+def time_nets(
+    nets: Sequence[tuple[Path, Path | None]], options: TimingOptions, progress: Progress = lambda done, total: None
+) -> Times:
     """Times nets against each other.
 
     Args:
-        options: what to do.
+        nets: each with its weights; None for random ones. The first is what the others are compared with.
+        options: how.
         progress: told after each turn.
 
     Raises:
@@ -274,16 +252,16 @@ def time_nets(options: TimeOptions, progress: Progress = lambda done, total: Non
     with ExitStack() as stack:
         target = stack.enter_context(open_target(options.on, caffe=options.caffe, timeout=options.timeout))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebirth-time-")))
-        nets: list[Prepared] = []
-        for number, (path, weights) in enumerate(options.nets):
-            like = nets[0].ready.batch if nets and options.batch is None else None
-            nets.append(_prepare(path, weights, options, folder / str(number), like))
+        prepared: list[Prepared] = []
+        for number, (path, weights) in enumerate(nets):
+            like = prepared[0].ready.batch if prepared and options.batch is None else None
+            prepared.append(_prepare(path, weights, options, folder / str(number), like))
         place = target.describe()
         meter = target.meter()
         before = machine.state(target.read_files(machine.STATE))
         idle = idle_watts(meter) if not isinstance(meter, str) else None
         subjects: list[Subject] = []
-        for net in nets:
+        for net in prepared:
             subject = target.open(net.job)
             stack.callback(subject.close)
             subjects.append(subject)
@@ -293,7 +271,7 @@ def time_nets(options: TimeOptions, progress: Progress = lambda done, total: Non
         after = machine.state(target.read_files(machine.STATE))
         rows = [
             _net_row(net, one, subject, facts, options, meter, idle)
-            for net, one, subject, facts in zip(nets, found, subjects, told, strict=True)
+            for net, one, subject, facts in zip(prepared, found, subjects, told, strict=True)
         ]
     plan = options.plan
     device = TimedDevice(**common(place, TimedDevice)) if isinstance(place, TimedDevice) else ABSENT
@@ -308,13 +286,13 @@ def time_nets(options: TimeOptions, progress: Progress = lambda done, total: Non
             fit_bytes=options.fit_bytes,
         ),
         nets=rows,
-        ratios=_ratios(options, found),
+        ratios=_ratios(nets, found),
         interrupted=any(one.interrupted for one in found),
         warnings=[*machine.warnings(place, before, after), *_doubts(rows, found)],
     )
 
 
-def _prepare(path: Path, weights: Path | None, options: TimeOptions, folder: Path, like: int | None) -> Prepared:
+def _prepare(path: Path, weights: Path | None, options: TimingOptions, folder: Path, like: int | None) -> Prepared:
     """Reads a net and writes what is run.
 
     Args:
@@ -378,7 +356,7 @@ def _net_row(
     found: Measured,
     subject: Subject,
     told: dict[str, object],
-    options: TimeOptions,
+    options: TimingOptions,
     meter: EnergyMeter | str,
     idle: float | None,
 ) -> TimedNet:
@@ -442,11 +420,11 @@ def _flat(told: Mapping[str, object], start: str = "") -> Iterable[tuple[str, st
             yield f"{start}{name}", str(value)
 
 
-def _ratios(options: TimeOptions, found: Sequence[Measured]) -> list[NetRatio]:
+def _ratios(nets: Sequence[tuple[Path, Path | None]], found: Sequence[Measured]) -> list[NetRatio]:
     """The first net against each other one."""
     rows = []
-    first = options.nets[0][0]
-    for (path, _), one in zip(options.nets[1:], found[1:], strict=True):
+    first = nets[0][0]
+    for (path, _), one in zip(nets[1:], found[1:], strict=True):
         ratio = stats.ratio(found[0].runs, one.runs)
         rows.append(
             NetRatio(net=first, vs=path, median=ratio.median, low=ratio.low, high=ratio.high, verdict=ratio.verdict)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from deeprebirth_caffe.collector import uncollected
 from deeprebirth_caffe.errors import RebirthError, UsageError
@@ -16,68 +15,23 @@ from deeprebirth_caffe.formats.jsonfile import parse_json
 from deeprebirth_caffe.ir import Net, summarize
 from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.nets.manifest import RewriteRecord
-from deeprebirth_caffe.nets.rewriting import Converted, RewriteOptions, Rewriting
+from deeprebirth_caffe.nets.rewriting import Converted, Rewriting
 from deeprebirth_caffe.nets.selection import Selection
 from deeprebirth_caffe.nets.strip import strip
 from deeprebirth_caffe.ops import axis_of
+from deeprebirth_caffe.options.fields import record
+from deeprebirth_caffe.options.tucker import VBMF, TuckerOptions
 from deeprebirth_caffe.passes.patterns import LINEAR, Facts
 from deeprebirth_caffe.passes.relearn.factors import Ranks, Site, find_site
 from deeprebirth_caffe.passes.relearn.rank_choice import Choice, by_budget, by_variational_bayes
 from deeprebirth_caffe.passes.relearn.tucker import Tucker
-from deeprebirth_caffe.relearn.calibration import CalibrationOptions, Reading, read_moments
+from deeprebirth_caffe.relearn.calibration import Reading, read_moments
 from deeprebirth_caffe.rewrite import Kind
 from deeprebirth_caffe.rewrite.pipeline import run
 from deeprebirth_caffe.wording import mib
 
-VBMF = "vbmf"
-DEFAULT_RATIO = 0.5
 ONLY_TRAINS = "only training needs it: `rebirth deploy` takes it out"
 NO_WEIGHTS = "there are no weights for it"
-
-
-@dataclass(frozen=True)
-class TuckerOptions(RewriteOptions):
-    """What `rebirth tucker` is told; see its help.
-
-    Attributes:
-        ratio: what part of the weights is left; None: half, unless `ranks` says otherwise.
-        ranks: `VBMF`, or the path of a file.
-        calibrate: data to weigh errors with; None: the weights alone count.
-    """
-
-    suffix: ClassVar[str] = "-tucker"
-
-    ratio: float | None = None
-    ranks: str | None = None
-    calibrate: CalibrationOptions | None = None
-
-    def read_files(self) -> Iterator[Path | None]:
-        """The files that the command reads."""
-        yield from super().read_files()
-        if self.ranks not in (None, VBMF):
-            yield Path(str(self.ranks))
-        if self.calibrate is not None:
-            yield from self.calibrate.read_files()
-
-    def record(self) -> RewriteRecord:
-        """What the manifest remembers of all this."""
-        return RewriteRecord(
-            passes=[Tucker.name],
-            only=self.only,
-            skip=self.skip,
-            ratio=self.budget,
-            ranks=self.ranks,
-            calibrate=self.calibrate.source if self.calibrate is not None else None,
-            samples=self.calibrate.samples if self.calibrate is not None else None,
-            input_shapes=self.input_shapes,
-            batch=self.batch,
-            lr_factor=self.solver_options.lr_factor,
-        )
-
-    @property
-    def budget(self) -> float | None:
-        """The part of the weights that is left; None where something else decides."""
-        return None if self.ranks is not None else self.ratio if self.ratio is not None else DEFAULT_RATIO
 
 
 @uncollected
@@ -121,7 +75,12 @@ def tucker(options: TuckerOptions) -> Converted:
         work.notes.append(
             f"weights as deployed: {mib(4 * before)} to {mib(4 * after)}, {share:.1f} % of what they were"
         )
-    return work.finish(whole.then(outcome), options.record())
+    return work.finish(whole.then(outcome), _record(options))
+
+
+def _record(options: TuckerOptions) -> RewriteRecord:
+    """What the manifest remembers of the options."""
+    return RewriteRecord(passes=[Tucker.name], **{**record(options), "ratio": options.budget})
 
 
 def _choose(

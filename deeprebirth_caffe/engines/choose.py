@@ -11,6 +11,7 @@ from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.extras import pip_install
 from deeprebirth_caffe.ir import Layer, View, summarize
+from deeprebirth_caffe.options.shared import EngineOptions
 
 CAFFE_RATE = 42e9
 """MAC-equivalents (`ops.cost`) that Caffe does in a second, on one core of the machine that `ops.cost` was taken on."""
@@ -20,28 +21,6 @@ CAFFE_LAYER, TORCH_LAYER = 2e-6, 30e-6
 """Seconds that each spends on a layer in a pass, whatever the layer computes."""
 TRAINING = 3
 """What an iteration of training costs, in forward passes."""
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """What the command line says about the engine.
-
-    Attributes:
-        name: "auto", "caffe" or "torch".
-        device: of the embedded engine: "cpu", "cuda", "mps"; None: the processor.
-        precision: of the embedded engine: "fp32" or "bf16"; None: fp32.
-        threads: of either; None leaves it to the engine.
-        caffe: where real Caffe is.
-        cache: of the embedded engine: bytes to keep what never changes in a training, 0: none; None: a quarter of the
-            free memory.
-    """
-
-    name: str = "auto"
-    device: str | None = None
-    precision: str | None = None
-    threads: int | None = None
-    caffe: str | None = None
-    cache: int | None = None
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.inputs.pictures import PictureOptions, Preprocessing, own_lender
+from deeprebirth_caffe.inputs.pictures import Preprocessing, own_lender
 from deeprebirth_caffe.ir import Net, Value, View, summarize, unknown_shape
 from deeprebirth_caffe.ir.probe import probe, save_weights
+from deeprebirth_caffe.options.shared import PictureOptions
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Engine, FloatArray, Forward

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,37 +18,10 @@ from deeprebirth_caffe.inputs.sources import source_of
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.ops.base import by
+from deeprebirth_caffe.options.shared import PictureOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 FloatArray = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class PictureOptions:
-    """What the command line says about preprocessing.
-
-    Attributes:
-        mean: a binaryproto with a mean picture.
-        mean_value: a number for each channel, blue first, or one for all.
-        scale: what values are multiplied by, after the mean is taken off.
-        resize: height and width that each picture is brought to.
-        crop: side of the square cut out of its middle; 0: none is.
-        transform_from: a net whose data layer in TEST says the rest.
-        raw: that pixels go in as they are, from 0 to 255.
-    """
-
-    mean: Path | None = None
-    mean_value: tuple[float, ...] = ()
-    scale: float | None = None
-    resize: tuple[int, int] | None = None
-    crop: int | None = None
-    transform_from: Path | None = None
-    raw: bool = False
-
-    @property
-    def says(self) -> bool:
-        """Whether it says what happens to the values of pixels."""
-        return self.mean is not None or bool(self.mean_value) or self.scale is not None or self.raw
 
 
 Lender = tuple[Layer, Path]
@@ -78,13 +50,13 @@ def transformation(options: PictureOptions, own: Lender | None, asking: str) -> 
     if transform.HasField("mean_file"):
         transform.mean_file = str((own[1] if own is not None else Path()).absolute() / transform.mean_file)
     transform.ClearField("mirror")
-    if options.mean is not None or options.mean_value or options.raw:
+    if options.mean_file is not None or options.mean_value or options.raw_pixels:
         transform.ClearField("mean_file")
         transform.ClearField("mean_value")
         transform.mean_value.extend(options.mean_value)
-    if options.mean is not None:
-        transform.mean_file = str(options.mean.absolute())
-    if options.raw:
+    if options.mean_file is not None:
+        transform.mean_file = str(options.mean_file.absolute())
+    if options.raw_pixels:
         transform.ClearField("scale")
     if options.scale is not None:
         transform.scale = options.scale

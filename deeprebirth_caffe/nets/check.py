@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deeprebirth_caffe.engines import engine
 from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.engines.footprint import check_pass
 from deeprebirth_caffe.errors import RefusedError
@@ -41,6 +42,20 @@ class CheckResult:
     worst: float
     worst_blob: str
     failure: str = field(default="", metadata=HIDDEN)
+
+
+def checking(wanted: bool, caffe: str | None, given: Engine | None = None) -> Engine | None:
+    """What compares nets: real Caffe where a check is wanted, or an engine that the caller gives; None: nothing does.
+
+    Args:
+        wanted: whether the user wants a check.
+        caffe: where real Caffe is, as the user says.
+        given: by the caller.
+
+    Raises:
+        EngineError: there is no Caffe; it says how to get it.
+    """
+    return engine("caffe", caffe=caffe) if wanted and given is None else given
 
 
 def check_runs(runs: Sequence[ExactRun], engine: Engine, *, seed: int = 0) -> list[CheckResult]:

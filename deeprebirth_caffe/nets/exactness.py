@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pkgutil import iter_modules
 
+from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.passes import exact
 from deeprebirth_caffe.rewrite import ExactPass, Pass
 
@@ -31,6 +32,18 @@ EXACT = tuple(_ordered())
 PREPARING = tuple(each for each in EXACT if not each.reshapes)
 FINISHING = tuple(each for each in EXACT if each.reshapes)
 EXACT_NAMES = tuple(each.name for each in EXACT)
+
+
+def check_names(names: Collection[str], known: Sequence[str]) -> None:
+    """Raises UsageError where `--no-pass` names a pass that there is not.
+
+    Args:
+        names: what it names.
+        known: the passes that the command has.
+    """
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--no-pass: there is no pass {name!r}; there are {', '.join(known)}")
 
 
 def preparing(skip: Collection[str] = ()) -> list[Pass]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.errors import RebirthError, RefusedError
@@ -31,17 +31,9 @@ from deeprebirth_caffe.nets.manifest import (
 from deeprebirth_caffe.nets.pair import Pair, find_pair, join
 from deeprebirth_caffe.nets.parts import fold_parts, parts_left
 from deeprebirth_caffe.nets.selection import Selection, names_stage
-from deeprebirth_caffe.nets.solver import (
-    OTHER_FILE,
-    Lent,
-    SolverOptions,
-    Testing,
-    lend_solver,
-    make_solver,
-    testing_of,
-)
+from deeprebirth_caffe.nets.solver import OTHER_FILE, Lent, Testing, lend_solver, make_solver, testing_of
 from deeprebirth_caffe.nets.strip import DEPLOY, strip
-from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.options.convert import RewriteOptions
 from deeprebirth_caffe.results import ABSENT
 from deeprebirth_caffe.rewrite import Kind, Rewriter
 from deeprebirth_caffe.rewrite.learning import LrMults, learn_faster, restore
@@ -53,37 +45,6 @@ Say = Callable[[str], object]
 """Takes progress, a line at a time."""
 SOLVER = "solver.prototxt"
 INIT = "init.caffemodel"
-
-
-@dataclass(frozen=True)
-class RewriteOptions:
-    """What every command is told that rewrites a net to be learned again; see their help."""
-
-    suffix: ClassVar[str]
-    """What the output directory is called by default, behind the name of the net."""
-
-    net: Path
-    weights: Path | None = None
-    solver: Path | None = None
-    out: Path | None = None
-    only: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
-    batch: int | None = None
-    solver_options: SolverOptions = SolverOptions()
-    dry_run: bool = False
-    force: bool = False
-    step_over: bool = False
-    """Whether the rebirth layers of an earlier conversion learn at their own rates even where none is new."""
-
-    def read_files(self) -> Iterator[Path | None]:
-        """The files that the command reads."""
-        yield from (self.net, self.weights, self.solver)
-
-    @property
-    def directory(self) -> Path:
-        """Where the results go: -o, or a folder beside the net."""
-        return self.out if self.out is not None else self.net.with_name(f"{self.net.stem}{self.suffix}")
 
 
 def rebirth_origins(rewriter: Rewriter) -> dict[str, list[str]]:

@@ -13,54 +13,21 @@ from deeprebirth_caffe.inputs.roots import find_root
 from deeprebirth_caffe.inputs.sources import batch_of, count_records, source_layers, source_of
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ir.state import NetState
+from deeprebirth_caffe.options.shared import SolverOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 # What the paper does not say either and a solver without a source still needs: bvlc_googlenet's.
 WEIGHT_DECAY = 0.0002
 DISPLAY = 40
 SNAPSHOT = 10_000
-PAPER_STEP = 4 / 9
-"""The part of the iterations after which the rate falls, and falls again: the paper's 40,000 and 80,000 of 90,000."""
 TESTED = 1000
 """How many images are tested where nobody knows how many there are."""
 TESTS = 20
 """How often a net is tested while it relearns."""
-CLIP = 5.0
-"""The norm that gradients are cut to where nobody says otherwise: a net that starts near what it has learned has first
-gradients that, at the paper's rates, throw it far away or to infinity."""
 
 
 OTHER_FILE = "is another file"
 """The part of a note that says that a solver's test net is not converted."""
-
-
-@dataclass(frozen=True)
-class SolverOptions:
-    """The paper's settings for one step of relearning.
-
-    Attributes:
-        base_lr: learning rate; rebirth layers learn at ten times that.
-        stepsize, gamma: the rate is multiplied by gamma every stepsize iterations; None: `PAPER_STEP` of them all.
-        momentum: of SGD.
-        max_iter: where a step ends.
-        lr_factor: what a rebirth layer's lr_mult is multiplied by.
-        clip_gradients: the norm that gradients are cut to; 0: none. None: as the lent solver says, else `usual_clip`.
-        usual_clip: that norm where nobody says otherwise.
-    """
-
-    base_lr: float = 0.001
-    stepsize: int | None = None
-    gamma: float = 0.1
-    momentum: float = 0.9
-    max_iter: int = 90_000
-    lr_factor: float = 10.0
-    clip_gradients: float | None = None
-    usual_clip: float = CLIP
-
-    @property
-    def falls_every(self) -> int:
-        """The iterations between two falls of the rate."""
-        return self.stepsize if self.stepsize is not None else max(1, round(self.max_iter * PAPER_STEP))
 
 
 @dataclass(frozen=True)

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deeprebirth_caffe.engines.choose import EngineOptions, choose
+from deeprebirth_caffe.engines.choose import choose
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import read_regular_text
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.records import datum_shape
 from deeprebirth_caffe.inputs.feeding import at_once, picture_input, preprocessing_for, through, with_zeros
-from deeprebirth_caffe.inputs.pictures import (
-    PictureOptions,
-    find_pictures,
-    lender_of,
-    own_lender,
-    spell,
-    transformation,
-)
+from deeprebirth_caffe.inputs.pictures import find_pictures, lender_of, own_lender, spell, transformation
 from deeprebirth_caffe.inputs.roots import find_root
 from deeprebirth_caffe.inputs.sources import (
     batch_of,
@@ -38,41 +31,17 @@ from deeprebirth_caffe.inputs.sources import (
 from deeprebirth_caffe.ir import Layer, Net, NetError, View
 from deeprebirth_caffe.ir.subnet import ruleless
 from deeprebirth_caffe.numerics.moments import SecondMoment
+from deeprebirth_caffe.options.shared import OWN_PHASES, CalibrationOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray
 
-OWN = "own"
-OWN_PHASES = {OWN: "TRAIN", "own-test": "TEST"}
-"""The sources that mean the net's own data layers, and in which phase. Nothing is fitted on test data by default."""
 _DATABASES = {"data.mdb": "LMDB", "CURRENT": "LEVELDB"}
 _GIVEN = frozenset({"Input", "MemoryData"})
 """Data layers that take arrays, and have none of their own."""
 
 Blobs = Mapping[str, "FloatArray"]
-
-
-@dataclass(frozen=True)
-class CalibrationOptions:
-    """Where calibration data comes from.
-
-    Attributes:
-        source: an LMDB or LevelDB, a picture, a folder or pattern of them, a text file that lists them, or one of
-            `OWN_PHASES`.
-        samples: how many images at most.
-        pictures: how they are prepared; by default as the net's own data layer does it.
-        engine: what runs the net.
-    """
-
-    source: str
-    samples: int = 256
-    pictures: PictureOptions = field(default_factory=PictureOptions)
-    engine: EngineOptions = field(default_factory=EngineOptions)
-
-    def read_files(self) -> tuple[Path | None, ...]:
-        """The files that it names."""
-        return (Path(self.source), self.pictures.mean, self.pictures.transform_from)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from deeprebirth_caffe.nets.selection import Selection
 from deeprebirth_caffe.numerics.refit import MAX_FEATURES, Fit, FitOptions, fit, rescale
 from deeprebirth_caffe.numerics.rows import RowFile, at_places, patches, sample_places
 from deeprebirth_caffe.ops import conv_geometry
-from deeprebirth_caffe.relearn.calibration import CalibrationOptions, calibration_inputs, len_of
+from deeprebirth_caffe.options.shared import CalibrationOptions
+from deeprebirth_caffe.relearn.calibration import calibration_inputs, len_of
 from deeprebirth_caffe.relearn.targets import RELU, Target, find_targets, reads_input, taught, value_names
 from deeprebirth_caffe.wording import WORTH_TELLING, about
 

@@ -19,8 +19,9 @@ from deeprebirth_caffe.inputs.feeding import through
 from deeprebirth_caffe.ir import Layer, Net, View
 from deeprebirth_caffe.ir.subnet import ruleless
 from deeprebirth_caffe.numerics.spread import Spread
+from deeprebirth_caffe.options.shared import CalibrationOptions
 from deeprebirth_caffe.passes.relearn.reparametrize import Reparametrize, statistics, unscaled
-from deeprebirth_caffe.relearn.calibration import CalibrationOptions, calibration_inputs, len_of
+from deeprebirth_caffe.relearn.calibration import calibration_inputs, len_of
 from deeprebirth_caffe.rewrite import Kind, Rewriter, free_name
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 

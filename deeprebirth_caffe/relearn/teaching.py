@@ -14,41 +14,12 @@ from deeprebirth_caffe.ir.subnet import above
 from deeprebirth_caffe.nets.load import ALL_OF_A_TEACHER, check_weights, need_weights
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.ops.base import axis_of, by
+from deeprebirth_caffe.options.finetune import TeacherOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.relearn.matching import matching_blobs
 
 WITH_LABELS = 0.5
 """What the teacher's scores count where the student has losses of its own."""
-
-
-@dataclass(frozen=True)
-class TeacherOptions:
-    """What `rebirth finetune` is told of a teacher; see its help.
-
-    Attributes:
-        net: its prototxt, a train_val or a deploy net.
-        weights: its weights.
-        temperature: what scores are divided by.
-        alpha: what the teacher's scores count, from 0 to 1; None: one half, and 1 for a student without losses.
-        match_blobs: whether blobs are compared too.
-        match_weight: what they count.
-    """
-
-    net: Path
-    weights: Path
-    temperature: float = 2.0
-    alpha: float | None = None
-    match_blobs: bool = False
-    match_weight: float = 1.0
-
-    def words(self) -> list[object]:
-        """The words of a command line that say this."""
-        words: list[object] = ["--teacher", self.net, "--teacher-weights", self.weights]
-        words += ["--temperature", self.temperature] * (self.temperature != TeacherOptions.temperature)
-        words += ["--alpha", self.alpha] if self.alpha is not None else []
-        words += ["--match-blobs"] * self.match_blobs
-        words += ["--match-weight", self.match_weight] * (self.match_weight != TeacherOptions.match_weight)
-        return words
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from tiny import datum, make_tiny, picture, write_lmdb
 
-from deeprebirth_caffe.engines.choose import EngineOptions
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.stores import open_cursor
-from deeprebirth_caffe.inputs.pictures import PictureOptions
 from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.options.shared import CalibrationOptions, EngineOptions, PictureOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.relearn.calibration import CalibrationOptions, calibration_inputs
+from deeprebirth_caffe.relearn.calibration import calibration_inputs
 
 pytest.importorskip("torch")
 pytest.importorskip("lmdb")

@@ -55,14 +55,13 @@ def test_a_failed_check_is_3(
     cli: Cli, net28: SmallNet, everything: Everything, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = everything()
-    monkeypatch.setattr("deeprebirth_caffe.cli.convert.caffe_engine", lambda path: Echo(1e-3))
-    monkeypatch.setattr("deeprebirth_caffe.cli.deploy.caffe_engine", lambda path: Echo(1e-3))
+    monkeypatch.setattr("deeprebirth_caffe.nets.check.engine", lambda _, caffe: Echo(1e-3))
     common = ("-w", net28.weights, "--input-shape", net28.shape, "--check", "-o", "out")
     for command in ("convert", "deploy"):
         said = complaint(cli(command, net28.train_val, *common), 3)
         assert said.startswith("check failed after strip-training") and ': blob "echo" differs by ' in said
     assert everything() == before
-    monkeypatch.setattr("deeprebirth_caffe.cli.deploy.caffe_engine", lambda path: Echo(1e-5))
+    monkeypatch.setattr("deeprebirth_caffe.nets.check.engine", lambda _, caffe: Echo(1e-5))
     result = cli("deploy", net28.train_val, *common)
     assert result.code == 0
     assert "checked strip-training, join-siblings, inner-to-convolution: 1 blobs agree, the worst to " in result.out
@@ -79,7 +78,7 @@ def test_a_check_without_caffe_is_1(
         def forward(self, *arguments: object, **more: object) -> dict[str, np.ndarray]:
             raise EngineError("Caffe says\nno", stderr_tail="tail")
 
-    monkeypatch.setattr("deeprebirth_caffe.cli.deploy.caffe_engine", lambda path: Broken())
+    monkeypatch.setattr("deeprebirth_caffe.nets.check.engine", lambda _, caffe: Broken())
     result = cli("deploy", net28.train_val, "-w", net28.weights, "--input-shape", net28.shape, "--check", "-o", "out")
     assert r"Caffe says\nno" in complaint(result, 1)
     assert everything() == before

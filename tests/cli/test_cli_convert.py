@@ -168,7 +168,7 @@ def option_no_branch(convert: Convert, net: SmallNet) -> None:
     assert passes(convert("--no-branch")) == {"remove-lrn", "pool-to-stride"}
 
 
-def option_skip_passes(convert: Convert, net: SmallNet) -> None:
+def option_no_pass(convert: Convert, net: SmallNet) -> None:
     assert passes(convert("--no-pass", "remove-lrn", "--no-pass", "merge-branches")) == {"pool-to-stride"}
 
 
@@ -181,7 +181,7 @@ def option_kernel(convert: Convert, net: SmallNet) -> None:
     assert sizes == {"keep": 5, "receptive": 7, "7": 7}
 
 
-def option_reduces(convert: Convert, net: SmallNet) -> None:
+def option_reduce(convert: Convert, net: SmallNet) -> None:
     sizes = {}
     for number, options in enumerate([[], ["1"], ["0.25"], ["1", "inception_3a/*=0.25"], ["0.9", "0.25"]]):
         convert(*(word for one in options for word in ("--reduce", one)), out=str(number))
@@ -268,7 +268,7 @@ def test_reparam_options_that_mean_nothing(cli: Cli, net28: SmallNet, options: t
     assert why in complaint(result, 2)
 
 
-def option_input_shapes(convert: Convert, net: SmallNet) -> None:
+def option_input_shape(convert: Convert, net: SmallNet) -> None:
     unknown = convert("--dry-run", shape="")
     assert unknown["before"]["macs"] is None and "deploy" not in unknown["outputs"]
     assert any("--input-shape" in one["reason"] for one in unknown["refusals"])
@@ -345,7 +345,7 @@ def test_option(convert: Convert, net28: SmallNet, option: str) -> None:
 
 def test_each_option_has_its_test() -> None:
     here = {"as_json": "test_cli_json", "check": "below", "caffe": "below", "force": "below"}
-    calibrated = ("calibrate", "samples", "transform_from", "mean", "mean_value", "scale", "raw")
+    calibrated = ("calibrate", "samples", "transform_from", "mean_file", "mean_value", "scale", "raw_pixels")
     here |= dict.fromkeys(calibrated, "test_calibration_inputs, test_cli_refit")
     here |= dict.fromkeys(("engine", "device", "precision", "threads", "python_layers"), "test_cli_refit")
     named = {param.name for param in command.params if isinstance(param, click.Option)}
@@ -355,7 +355,7 @@ def test_each_option_has_its_test() -> None:
 
 def test_check_and_caffe(cli: Cli, net28: SmallNet, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
-    monkeypatch.setattr("deeprebirth_caffe.cli.convert.caffe_engine", lambda path: asked.append(path) or Echo())
+    monkeypatch.setattr("deeprebirth_caffe.nets.check.engine", lambda _, caffe: asked.append(caffe) or Echo())
     common = ("convert", net28.deploy, "--dry-run")
     assert cli(*common, "--caffe", "there").code == 0 and asked == []
     assert cli(*common, "--check").code == 0 and asked == [None]
@@ -365,7 +365,7 @@ def test_check_and_caffe(cli: Cli, net28: SmallNet, monkeypatch: pytest.MonkeyPa
 def test_a_check_without_weights_writes_none(
     cli: Cli, net28: SmallNet, monkeypatch: pytest.MonkeyPatch, everything: Everything
 ) -> None:
-    monkeypatch.setattr("deeprebirth_caffe.cli.convert.caffe_engine", lambda path: Echo())
+    monkeypatch.setattr("deeprebirth_caffe.nets.check.engine", lambda _, caffe: Echo())
     result = cli("convert", net28.train_val, "--check", "--input-shape", net28.shape, "-o", "out")
     assert result.code == 0 and "note: checked on random weights" in result.out
     assert listing("out") == ["deploy.prototxt", "manifest.json", "solver.prototxt", "train_val.prototxt"]

@@ -16,8 +16,8 @@ from cli_tools import run_here
 
 from deeprebirth_caffe.cli import COMMANDS, rebirth
 from deeprebirth_caffe.cli.examples import EXAMPLES
-from deeprebirth_caffe.cli.help import GROUPS
 from deeprebirth_caffe.cli.layout import cut
+from deeprebirth_caffe.options.fields import TITLES
 
 WIDTH = 80
 
@@ -87,13 +87,18 @@ def test_every_option_has_help() -> None:
     assert bare == []
 
 
-def test_long_pages_have_groups_and_every_grouped_option_exists() -> None:
-    options = {option for _, command in commands() for param in command.params for option in param.opts}
-    assert {option for titles in GROUPS.values() for option in titles.split()} - {"--help"} <= options
+def test_long_pages_have_groups() -> None:
+    titles = {getattr(param, "title", "") for _, command in commands() for param in command.params}
+    assert titles == {"", *TITLES}
     page = run_here("convert", "--help").out
     for title in ("Options", "What to merge", "How new layers start", "Engine", "Output", "Examples"):
         assert f"\n{title}:\n" in page
     assert "What to merge" not in run_here("inspect", "--help").out
+    folder = run_here("data", "folder", "--help").out
+    for title in ("Options", "Output"):
+        assert f"\n{title}:\n" in folder
+    for title in set(TITLES) - {"Output"}:
+        assert title not in folder
 
 
 @pytest.mark.parametrize(

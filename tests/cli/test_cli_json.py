@@ -82,7 +82,7 @@ def test_manifest_of_deploy(cli: Cli, small: Callable[[str], SmallNet]) -> None:
 
 
 def test_manifest_of_a_check(cli: Cli, net28: SmallNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deeprebirth_caffe.cli.convert.caffe_engine", lambda path: Echo())
+    monkeypatch.setattr("deeprebirth_caffe.nets.check.engine", lambda _, caffe: Echo())
     result = cli("convert", net28.train_val, "--input-shape", net28.shape, "--check", "--json")
     jsondocs.check(result.data, MANIFEST)
     assert result.data["check"] == [{"passes": ["strip-training"], "blobs": 1, "worst": 0.0, "worst_blob": "echo"}]

@@ -250,7 +250,7 @@ def test_what_is_refused(cli: Cli, net28: SmallNet) -> None:
     assert "give -w" in complaint(cli(*given, "--init", "refit", "--calibrate", "own"), 2)
     assert "--init refit and --reparam" in complaint(cli(*given, *weights, "--calibrate", "own"), 2)
     assert "--calibrate" in complaint(cli(*given, "--transform-from", net28.deploy), 2)
-    assert "--samples says how many of --calibrate's" in complaint(cli(*given, "--samples", "9"), 2)
+    assert "--samples needs --calibrate" in complaint(cli(*given, "--samples", "9"), 2)
     assert "there is no such picture" in complaint(cli(*given, *weights, "--init", "refit", "--calibrate", "none"), 2)
     assert not Path("out").exists()
     assert cli(*given).code == 0

@@ -107,9 +107,9 @@ def test_going_on_changes_no_bit(cli: Cli) -> None:
     assert learn(cli, *options, "--log", "whole.jsonl").code == 0
     Path("learned").rename("whole")
     assert learn(cli, *options, "--log", "run.jsonl", "--max-iter", 15).code == 0
-    from deeprebirth_caffe.commands.finetune import FinetuneOptions, go_on
-    from deeprebirth_caffe.engines.choose import EngineOptions
-    from deeprebirth_caffe.relearn.teaching import TeacherOptions
+    from deeprebirth_caffe.commands.finetune import go_on
+    from deeprebirth_caffe.options.finetune import FinetuneOptions, TeacherOptions
+    from deeprebirth_caffe.options.shared import EngineOptions
 
     teacher = TeacherOptions(Path(TEACHER[1]), Path(TEACHER[3]), 3.5, 0.7, True, 0.3)
     started = FinetuneOptions(
@@ -168,8 +168,8 @@ def test_training_that_diverges_stops(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (TEACHER[:2], "--teacher and --teacher-weights belong together"),
-        (TEACHER[2:], "--teacher and --teacher-weights belong together"),
+        (TEACHER[:2], "--teacher needs --teacher-weights"),
+        (TEACHER[2:], "--teacher-weights needs --teacher"),
         (("--alpha", "0.3"), "--alpha needs --teacher"),
         (("--temperature", "3"), "--temperature needs --teacher"),
         (("--match-blobs",), "--match-blobs needs --teacher"),

@@ -15,9 +15,9 @@ from cli_tools import Cli, SmallNet, complaint
 
 from deeprebirth_caffe.bench.energy import EnergyMeter
 from deeprebirth_caffe.bench.targets import Job
-from deeprebirth_caffe.cli.time import ENGINES
 from deeprebirth_caffe.engines.runners import RUNNERS
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.options.time import ENGINES
 
 EVIL = "layer \u202e$(touch pwned)<script>alert(1)</script>"
 

@@ -161,7 +161,7 @@ def test_bad_ranks(cli: Cli, net28: SmallNet, text: str, code: int, said: str) -
         (["--ranks", "nowhere.json"], 1, "nowhere.json: cannot read these ranks"),
         (["--only", "loss1"], 3, "only training needs it"),
         (["--transform-from", "googlenet28/deploy.prototxt"], 2, "--calibrate"),
-        (["--samples", "256"], 2, "--samples says how many of --calibrate's images count; give it too"),
+        (["--samples", "256"], 2, "--samples needs --calibrate; give it too"),
         (["--calibrate", "nowhere"], 2, "nowhere: there is no such picture"),
         (["--calibrate", "own"], 1, "digits/train: not found"),
     ],

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
+from deeprebirth_caffe.options.convert import ConvertOptions
 
 HERE = Path(__file__).parent / "portable"
 CASES = sorted(path.parent for path in HERE.glob("*/fork.prototxt"))

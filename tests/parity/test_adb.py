@@ -10,15 +10,15 @@ import pytest
 from adbd.server import Adbd
 from devices import LONG, adb_server, connect, eventually, false_caffe, sleeping
 
-from deeprebirth_caffe.bench.protocol import Plan
 from deeprebirth_caffe.bench.targets import client, open_target
 from deeprebirth_caffe.bench.targets.adb import AdbTransport
 from deeprebirth_caffe.bench.targets.bundle import Bundle
 from deeprebirth_caffe.bench.targets.install import install, installed
 from deeprebirth_caffe.bench.targets.shell import DeviceError, DeviceLostError, Shell
 from deeprebirth_caffe.commands.device import Seen, device_info, install_caffe, list_devices, remove_caffe
-from deeprebirth_caffe.commands.time import TimeOptions, time_nets
+from deeprebirth_caffe.commands.time import time_nets
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
+from deeprebirth_caffe.options.time import Plan, TimingOptions
 from deeprebirth_caffe.results import to_json
 
 Phone = Callable[..., Adbd]
@@ -201,7 +201,7 @@ def test_real_caffe_times_a_net_named_like_shell_code(
     monkeypatch.chdir(tmp_path)
     net = Path("$(touch hacked); `touch hacked`.prototxt")
     net.write_text(NET)
-    result = time_nets(TimeOptions(nets=[(net, None)], on="adb", plan=Plan(runs=2, iterations=3)))
+    result = time_nets([(net, None)], TimingOptions(on="adb", plan=Plan(runs=2, iterations=3)))
     names = [layer.name for layer in result.nets[0].layers]
     assert names == ["$(touch hacked); `touch hacked`", '-rf "*"']
     assert all(ms > 0 for ms in result.nets[0].runs_ms)

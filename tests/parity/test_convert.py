@@ -11,13 +11,14 @@ import pytest
 from nets import parse
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net, Weights, summarize
 from deeprebirth_caffe.ir.probe import probe, save_weights
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.rewriting import Converted
+from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:

@@ -8,16 +8,18 @@ import subprocess
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from deeprebirth_caffe.commands.data import DataOptions, data_digits, data_list
+from deeprebirth_caffe.commands.data import data_digits, data_list
 from deeprebirth_caffe.data.mean import mean_bytes, mean_picture
 from deeprebirth_caffe.data.records import AS_IS, RecordFormat, raw_record
 from deeprebirth_caffe.data.writers import open_database
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.options.data import DataOptions
 
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("lmdb")
@@ -101,6 +103,12 @@ def records(path: Path, backend: str) -> Records:
         return dict(database.items())
 
 
+def told(form: RecordFormat, **more: Any) -> DataOptions:
+    """The same as options."""
+    size = (form.height, form.width) if form.height else None
+    return DataOptions(resize=size, gray=form.gray, encoded=form.encoded, **more)
+
+
 def flags(form: RecordFormat, backend: str = "lmdb") -> list[str]:
     """convert_imageset's options for the same."""
     found = [f"-backend={backend}", f"-gray={str(form.gray).lower()}"]
@@ -126,7 +134,7 @@ def test_records(tool: Tool, pictures: Path, tmp_path: Path, form: RecordFormat)
     listing = pictures.parent / "list.txt"
     done = tool("convert_imageset", *flags(form), f"{pictures}/", listing, tmp_path / "theirs")
     assert done.returncode == 0, done.stderr
-    data_list(listing, tmp_path / "ours", DataOptions(form=form, threads=2), pictures)
+    data_list(listing, tmp_path / "ours", told(form, threads=2), pictures)
     ours, theirs = (records(tmp_path / name, "lmdb") for name in ("ours", "theirs"))
     assert list(ours) == list(theirs)
     assert [key for key, value in ours.items() if value != theirs[key]] == []
@@ -148,7 +156,7 @@ def test_mean(tool: Tool, pictures: Path, tmp_path: Path, form: RecordFormat, ba
     if backend == "leveldb":
         pytest.importorskip("plyvel")
     listing = pictures.parent / "list.txt"
-    options = DataOptions(backend=backend, form=form, mean=tmp_path / "ours.mean")
+    options = told(form, backend=backend, mean=tmp_path / "ours.mean")
     data_list(listing, tmp_path / "ours", options, pictures)
     assert tool("convert_imageset", *flags(form, backend), f"{pictures}/", listing, tmp_path / "theirs").returncode == 0
     # Caffe reads our database, and we read Caffe's.
@@ -185,7 +193,7 @@ def test_shuffled_the_set_is_the_same(tool: Tool, pictures: Path, tmp_path: Path
     assert (
         tool("convert_imageset", "-shuffle", *flags(form), f"{pictures}/", listing, tmp_path / "theirs").returncode == 0
     )
-    data_list(listing, tmp_path / "ours", DataOptions(form=form, shuffle=True, seed=1), pictures)
+    data_list(listing, tmp_path / "ours", told(form, shuffle=True, seed=1), pictures)
     by_name = []
     for name in ("ours", "theirs"):
         found = records(tmp_path / name, "lmdb")

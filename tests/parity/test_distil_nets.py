@@ -11,13 +11,14 @@ from distil_tools import BATCH, as_sgd, converted
 from nets import without_switches
 from solvers import far
 
-from deeprebirth_caffe.commands.distil import DistilOptions, distil
+from deeprebirth_caffe.commands.distil import distil
 from deeprebirth_caffe.engines.base import Engine
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.engines.torch.engine import TorchEngine
 from deeprebirth_caffe.formats.prototxt import format_message, parse_message
 from deeprebirth_caffe.ir import Weights
+from deeprebirth_caffe.options.distil import DistilOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 TERMS = 27 + 2 * (12 + 12 * 9 + 4 * 25) + 2 * 26 * 9 + 26 + 26 * 36 + BATCH * 24 * 24

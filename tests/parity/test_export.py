@@ -12,12 +12,13 @@ import pytest
 from nets import conv, data, fc, layer, relu
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.commands.export import compare
 from deeprebirth_caffe.engines.prepare import plain
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.options.convert import ConvertOptions
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker

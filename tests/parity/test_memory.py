@@ -16,13 +16,14 @@ import pytest
 from nets import conv, layer, parse, pool, relu
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net, summarize
 from deeprebirth_caffe.ops import all_ops
 from deeprebirth_caffe.ops.base import no_buffers
+from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 pytestmark = pytest.mark.caffe

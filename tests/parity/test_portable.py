@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from closeness import assert_within, between
 
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.engines import engine
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.engines.random_weights import random_weights
@@ -19,6 +19,7 @@ from deeprebirth_caffe.errors import RefusedError
 from deeprebirth_caffe.formats.caffemodel import read_caffemodel
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.options.convert import ConvertOptions
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker

@@ -14,7 +14,7 @@ from measured_torch import train
 from nets import without_switches
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.engines.torch.engine import TorchEngine
 from deeprebirth_caffe.formats.prototxt import format_message
@@ -22,6 +22,7 @@ from deeprebirth_caffe.ir import Net, summarize
 from deeprebirth_caffe.ir.probe import probe, save_weights
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.rewriting import Converted
+from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from exact_tools import Shared, same
 from nets import conv, data, layer, parse, reasons, rewrite
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
-from deeprebirth_caffe.commands.deploy import DeployOptions, deploy
-from deeprebirth_caffe.engines.choose import EngineOptions
+from deeprebirth_caffe.commands.convert import convert
+from deeprebirth_caffe.commands.deploy import deploy
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Layer, Net, Weights
@@ -27,11 +26,14 @@ from deeprebirth_caffe.nets.manifest import Manifest
 from deeprebirth_caffe.nets.rewriting import Converted
 from deeprebirth_caffe.nets.strip import strip
 from deeprebirth_caffe.ops import conv_output_size
+from deeprebirth_caffe.options.convert import ConvertOptions
+from deeprebirth_caffe.options.deploy import DeployOptions
+from deeprebirth_caffe.options.shared import CalibrationOptions, EngineOptions
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.sum_siblings import SumSiblings
 from deeprebirth_caffe.passes.relearn.reparametrize import Reparametrize
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.relearn.calibration import CalibrationOptions, calibration_inputs
+from deeprebirth_caffe.relearn.calibration import calibration_inputs
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker
@@ -182,7 +184,7 @@ def options(net: Path, out: Path, **more: object) -> ConvertOptions:
 
 def deployed(folder: Path, out: Path, engine: Shared, weights: str = "init.caffemodel") -> Manifest:
     shape = {"data": zoo.build("googlenet28").input_shape}
-    return deploy(DeployOptions(folder / "train_val.prototxt", folder / weights, out, shape), engine)
+    return deploy(DeployOptions(folder / "train_val.prototxt", folder / weights, out, input_shapes=shape), engine)
 
 
 def test_deploy_gives_the_net_that_one_layer_would_give(engine: Shared, net28: Path, tmp_path: Path) -> None:
@@ -301,7 +303,7 @@ def test_real_caffe_trains_the_parts_and_deploy_folds_what_they_learned(
     for name in ("conv2/3x3_merge_1x1", "conv2/3x3_merge_1x1_scale", "conv2/3x3_merge_main_bn"):
         assert any(not np.array_equal(a, b) for a, b in zip(learned[name], start[name], strict=True)), name
     inputs = {"data": zoo.build("googlenet28").input_shape}
-    done = deploy(DeployOptions(wide / net28.name, snapshot.model, tmp_path / "out", inputs), engine)
+    done = deploy(DeployOptions(wide / net28.name, snapshot.model, tmp_path / "out", input_shapes=inputs), engine)
     assert {"fold-batchnorm", "sum-siblings"} <= {one["pass"] for one in done["rewrites"]}
     assert all(check["worst"] <= 1e-4 for check in done["check"])
     assert not {one.type for one in Net.read(tmp_path / "out" / "deploy.prototxt").layers} & {"BatchNorm", "Eltwise"}

@@ -12,12 +12,13 @@ import pytest
 from nets import conv, data, fc, layer, pool, relu
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.engines.agree import agree, check_runner, first_failure
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.hosted import HostedRunner
 from deeprebirth_caffe.engines.prepare import prepare, random_inputs
 from deeprebirth_caffe.engines.runners import RUNNERS, open_runner
+from deeprebirth_caffe.options.convert import ConvertOptions
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker

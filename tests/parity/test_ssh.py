@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from devices import LONG, eventually, false_caffe, sleeping, ssh_board
 
-from deeprebirth_caffe.bench.protocol import Plan
 from deeprebirth_caffe.bench.targets import open_target
 from deeprebirth_caffe.bench.targets.install import install, installed
 from deeprebirth_caffe.bench.targets.shell import DeviceError, DeviceLostError, Shell
 from deeprebirth_caffe.bench.targets.ssh import SshTransport
 from deeprebirth_caffe.commands.device import device_info, install_caffe, remove_caffe
-from deeprebirth_caffe.commands.time import TimeOptions, time_nets
+from deeprebirth_caffe.commands.time import time_nets
 from deeprebirth_caffe.engines.caffe.locate import default_prefix
+from deeprebirth_caffe.options.time import Plan, TimingOptions
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_arm_caffe_under_an_emulator(home: Path, tmp_path: Path, monkeypatch: py
     assert (report.installed.machine, report.installed.version) == ("aarch64", "1.0.0")
     net = tmp_path / "net.prototxt"
     net.write_text(NET)
-    result = time_nets(TimeOptions(nets=[(net, None)], on="ssh:board", plan=Plan(runs=2, iterations=3)))
+    result = time_nets([(net, None)], TimingOptions(on="ssh:board", plan=Plan(runs=2, iterations=3)))
     assert [layer.name for layer in result.nets[0].layers] == ["$(touch hacked)", "pool"]
     assert not list(tmp_path.rglob("hacked"))
     assert list((home / ".rebirth/runs").iterdir()) == []

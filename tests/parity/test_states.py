@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:

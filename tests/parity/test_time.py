@@ -17,13 +17,13 @@ from nets import data, layer
 
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.bench.caffe_time import dressed
-from deeprebirth_caffe.bench.protocol import Plan
-from deeprebirth_caffe.commands.time import TimeOptions, time_nets
+from deeprebirth_caffe.commands.time import time_nets
 from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net, summarize
+from deeprebirth_caffe.options.time import Plan, TimingOptions
 
 pytestmark = pytest.mark.caffe
 QUICK = Plan(runs=2, iterations=2, warmup=1)
@@ -48,7 +48,7 @@ def program(caffe_install: CaffeInstall, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_rows_are_caffes_layers(net: Path, caffe: CaffeWorker) -> None:
-    found = time_nets(TimeOptions([(net, None)], plan=QUICK, threads=1)).nets[0]
+    found = time_nets([(net, None)], TimingOptions(plan=QUICK, threads=1)).nets[0]
     loaded = caffe.load(net)
     kinds = [(name, kind) for name, kind in loaded.layers if kind != "Input"]
     caffe.close(loaded)
@@ -66,7 +66,7 @@ def test_rows_are_caffes_layers(net: Path, caffe: CaffeWorker) -> None:
 def test_each_net_has_a_process_of_its_own(tmp_path: Path) -> None:
     zoo.write("googlenet28", tmp_path / "net")
     net = tmp_path / "net/deploy.prototxt"
-    result = time_nets(TimeOptions([(net, None)] * 3, plan=Plan(6, 2, 1), threads=1))
+    result = time_nets([(net, None)] * 3, TimingOptions(plan=Plan(6, 2, 1), threads=1))
     assert [ratio.vs for ratio in result.ratios] == [net] * 2
     for ratio in result.ratios:
         assert ratio.low <= ratio.median <= ratio.high
@@ -76,7 +76,7 @@ def test_each_net_has_a_process_of_its_own(tmp_path: Path) -> None:
 def test_without_python(name: str, tmp_path: Path, program: Path) -> None:
     zoo.write(name, tmp_path / "net")
     net = tmp_path / "net/deploy.prototxt"
-    found = time_nets(TimeOptions([(net, None)], plan=QUICK, threads=1, caffe=str(program))).nets[0]
+    found = time_nets([(net, None)], TimingOptions(plan=QUICK, threads=1, caffe=str(program))).nets[0]
     assert not found.single_passes and len(found.runs_ms) == 2
     assert any("`caffe time`" in note for note in found.notes)
     view = Net.read(net).view("TEST")
@@ -92,7 +92,7 @@ def test_without_python_only_caffe_can_be_timed(tmp_path: Path, program: Path) -
     net.write_text(data(1) + layer("ArgMax", "a", "data"))
     # Caffe has no backward pass for it, and `caffe time` wants one
     with pytest.raises(RebirthError, match="caffe time on local: it "):
-        time_nets(TimeOptions([(net, None)], plan=QUICK, caffe=str(program)))
+        time_nets([(net, None)], TimingOptions(plan=QUICK, caffe=str(program)))
 
 
 def test_the_dressed_net_is_alive(net: Path, caffe: CaffeWorker, tmp_path: Path) -> None:

@@ -19,13 +19,14 @@ import torch
 from exact_net import ExactNet, FollowingNet, array
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.engines.torch.engine import TorchEngine
 from deeprebirth_caffe.formats.prototxt import format_message, parse_message
 from deeprebirth_caffe.ir import Net, NetState
 from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:

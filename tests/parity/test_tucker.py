@@ -11,8 +11,8 @@ import pytest
 from nets import conv, data, fc, parse, relu, rewrite
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
-from deeprebirth_caffe.commands.tucker import TuckerOptions, tucker
+from deeprebirth_caffe.commands.convert import convert
+from deeprebirth_caffe.commands.tucker import tucker
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.prototxt import format_message
@@ -21,6 +21,8 @@ from deeprebirth_caffe.ir.probe import probe, save_weights
 from deeprebirth_caffe.nets.check import TOLERANCE, compare_nets
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.rewriting import Converted
+from deeprebirth_caffe.options.convert import ConvertOptions
+from deeprebirth_caffe.options.tucker import TuckerOptions
 from deeprebirth_caffe.passes.patterns import LINEAR, Facts
 from deeprebirth_caffe.passes.relearn.factors import Site, find_site
 from deeprebirth_caffe.passes.relearn.tucker import Tucker

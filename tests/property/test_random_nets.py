@@ -21,7 +21,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from nets import PASSES, conv, data, fc, layer, pool
 
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert, passes_of
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import RefusedError
@@ -33,6 +33,7 @@ from deeprebirth_caffe.nets.exactness import FINISHING
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.rewriting import Converted
 from deeprebirth_caffe.ops import conv_output_size, pool_output_size
+from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.passes.exact.fold_ahead import FoldAhead
 from deeprebirth_caffe.passes.exact.sum_siblings import SumSiblings
 from deeprebirth_caffe.rewrite import Rewriter
@@ -356,7 +357,7 @@ def test_converting_again_changes_nothing(seed: int) -> None:
         if one.type == "Data":
             again.data[one] = image
     again.weights = result.net.weights.copy() if result.net.weights is not None else None
-    for one in options.passes():
+    for one in passes_of(options):
         outcome = run(Rewriter(again), [one])
         assert [(rewrite.pass_name, rewrite.applied.removed) for rewrite in outcome.rewrites] == []
     assert again.text() == result.net.text()

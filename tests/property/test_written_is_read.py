@@ -9,10 +9,9 @@ from random import Random
 
 import pytest
 
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
-from deeprebirth_caffe.commands.deploy import DeployOptions, deploy
-from deeprebirth_caffe.commands.time import TimeOptions
-from deeprebirth_caffe.commands.tucker import TuckerOptions, tucker
+from deeprebirth_caffe.commands.convert import convert
+from deeprebirth_caffe.commands.deploy import deploy
+from deeprebirth_caffe.commands.tucker import tucker
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.prototxt import format_message, parse_message
@@ -22,8 +21,11 @@ from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.nets.conversion import read_conversion
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.manifest import read_earlier
+from deeprebirth_caffe.options.convert import ConvertOptions
+from deeprebirth_caffe.options.deploy import DeployOptions
+from deeprebirth_caffe.options.plan import PlanOptions
+from deeprebirth_caffe.options.tucker import TuckerOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.runs.planning.options import PlanOptions
 from deeprebirth_caffe.runs.planning.plan import plan
 from deeprebirth_caffe.runs.schedule.files import read_schedule
 
@@ -150,5 +152,5 @@ def test_a_chain_of_commands(tmp_path: Path, seed: int) -> None:
         load_net(folder / "deployed/deploy.prototxt", folder / "deployed/deploy.caffemodel")
         json.loads((folder / "deployed/manifest.json").read_bytes())
     with contextlib.suppress(RebirthError):
-        plan(PlanOptions(net, weights, tmp_path / "s.yaml", TimeOptions(())), lambda text: None, lambda *_: None)
+        plan(PlanOptions(net, weights, tmp_path / "s.yaml"), lambda text: None, lambda *_: None)
         read_schedule(tmp_path / "s.yaml")

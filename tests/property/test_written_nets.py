@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 from exact_tools import Shared
 from nets import conv, fc, layer, parse, pool, relu
 
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
-from deeprebirth_caffe.commands.deploy import DeployOptions, deploy
+from deeprebirth_caffe.commands.convert import convert
+from deeprebirth_caffe.commands.deploy import deploy
 from deeprebirth_caffe.commands.inspect import inspect
 from deeprebirth_caffe.engines.prepare import plain
 from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.nets.check import compare_nets
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.strip import DEPLOY, DEPLOY_WEIGHTS
+from deeprebirth_caffe.options.convert import ConvertOptions
+from deeprebirth_caffe.options.deploy import DeployOptions
 from deeprebirth_caffe.passes.heads import find_heads, find_results
 
 if TYPE_CHECKING:

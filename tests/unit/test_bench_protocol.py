@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from deeprebirth_caffe.bench.breakdown import Group, LayerTime, grouped, layer_times, tensor_share
-from deeprebirth_caffe.bench.protocol import Measured, Plan, idle_watts, interleave
+from deeprebirth_caffe.bench.protocol import Measured, idle_watts, interleave
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.options.time import Plan
 
 
 class Net3:

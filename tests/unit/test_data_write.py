@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deeprebirth_caffe.commands.data import DataOptions, data_digits, data_folder, data_list
+from deeprebirth_caffe.commands.data import data_digits, data_folder, data_list
 from deeprebirth_caffe.data import staging as staging_module
 from deeprebirth_caffe.data import write, writers
 from deeprebirth_caffe.data.decode import BadRecordError
@@ -31,6 +31,7 @@ from deeprebirth_caffe.data.records import AS_IS, RecordFormat, encoded_datum, r
 from deeprebirth_caffe.data.staging import staging
 from deeprebirth_caffe.data.writers import BACKENDS, open_database
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.options.data import DataOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 cv2 = pytest.importorskip("cv2")
@@ -482,7 +483,7 @@ def test_none_can_be_used(here: Path) -> None:
 def test_other_parameters_begin_anew(here: Path) -> None:
     listing = make_list(6)
     Path("pics/5.png").write_bytes(b"junk")
-    for options in (DataOptions(), DataOptions(form=RecordFormat(gray=True)), DataOptions(shuffle=True)):
+    for options in (DataOptions(), DataOptions(gray=True), DataOptions(shuffle=True)):
         with pytest.raises(RebirthError, match=r"pics/5\.png"):
             data_list(listing, Path("db"), options)
     picture("pics/5.png", 5)

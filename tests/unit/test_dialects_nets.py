@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.commands.inspect import inspect
 from deeprebirth_caffe.formats.prototxt import read_net
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.nets.strip import strip
+from deeprebirth_caffe.options.convert import ConvertOptions
 
 
 def conv(name: str, bottom: str, out: int, kernel: int = 3, kind: str = "Convolution", fields: str = "") -> str:

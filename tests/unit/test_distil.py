@@ -13,12 +13,13 @@ import torch
 from distil_tools import NET, as_sgd, converted
 from numpy.typing import NDArray
 
-from deeprebirth_caffe.commands.distil import DistilOptions, distil
+from deeprebirth_caffe.commands.distil import distil
 from deeprebirth_caffe.engines.torch.engine import TorchEngine
 from deeprebirth_caffe.engines.torch.net import TorchNet
 from deeprebirth_caffe.errors import RebirthError, RefusedError
 from deeprebirth_caffe.ir import Net, NetState, Weights
 from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.options.distil import DistilOptions
 
 
 @pytest.fixture(autouse=True)
@@ -254,7 +255,8 @@ def test_other_errors(folder: Path) -> None:
 
 
 def test_a_net_that_does_not_train_is_refused(folder: Path) -> None:
-    from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+    from deeprebirth_caffe.commands.convert import convert
+    from deeprebirth_caffe.options.convert import ConvertOptions
 
     converted(folder)
     convert(ConvertOptions(Path("made/deploy.prototxt"), Path("made/init.caffemodel"), out=Path("again")))

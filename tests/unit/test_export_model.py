@@ -10,7 +10,7 @@ import pytest
 from nets import conv, data, fc, layer, parse, pool, relu
 
 from deeprebirth_caffe.commands import export as workflow
-from deeprebirth_caffe.commands.export import ExportOptions, export
+from deeprebirth_caffe.commands.export import export
 from deeprebirth_caffe.engines.libraries import need
 from deeprebirth_caffe.engines.prepare import plain
 from deeprebirth_caffe.engines.random_weights import random_weights
@@ -18,6 +18,7 @@ from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
 from deeprebirth_caffe.ir import Net, Weights
 from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.ops import all_ops
+from deeprebirth_caffe.options.export import ExportOptions
 
 onnx = pytest.importorskip("onnx")
 
@@ -214,7 +215,7 @@ def test_a_net_that_trains_is_deployed_first(tmp_path: Path) -> None:
     path, weights = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
     path.write_text(TRAINS)
     save_weights(weights, net, random_weights(net))
-    found = export(ExportOptions(path, weights, tmp_path / "net.onnx", {"data": (3, 8, 8)}))
+    found = export(ExportOptions(path, weights, tmp_path / "net.onnx", input_shapes={"data": (3, 8, 8)}))
     assert found["inputs"] == [{"name": "data", "shape": [1, 3, 8, 8]}]
     assert [one["blob"] for one in found["outputs"]] == ["prob"]
     assert found["batch"] is None and "rebirth deploy" in found["notes"][0]

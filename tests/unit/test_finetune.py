@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from deeprebirth_caffe.cli.progress import Bar, accuracy_name, clock, spell_score
-from deeprebirth_caffe.commands.finetune import FinetuneOptions, go_on
+from deeprebirth_caffe.commands.finetune import go_on
 from deeprebirth_caffe.engines.base import EngineError, Snapshot, Step
 from deeprebirth_caffe.engines.caffe import saving
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
-from deeprebirth_caffe.engines.choose import EngineOptions, choose, predict
+from deeprebirth_caffe.engines.choose import choose, predict
 from deeprebirth_caffe.engines.plan import read_plan
 from deeprebirth_caffe.engines.snapshots import snapshot_room
 from deeprebirth_caffe.errors import RebirthError, UsageError
@@ -26,6 +26,8 @@ from deeprebirth_caffe.inputs.labels import judge_of
 from deeprebirth_caffe.inputs.roots import find_root
 from deeprebirth_caffe.ir import Net, NetState, View
 from deeprebirth_caffe.nets.ranking import Classifier, Ranking, find_classifier
+from deeprebirth_caffe.options.finetune import FinetuneOptions
+from deeprebirth_caffe.options.shared import EngineOptions
 from deeprebirth_caffe.training.pace import Pace
 from deeprebirth_caffe.training.schedule import Schedule
 from deeprebirth_caffe.training.snapshots import check_room
@@ -234,8 +236,9 @@ def test_the_documented_layers_that_torch_does_not_run() -> None:
 
 
 def test_the_command_that_goes_on() -> None:
-    engine = EngineOptions("torch", "cuda", "bf16", 2, "/opt/my caffe")
-    options = FinetuneOptions(Path("my solver"), [Path("a"), Path("b")], None, engine, 7, Path("l"), force=True)
+    engine = EngineOptions("torch", "cuda", "bf16", 2, caffe="/opt/my caffe")
+    weights = [Path("a"), Path("b")]
+    options = FinetuneOptions(Path("my solver"), weights, None, engine, max_iter=7, log=Path("l"), force=True)
     tail = "--engine torch --device cuda --precision bf16 --threads 2 --caffe '/opt/my caffe' --max-iter 7 --log l"
     assert go_on(options, Path("s")) == f"rebirth finetune 'my solver' --resume s {tail}"
     assert go_on(options, None) == f"rebirth finetune 'my solver' -w a -w b {tail}"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from deeprebirth_caffe.collector import uncollected
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import write_caffemodel
@@ -20,6 +20,7 @@ from deeprebirth_caffe.formats.solverstate import read_solverstate
 from deeprebirth_caffe.ir import Net, NetError
 from deeprebirth_caffe.ir.weights import Weights
 from deeprebirth_caffe.nets.strip import strip
+from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.wording import json_bytes
 
 CYCLE = """

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from nets import conv, data, fc, layer, parse, pool, relu, rewrite
 
-from deeprebirth_caffe.commands.time import TimeOptions, time_nets
+from deeprebirth_caffe.commands.time import time_nets
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.caffemodel import LayerBlobs, read_caffemodel, write_caffemodel
 from deeprebirth_caffe.ir import Weights, WeightsError
 from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.options.time import TimingOptions
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
@@ -136,7 +137,7 @@ def test_two_layers_of_one_name_cannot_both_learn(tmp_path: Path) -> None:
 def test_random_weights_for_a_timing_must_fit_too(tmp_path: Path) -> None:
     (tmp_path / "net.prototxt").write_text(PHASES + layer("EuclideanLoss", "loss", ["conv", "conv"]))
     with pytest.raises(RebirthError, match=r"random weights: the shapes of 1 layer differ: conv wants .* in TEST"):
-        time_nets(TimeOptions([(tmp_path / "net.prototxt", None)], engine="torch"))
+        time_nets([(tmp_path / "net.prototxt", None)], TimingOptions(engine="torch"))
 
 
 def test_nvcaffe_015_has_scale_and_bias_first(tmp_path: Path) -> None:

@@ -8,16 +8,19 @@ import pytest
 from click.testing import CliRunner
 
 from deeprebirth_caffe.cli import rebirth
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
-from deeprebirth_caffe.commands.deploy import DeployOptions, deploy
+from deeprebirth_caffe.commands.convert import convert
+from deeprebirth_caffe.commands.deploy import deploy
 from deeprebirth_caffe.commands.diff import diff
 from deeprebirth_caffe.commands.inspect import inspect
-from deeprebirth_caffe.commands.tucker import TuckerOptions, tucker
+from deeprebirth_caffe.commands.tucker import tucker
 from deeprebirth_caffe.engines.plan import read_plan
 from deeprebirth_caffe.engines.random_weights import random_weights
 from deeprebirth_caffe.formats.files import atomic_file
 from deeprebirth_caffe.ir import Net, NetError
 from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.options.convert import ConvertOptions
+from deeprebirth_caffe.options.deploy import DeployOptions
+from deeprebirth_caffe.options.tucker import TuckerOptions
 from deeprebirth_caffe.training.solver_nets import solver_nets
 
 DATA = """layer {{ name: "data" type: "DummyData" top: "data" top: "label" {rule}

@@ -9,8 +9,9 @@ import pytest
 from nets import conv, data, fc, layer, names, parse, pool, reasons, relu, rewrite
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.commands.convert import ConvertOptions
+from deeprebirth_caffe.commands.convert import passes_of
 from deeprebirth_caffe.ops import conv_geometry
+from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
 from deeprebirth_caffe.passes.relearn import inception
@@ -182,7 +183,7 @@ def test_pools_that_the_paper_folds(behind: str, folds: bool) -> None:
 )
 def test_the_papers_nets(name: str, folded: list[str]) -> None:
     net = parse(zoo.build(name).deploy)
-    found = rewrite(net, ConvertOptions(Path(name), paper=True).passes()).rewrites
+    found = rewrite(net, passes_of(ConvertOptions(Path(name), paper=True))).rewrites
     assert [one.applied.removed[0] for one in found if one.pass_name == "pool-to-stride"] == folded
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.commands.convert import ConvertOptions
+from deeprebirth_caffe.commands.convert import passes_of
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.nets.selection import Selection, names_stage
+from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.rewrite import Kind
 from deeprebirth_caffe.runs.planning.candidates import (
     Merge,
@@ -21,8 +22,8 @@ from deeprebirth_caffe.runs.planning.candidates import (
     together,
 )
 
-PAPER = ConvertOptions(Path("net"), paper=True).passes()
-BEST = ConvertOptions(Path("net")).passes()
+PAPER = passes_of(ConvertOptions(Path("net"), paper=True))
+BEST = passes_of(ConvertOptions(Path("net")))
 
 
 @cache

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deeprebirth_caffe.commands.time import TimeOptions
 from deeprebirth_caffe.errors import RefusedError, UsageError
+from deeprebirth_caffe.options.plan import PlanOptions, Target, parse_targets
+from deeprebirth_caffe.options.time import TimingOptions
 from deeprebirth_caffe.runs.planning.choosing import Offer, choose, points, predicted
-from deeprebirth_caffe.runs.planning.options import PlanOptions
-from deeprebirth_caffe.runs.planning.target import Reached, Search, Target, parse_targets
+from deeprebirth_caffe.runs.planning.target import Reached, Search
 from deeprebirth_caffe.runs.planning.trials import Candidate, Made, Savings, Trials, cover
 
 TOTAL = 100.0
@@ -113,7 +113,7 @@ class FakeTrials:
         self.timed: list[frozenset[str]] = []
         self.start = (Path("net"), Path("weights"))
         self.doubts: dict[str, str] = {}
-        self.timing = TimeOptions([])
+        self.timing = TimingOptions()
 
     def times(self, choices: object) -> Savings:
         return Savings(TOTAL, {}, self.saved)
@@ -144,7 +144,7 @@ def search(
 ) -> tuple[FakeTrials, Reached]:
     trials = FakeTrials(dict.fromkeys("abcde", 15.0), luck, said or {})
     trials.doubts.update(doubts or {})
-    options = PlanOptions(Path("net"), Path("w"), Path("out"), TimeOptions([]), target=Target(2.0))
+    options = PlanOptions(Path("net"), Path("w"), Path("out"), target=Target(2.0))
     return trials, Search(cast("Trials", trials), FakeJudge(), options, "top1", lambda text: None).run([])
 
 

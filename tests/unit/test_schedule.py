@@ -15,7 +15,7 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.solver import parse_solver
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.ranking import COLUMNS
-from deeprebirth_caffe.nets.solver import CLIP
+from deeprebirth_caffe.options.shared import CLIP
 from deeprebirth_caffe.runs.schedule.accuracy import points
 from deeprebirth_caffe.runs.schedule.digests import data_digest
 from deeprebirth_caffe.runs.schedule.learning import read_hits

@@ -15,7 +15,7 @@ from closeness import assert_within, between
 from nets import data, layer
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.commands.convert import ConvertOptions
+from deeprebirth_caffe.commands.convert import passes_of
 from deeprebirth_caffe.engines import engine
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 from deeprebirth_caffe.engines.random_weights import random_weights
@@ -24,6 +24,7 @@ from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.ir.subnet import ancestors
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.rewriting import rebirth_origins
+from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.relearn.targets import RELU, Recipe, Target, find_targets, taught, value_names
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.pipeline import run
@@ -71,7 +72,7 @@ def converted(net: Net, **options: Any) -> Case:
     net.weights = net.weights or random_weights(net)
     teacher = net.copy()
     rewriter = Rewriter(net)
-    run(rewriter, ConvertOptions(net=Path("net.prototxt"), **options).passes())
+    run(rewriter, passes_of(ConvertOptions(net=Path("net.prototxt"), **options)))
     view = teacher.view("TEST")
     targets, reasons = find_targets(view, net, rebirth_origins(rewriter))
     return Case(teacher, view, net, {target.layer: target for target in targets}, reasons)

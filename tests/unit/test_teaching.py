@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.commands.convert import ConvertOptions
+from deeprebirth_caffe.commands.convert import passes_of
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.caffemodel import write_caffemodel
 from deeprebirth_caffe.ir import Net, View, param_shapes
+from deeprebirth_caffe.options.convert import ConvertOptions
+from deeprebirth_caffe.options.finetune import TeacherOptions
 from deeprebirth_caffe.relearn.matching import matching_blobs
-from deeprebirth_caffe.relearn.teaching import TeacherOptions, plan_lesson
+from deeprebirth_caffe.relearn.teaching import plan_lesson
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.names import rename_changed_blobs
 from deeprebirth_caffe.rewrite.pipeline import run
@@ -329,15 +331,6 @@ def test_blobs_of_another_shape_are_left_out(folder: Path) -> None:
     assert lesson.blobs == ("b",)
 
 
-def test_the_command_line_again() -> None:
-    options = TeacherOptions(Path("a b"), Path("w"), 3.14159265, 0.123456789, True, 0.1)
-    assert list(map(str, options.words())) == [
-        *["--teacher", "a b", "--teacher-weights", "w", "--temperature", "3.14159265"],
-        *["--alpha", "0.123456789", "--match-blobs", "--match-weight", "0.1"],
-    ]
-    assert TeacherOptions(Path("a"), Path("w")).words() == ["--teacher", Path("a"), "--teacher-weights", Path("w")]
-
-
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
@@ -355,7 +348,7 @@ def test_nets_of_the_zoo(name: str, wanted: str) -> None:
             original.data[one] = built.input_shape
     net = original.copy()
     rewriter = Rewriter(net)
-    run(rewriter, ConvertOptions(net=Path(), weights=None).passes())
+    run(rewriter, passes_of(ConvertOptions(net=Path(), weights=None)))
     rename_changed_blobs(original, rewriter)
     found = matching_blobs(net.view("TRAIN"), original.view("TEST"))
     same = [mine.name for mine, its in found if mine.shape is not None and mine.shape[1:] == (its.shape or ())[1:]]

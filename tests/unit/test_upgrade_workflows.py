@@ -8,10 +8,11 @@ import pytest
 import upgrade_corpus as corpus
 
 from deeprebirth_caffe import zoo
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
+from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.commands.inspect import inspect
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 

@@ -7,12 +7,13 @@ import select
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.caffe.locate import STAMP, CaffeInstall, CaffeNotFoundError, default_prefix, find_caffe
 from deeprebirth_caffe.errors import UsageError
+from deeprebirth_caffe.options.caffe import InstallOptions, RemoveOptions
 
 SCRIPT = Path(__file__).with_name("install_caffe.sh")
 EVERY = 0.5
@@ -21,26 +22,9 @@ UNFINISHED = ".work"
 """The folder in which the script works until it is done."""
 
 
-@dataclass(frozen=True)
-class InstallOptions:
-    """What the script is asked for.
-
-    Attributes:
-        prefix: the directory; None: the usual one for the architecture.
-        arch: of the packages, as Debian calls it; None: this machine's.
-        mirror: the address of a Debian mirror; None: the one that this machine's apt sources name.
-        keyring: the keys that sign the packages; None: Debian's own, as installed here.
-    """
-
-    prefix: Path | None = None
-    arch: str | None = None
-    mirror: str | None = None
-    keyring: Path | None = None
-
-    @property
-    def directory(self) -> Path:
-        """Where Caffe goes, as an absolute path."""
-        return (self.prefix or default_prefix(self.arch)).absolute()
+def directory_of(options: RemoveOptions) -> Path:
+    """Where Caffe goes, as an absolute path."""
+    return (options.prefix or default_prefix(options.arch)).absolute()
 
 
 def install(options: InstallOptions, say: Callable[[str], None], tick: Callable[[int], None]) -> CaffeInstall:
@@ -60,11 +44,11 @@ def install(options: InstallOptions, say: Callable[[str], None], tick: Callable[
         raise EngineError("installing Caffe needs bash, apt-get and dpkg-deb; docs/caffe.md says what to do without")
     given = {"arch": options.arch, "mirror": options.mirror, "keyring": options.keyring}
     words = [f"--{name}={value}" for name, value in given.items() if value is not None]
-    command = [bash, str(SCRIPT), *words, "--", str(options.directory)]
+    command = [bash, str(SCRIPT), *words, "--", str(directory_of(options))]
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with child:
         try:
-            errors = _follow(child, options.directory / UNFINISHED / "archives", say, tick)
+            errors = _follow(child, directory_of(options) / UNFINISHED / "archives", say, tick)
             code = child.wait()
         except BaseException:
             child.terminate()  # the script stops apt and says nothing that is still read
@@ -73,7 +57,7 @@ def install(options: InstallOptions, say: Callable[[str], None], tick: Callable[
         text = errors.strip().splitlines()[-1:] or [f"install_caffe.sh ended with {code}"]
         failure = UsageError if code == UsageError.exit_code else EngineError
         raise failure(text[0].removeprefix("install_caffe.sh: "))
-    return replace(find_caffe(options.directory), where="rebirth caffe install")
+    return replace(find_caffe(directory_of(options)), where="rebirth caffe install")
 
 
 def _follow(

@@ -31,6 +31,7 @@ import numpy as np
 
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ops import conv_geometry, pool_geometry
+from deeprebirth_caffe.options.convert import DEFAULT_REDUCE
 from deeprebirth_caffe.passes.channels import has_channel_blobs, readers_to_permute
 from deeprebirth_caffe.passes.patterns import Facts, is_pointwise
 from deeprebirth_caffe.passes.relearn.graft import Graft, Grown, Shrunk, apply_graft
@@ -43,9 +44,6 @@ from deeprebirth_caffe.passes.relearn.inception import (
 )
 from deeprebirth_caffe.passes.relearn.start import Start
 from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
-
-DEFAULT_REDUCE = 0.5
-"""The paper's: inception_3a/3x3_reduce goes from 96 to 48."""
 
 
 @dataclass(frozen=True)

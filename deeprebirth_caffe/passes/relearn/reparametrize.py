@@ -27,6 +27,7 @@ from deeprebirth_caffe.ir.stages import MAIN_SUFFIX
 from deeprebirth_caffe.numerics.compose import Axis
 from deeprebirth_caffe.numerics.parallel import within
 from deeprebirth_caffe.ops import ConvGeometry, conv_geometry
+from deeprebirth_caffe.options.convert import DEFAULT_PARTS
 from deeprebirth_caffe.passes.convs import set_geometry
 from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.relearn.start import Start, bias_value, set_filler
@@ -35,8 +36,6 @@ from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewri
 
 Array = npt.NDArray[Any]
 
-PARTS = ("1x1", "1xk", "kx1")
-"""The kernels beside the main one, unless others are named."""
 SPELLING = re.compile(r"(k|[1-9]\d{0,2})x(k|[1-9]\d{0,2})")
 MOVING_AVERAGE = 0.99
 GUESSED = 1e-3
@@ -75,7 +74,7 @@ class Reparametrize(Pass):
     kind: ClassVar[Kind] = Kind.RELEARN
 
     layers: frozenset[str] = frozenset()
-    parts: tuple[str, ...] = PARTS
+    parts: tuple[str, ...] = DEFAULT_PARTS
     seed: int = 0
 
     def match(self, net: Net) -> Iterator[Match | Refusal]:

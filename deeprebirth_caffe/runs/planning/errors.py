@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deeprebirth_caffe.commands.refit import RefitOptions, refit
+from deeprebirth_caffe.commands.refit import refit
 from deeprebirth_caffe.engines.choose import choose
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.inputs.feeding import through
 from deeprebirth_caffe.ir import View
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.ranking import find_classifier
-from deeprebirth_caffe.relearn.calibration import CalibrationOptions, calibration_inputs
+from deeprebirth_caffe.options.refit import RefitOptions
+from deeprebirth_caffe.options.shared import CalibrationOptions
+from deeprebirth_caffe.relearn.calibration import calibration_inputs
 from deeprebirth_caffe.runs.planning.trials import Candidate, Made, Trials
 
 if TYPE_CHECKING:

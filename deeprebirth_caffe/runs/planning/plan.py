@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.collector import uncollected
+from deeprebirth_caffe.commands.convert import PASS_NAMES, passes_of
 from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
 from deeprebirth_caffe.extras import pip_install
 from deeprebirth_caffe.formats.outputs import check_output, write_output
 from deeprebirth_caffe.inputs.roots import find_root
 from deeprebirth_caffe.inputs.sources import source_layers, source_of
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.nets.exactness import check_names
 from deeprebirth_caffe.nets.load import both_phases, load_net, upgrade_notes
 from deeprebirth_caffe.nets.ranking import find_classifier
 from deeprebirth_caffe.nets.selection import Selection
+from deeprebirth_caffe.options.plan import PlanOptions
 from deeprebirth_caffe.rewrite import Kind, Pass
 from deeprebirth_caffe.runs.planning.candidates import (
     Merge,
@@ -29,7 +32,7 @@ from deeprebirth_caffe.runs.planning.candidates import (
     together,
 )
 from deeprebirth_caffe.runs.planning.choosing import points
-from deeprebirth_caffe.runs.planning.options import PlannedStep, PlanOptions
+from deeprebirth_caffe.runs.planning.options import PlannedStep
 from deeprebirth_caffe.runs.planning.recipes import RECIPES
 from deeprebirth_caffe.runs.planning.target import Reached, Search, TargetError
 from deeprebirth_caffe.runs.planning.trials import Show, Trials
@@ -67,8 +70,10 @@ def plan(options: PlanOptions, say: Say, show: Show) -> dict[str, Any]:
         RebirthError: bad input; nothing is written.
         RefusedError: there is nothing to merge, or the target cannot be reached; nothing is written.
     """
+    check_names(options.skip_passes, PASS_NAMES)
     _check_libraries()
-    check_output(options.out, options.force, (options.net, options.weights, options.solver, Path(options.calibrate)))
+    read = (options.net, options.weights, options.solver, Path(options.images.source))
+    check_output(options.out, options.force, read)
     if options.recipe not in RECIPES:
         raise UsageError(f"--recipe {options.recipe}: there is {', '.join(RECIPES)}")
     net = load_net(options.net, options.weights, options.input_shapes)
@@ -82,7 +87,7 @@ def plan(options: PlanOptions, say: Say, show: Show) -> dict[str, Any]:
     selection.check(net)
     _check_data(options.net, net)
     metric = _metric(options, net)
-    passes = options.conversion.passes()
+    passes = passes_of(options.conversion)
     found = find_merges(net, passes, selection)
     if not found.merges:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in found.left)

@@ -15,7 +15,7 @@ from math import inf, sqrt
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
-from deeprebirth_caffe.errors import RefusedError, UsageError
+from deeprebirth_caffe.errors import RefusedError
 from deeprebirth_caffe.runs.planning.choosing import Offer, choose, frontier, points, predicted
 from deeprebirth_caffe.runs.planning.trials import Candidate, Choice, Made, Savings, Trials
 from deeprebirth_caffe.runs.schedule.accuracy import points as points_lost
@@ -23,31 +23,14 @@ from deeprebirth_caffe.runs.schedule.accuracy import values_of
 from deeprebirth_caffe.wording import about, ms
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.runs.planning.options import PlanOptions
+    from deeprebirth_caffe.options.plan import PlanOptions
 
 Say = Callable[[str], None]
 
-KINDS = ("speedup", "accuracy")
 SCARCELY = 1e-4
 """By what part more speed-up is asked for, at least, where what was chosen is not fast enough."""
 CLOSELY = 1e-3
 """By what part a foreseen speed-up that is enough and one that is not differ when there is nothing in between."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is wanted.
-
-    Attributes:
-        speedup: how many times as fast; None: as fast as accuracy allows.
-        accuracy: points that may be lost; None: any.
-    """
-
-    speedup: float | None = None
-    accuracy: float | None = None
-
-    def __str__(self) -> str:
-        return " and ".join(f"{kind}={getattr(self, kind):g}" for kind in KINDS if getattr(self, kind) is not None)
 
 
 @dataclass(frozen=True)
@@ -111,29 +94,6 @@ def worth_of(offer: Offer, now: float | None = None) -> str:
     before = "" if now is None else f" of {ms(now)}"
     lost = "" if offer.points is None else f", {offer.points:.2f} points expected to be lost"
     return f"saves {ms(offer.saved_ms)}{before} ms, scores off by {offer.error:.3g}{lost}"
-
-
-def parse_targets(texts: Sequence[str]) -> Target | None:
-    """What `--target` says, once or twice; None where it is not given.
-
-    Raises:
-        UsageError: it is no target.
-    """
-    found: dict[str, float] = {}
-    for text in texts:
-        kind, _, value = text.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            number = -1.0
-        if kind not in KINDS or not 0 <= number < 1e6:
-            raise UsageError(f"--target {text}: write speedup=3 (times as fast) or accuracy=0.4 (points lost at most)")
-        if kind in found:
-            raise UsageError(f"--target {kind} is given twice")
-        if kind == "speedup" and number <= 1:
-            raise UsageError(f"--target {text}: a speed-up is more than 1")
-        found[kind] = number
-    return Target(**found) if found else None
 
 
 class Judge(Protocol):
@@ -292,7 +252,8 @@ class Search:
         return Offer(stage, passes, saved, error, lost)
 
     def _tested(self, made: Made) -> dict[str, Any]:
-        from deeprebirth_caffe.commands.test import TestOptions, test
+        from deeprebirth_caffe.commands.test import test
+        from deeprebirth_caffe.options.test import TestOptions
 
         how = TestOptions(made.net, made.weights, self.options.test_iterations, self.options.engine)
         return values_of(test(how, lambda text: None, lambda what, done, total: None))

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeprebirth_caffe.bench.breakdown import grouped
-from deeprebirth_caffe.commands.convert import ConvertOptions, convert
-from deeprebirth_caffe.commands.deploy import DeployOptions, deploy
+from deeprebirth_caffe.commands.convert import convert
+from deeprebirth_caffe.commands.deploy import deploy
 from deeprebirth_caffe.nets.rewriting import INIT
 from deeprebirth_caffe.nets.strip import DEPLOY, DEPLOY_WEIGHTS
+from deeprebirth_caffe.options.convert import ConvertOptions
+from deeprebirth_caffe.options.deploy import DeployOptions
 from deeprebirth_caffe.runs.planning.candidates import exactly
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.commands.time import TimedNet, TimeOptions, Times
+    from deeprebirth_caffe.commands.time import TimedNet, Times
+    from deeprebirth_caffe.options.time import TimingOptions
 
 Show = Callable[[str, int, int], None]
 
@@ -74,7 +77,7 @@ class Trials:
     options: ConvertOptions
     relearn: Sequence[str]
     stages: Sequence[str]
-    timing: TimeOptions
+    timing: TimingOptions
     show: Show
     doubts: dict[str, str] = field(default_factory=dict)
 
@@ -149,10 +152,10 @@ class Trials:
             for number, choice in enumerate(choices):
                 place = Path(folder) / str(number)
                 made, out = self._make(choice, place), place / "deploy"
-                deploy(DeployOptions(made.net, made.weights, out, self.options.input_shapes))
+                deploy(DeployOptions(made.net, made.weights, out, input_shapes=self.options.input_shapes))
                 nets.append((out / DEPLOY, out / DEPLOY_WEIGHTS))
-            options = replace(self.timing, nets=nets)
-            result = time_nets(options, lambda done, total: self.show(f"timing {len(nets)} nets", done, total))
+            what = f"timing {len(nets)} nets"
+            result = time_nets(nets, self.timing, lambda done, total: self.show(what, done, total))
         if result.interrupted:
             # It ends such a run with what it has; a plan wants all of it.
             raise KeyboardInterrupt

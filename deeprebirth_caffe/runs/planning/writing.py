@@ -6,20 +6,22 @@ import os
 import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from deeprebirth_caffe.engines.choose import EngineOptions
-from deeprebirth_caffe.relearn.calibration import OWN_PHASES
+from deeprebirth_caffe.options.fields import scheduled
+from deeprebirth_caffe.options.plan import PlanOptions
+from deeprebirth_caffe.options.shared import OWN_PHASES
 from deeprebirth_caffe.runs.planning.candidates import Merge
 from deeprebirth_caffe.runs.planning.choosing import points
-from deeprebirth_caffe.runs.planning.options import PlannedStep, PlanOptions
+from deeprebirth_caffe.runs.planning.options import PlannedStep
 from deeprebirth_caffe.runs.planning.recipes import EPOCHS, JOINT_TIMES, RECIPES, TUCKER_RATIO
 from deeprebirth_caffe.runs.planning.target import Reached, worth_of
 from deeprebirth_caffe.wording import ms, printable
 
 WIDTH = 110
+FILES = ("mean_file", "transform_from")
+"""The keys of `calibrate` that name files."""
 
 
 def plan_text(
@@ -82,7 +84,7 @@ def _title(options: PlanOptions, name: str, reached: Reached | None, unmet: str)
         f"Target: {options.target}. Together the merges below make the net {reached.speedup:.2f} times as fast "
         f"({place}; {ms(reached.times.total_ms)} ms as it is; by the times of their stages it would be "
         f"{reached.foreseen:.2f}). Taken were those that save most time for the error of the net's scores when each is "
-        f"merged and refitted by itself, on {options.samples} images, before it relearns."
+        f"merged and refitted by itself, on {options.images.samples} images, before it relearns."
     )
     if reached.doubt:
         yield reached.doubt
@@ -115,9 +117,7 @@ def _head(options: PlanOptions, name: str) -> dict[str, Any]:
     if options.input_shapes:
         found["input_shapes"] = {blob: list(shape) for blob, shape in options.input_shapes.items()}
     found["seed"] = 1
-    usual = EngineOptions()
-    said = {one.name: getattr(options.engine, one.name) for one in fields(usual)}
-    engine = {key: value for key, value in said.items() if value != getattr(usual, key)}
+    engine = scheduled(options.engine)
     if "caffe" in engine and Path(engine["caffe"]).exists():
         engine["caffe"] = _from(folder, Path(engine["caffe"]))
     return {**found, **({"engine": engine} if engine else {})}
@@ -138,15 +138,13 @@ def _defaults(options: PlanOptions) -> dict[str, Any]:
 
 
 def _calibrate(options: PlanOptions) -> dict[str, Any]:
-    folder, pictures = options.out.parent, options.pictures
-    own = options.calibrate in OWN_PHASES
-    files = {"mean_file": pictures.mean, "transform_from": pictures.transform_from}
-    said = {"mean_value": list(pictures.mean_value), "scale": pictures.scale, "raw_pixels": pictures.raw}
+    folder, images = options.out.parent, options.images
+    prepared = scheduled(images.pictures)
     return {
-        "source": options.calibrate if own else _from(folder, Path(options.calibrate)),
-        "samples": options.samples,
-        **{key: value for key, value in said.items() if value not in (None, False, [])},
-        **{key: _from(folder, path) for key, path in files.items() if path is not None},
+        "source": images.source if images.source in OWN_PHASES else _from(folder, Path(images.source)),
+        "samples": images.samples,
+        **{key: value for key, value in prepared.items() if key not in FILES},
+        **{key: _from(folder, Path(prepared[key])) for key in FILES if key in prepared},
     }
 
 

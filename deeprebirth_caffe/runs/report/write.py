@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import publish_directory
+from deeprebirth_caffe.options.run import ReportOptions
 from deeprebirth_caffe.results import to_json
 from deeprebirth_caffe.runs.report import html, markdown
 from deeprebirth_caffe.runs.report.figures import drop, metrics, pairs
@@ -16,21 +15,6 @@ from deeprebirth_caffe.runs.report.gather import Run, gather
 from deeprebirth_caffe.runs.report.sections import sections
 
 HTML, MARKDOWN = "report.html", "report.md"
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """What `rebirth report` is told; see its help.
-
-    Attributes:
-        folder: of the run.
-        out: where to write; None for the run's folder, whose report is made anew each time.
-        force: replace other reports.
-    """
-
-    folder: Path
-    out: Path | None = None
-    force: bool = False
 
 
 def report(options: ReportOptions) -> dict[str, Any]:

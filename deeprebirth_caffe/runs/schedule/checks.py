@@ -18,7 +18,7 @@ from deeprebirth_caffe.formats.solver import parse_solver
 from deeprebirth_caffe.inputs.labels import check_labels
 from deeprebirth_caffe.nets.load import layers_without_weights, load_net
 from deeprebirth_caffe.nets.selection import Selection
-from deeprebirth_caffe.relearn.calibration import OWN_PHASES
+from deeprebirth_caffe.options.shared import OWN_PHASES
 from deeprebirth_caffe.runs.schedule.accuracy import check_metric
 from deeprebirth_caffe.runs.schedule.recipes import convert_options, looks_at_images
 from deeprebirth_caffe.runs.schedule.solvers import check_count, relearning

@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from deeprebirth_caffe.engines.choose import EngineOptions
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.solver import SolverSource
-from deeprebirth_caffe.inputs.pictures import PictureOptions
 from deeprebirth_caffe.inputs.roots import check_regular, find_root
 from deeprebirth_caffe.inputs.sources import (
     batch_of,
@@ -25,7 +23,7 @@ from deeprebirth_caffe.inputs.sources import (
 from deeprebirth_caffe.ir import Net, View
 from deeprebirth_caffe.nets.load import both_phases, load_net
 from deeprebirth_caffe.nets.solver import lend_solver
-from deeprebirth_caffe.relearn.calibration import OWN_PHASES, CalibrationOptions
+from deeprebirth_caffe.options.shared import OWN_PHASES, CalibrationOptions, EngineOptions, PictureOptions
 from deeprebirth_caffe.runs.schedule.accuracy import metrics_of
 from deeprebirth_caffe.runs.schedule.digests import data_digest, digest
 from deeprebirth_caffe.runs.schedule.solvers import check_count
@@ -93,7 +91,7 @@ class Inputs:
         caffe = given.caffe
         if caffe is not None and self.file(caffe).exists():
             caffe = str(self.file(caffe))
-        return EngineOptions(given.name, given.device, given.precision, given.threads, caffe)
+        return EngineOptions(given.name, given.device, given.precision, given.threads, caffe=caffe)
 
     @property
     def engine_facts(self) -> dict[str, Any]:
@@ -125,11 +123,11 @@ class Inputs:
         """The images that a refit or Tucker looks at."""
         source = given.source if given.source in OWN_PHASES else str(self.file(given.source))
         pictures = PictureOptions(
-            mean=self.file(given.mean_file) if given.mean_file is not None else None,
+            mean_file=self.file(given.mean_file) if given.mean_file is not None else None,
             mean_value=given.mean_value,
             scale=given.scale,
             transform_from=self.file(given.transform_from) if given.transform_from is not None else None,
-            raw=given.raw_pixels,
+            raw_pixels=given.raw_pixels,
         )
         return CalibrationOptions(source, given.samples, pictures, self.engine)
 

@@ -20,14 +20,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deeprebirth_caffe.commands.finetune import FinetuneOptions, finetune
-from deeprebirth_caffe.commands.test import TestOptions, test
+from deeprebirth_caffe.commands.finetune import finetune
+from deeprebirth_caffe.commands.test import test
 from deeprebirth_caffe.engines.base import DivergedError, Score, Snapshot
 from deeprebirth_caffe.engines.base import Step as Iteration
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import atomic_file, atomic_write, open_regular, read_regular
 from deeprebirth_caffe.formats.jsonfile import parse_json, shaped
 from deeprebirth_caffe.formats.solverstate import read_solverstate
+from deeprebirth_caffe.options.finetune import FinetuneOptions
+from deeprebirth_caffe.options.test import TestOptions
 from deeprebirth_caffe.runs.schedule.accuracy import over_budget, points, values_of
 from deeprebirth_caffe.runs.schedule.context import Context, Stage
 from deeprebirth_caffe.runs.schedule.digests import file_digest

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from deeprebirth_caffe.commands.convert import PASS_NAMES
-from deeprebirth_caffe.commands.defaults import REFIT_SAMPLES
+from deeprebirth_caffe.options.shared import REFIT_SAMPLES
 from deeprebirth_caffe.runs.schedule.solvers import MAX_INT
 
 VERSION = 1

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeprebirth_caffe.commands.convert import ConvertOptions
-from deeprebirth_caffe.nets.solver import SolverOptions
+from deeprebirth_caffe.options.convert import ConvertOptions
+from deeprebirth_caffe.options.shared import SolverOptions
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.commands.tucker import TuckerOptions
+    from deeprebirth_caffe.options.tucker import TuckerOptions
     from deeprebirth_caffe.runs.schedule.context import Inputs
     from deeprebirth_caffe.runs.schedule.model import Recipe, Step, Teacher, TuckerStep
 
@@ -66,7 +66,7 @@ def looks_at_images(recipe: Recipe) -> bool:
 
 def tucker_options(inputs: Inputs, step: TuckerStep, net: Path, weights: Path, out: Path) -> TuckerOptions:
     """How the net is decomposed; see `convert_options`."""
-    from deeprebirth_caffe.commands.tucker import VBMF, TuckerOptions
+    from deeprebirth_caffe.options.tucker import VBMF, TuckerOptions
 
     return TuckerOptions(
         net=net,
@@ -87,7 +87,7 @@ def tucker_options(inputs: Inputs, step: TuckerStep, net: Path, weights: Path, o
 
 def teacher_options(inputs: Inputs, given: Teacher) -> Any:
     """What a relearning net follows."""
-    from deeprebirth_caffe.relearn.teaching import TeacherOptions
+    from deeprebirth_caffe.options.finetune import TeacherOptions
 
     net, weights = inputs.teacher_files(given)
     return TeacherOptions(

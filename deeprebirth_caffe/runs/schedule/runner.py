@@ -7,7 +7,7 @@ import platform
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from deeprebirth_caffe.bench import machine
 from deeprebirth_caffe.engines.caffe import python_layers
 from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
 from deeprebirth_caffe.formats.files import atomic_write, check_directory, read_regular
+from deeprebirth_caffe.options.run import RunOptions
 from deeprebirth_caffe.runs.schedule.checks import check
 from deeprebirth_caffe.runs.schedule.context import Context, Inputs, Stage, Watcher, inside, read_inputs
 from deeprebirth_caffe.runs.schedule.files import read_schedule
@@ -53,40 +54,6 @@ LOCAL = "local"
 
 SHOWN = ("step", "kind", "stages", "status", "net", "weights", "test", "drop", "iterations", "seconds")
 """What of a step's result the result of the run repeats."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What `rebirth run` is told; see its help.
-
-    Attributes:
-        first: the step to begin with, anew; None: where the run stopped.
-        last: the step to end with; None: the last one.
-        command: how it was called, for the record.
-        net, weights, solver: in place of the schedule's.
-        caffe: where real Caffe is, in place of the schedule's `engine.caffe`.
-        on: where nets are timed, in place of its `time.on`.
-        dry_run: only look through it.
-        force: into a folder that holds other things.
-    """
-
-    schedule: Path
-    out: Path | None = None
-    first: str | None = None
-    last: str | None = None
-    net: Path | None = None
-    weights: Path | None = None
-    solver: Path | None = None
-    caffe: str | None = None
-    on: str | None = None
-    command: Sequence[str] = ()
-    dry_run: bool = False
-    force: bool = False
-
-    @property
-    def directory(self) -> Path:
-        """Where the results go: -o, or a folder beside the schedule."""
-        return self.out if self.out is not None else self.schedule.with_name(f"{self.schedule.stem}-run")
 
 
 def run(options: RunOptions, watcher: Watcher) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from deeprebirth_caffe.commands.convert import usual_clip
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.formats.solver import SolverSource, parse_solver
-from deeprebirth_caffe.nets.solver import DISPLAY, WEIGHT_DECAY, SolverOptions, cut_gradients
+from deeprebirth_caffe.nets.solver import DISPLAY, WEIGHT_DECAY, cut_gradients
+from deeprebirth_caffe.options.shared import SolverOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeprebirth_caffe.commands.convert import convert
-from deeprebirth_caffe.commands.deploy import DeployOptions, deploy
+from deeprebirth_caffe.commands.deploy import deploy
 from deeprebirth_caffe.errors import RebirthError, RefusedError
 from deeprebirth_caffe.formats.files import atomic_file, atomic_write
 from deeprebirth_caffe.formats.jsonfile import ANYTHING, Each
@@ -23,6 +23,8 @@ from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.rewriting import INIT
 from deeprebirth_caffe.nets.strip import DEPLOY, DEPLOY_WEIGHTS
+from deeprebirth_caffe.options.deploy import DeployOptions
+from deeprebirth_caffe.options.time import TimingOptions
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.learning import restore
 from deeprebirth_caffe.runs.schedule.accuracy import points
@@ -159,7 +161,8 @@ def _distil(context: Context, parts: Parts, net: Path, before: Stage, step: Step
     iterations = context.inputs.iterations(step.distil, f"step {step.name}", lent=False)
     if not iterations:
         return None
-    from deeprebirth_caffe.commands.distil import DistilOptions, distil
+    from deeprebirth_caffe.commands.distil import distil
+    from deeprebirth_caffe.options.distil import DistilOptions
 
     out = parts.folder / DISTILLED
     more = step.distil.model_dump(include={"batch", "base_lr"}, exclude_none=True)
@@ -384,7 +387,13 @@ def _deploy(context: Context, parts: Parts, before: Stage | None) -> Stage:
     for name, stage in nets.items():
         out = parts.folder / name
         options = DeployOptions(
-            stage.net, stage.weights, out, inputs.schedule.input_shapes, batch=asked.batch, force=True, shared=True
+            stage.net,
+            stage.weights,
+            out,
+            batch=asked.batch,
+            input_shapes=inputs.schedule.input_shapes,
+            force=True,
+            shared=True,
         )
 
         def make(_: bool, options: DeployOptions = options) -> dict[str, Any]:
@@ -410,8 +419,8 @@ def _names(parts: Parts, folder: Path) -> dict[str, str]:
 
 def _time(context: Context, parts: Parts, before: Stage | None) -> Stage:
     """Times the deployed nets, in each engine and with each number of threads."""
-    from deeprebirth_caffe.bench.protocol import Plan
-    from deeprebirth_caffe.commands.time import TimeOptions, time_nets
+    from deeprebirth_caffe.commands.time import time_nets
+    from deeprebirth_caffe.options.time import Plan
 
     assert before is not None
     inputs = context.inputs
@@ -423,8 +432,7 @@ def _time(context: Context, parts: Parts, before: Stage | None) -> Stage:
     rows = []
     for engine in asked.engines:
         for threads in asked.threads:
-            options = TimeOptions(
-                nets,
+            options = TimingOptions(
                 engine=engine,
                 on=asked.on,
                 plan=Plan(asked.runs, asked.iterations),
@@ -440,10 +448,10 @@ def _time(context: Context, parts: Parts, before: Stage | None) -> Stage:
             }
             file = f"{engine}-{threads}.json"
 
-            def make(_: bool, options: TimeOptions = options, file: str = file) -> dict[str, Any]:
-                total = options.plan.steps(len(options.nets))
+            def make(_: bool, options: TimingOptions = options, file: str = file) -> dict[str, Any]:
+                total = options.plan.steps(len(nets))
                 words = f"timing, {options.engine}, {options.threads} threads"
-                found = time_nets(options, lambda done, _: context.watcher.show(words, done, total))
+                found = time_nets(nets, options, lambda done, _: context.watcher.show(words, done, total))
                 if found.interrupted:
                     raise Stopped("SIGINT")
                 write_json(parts.folder / file, found)
