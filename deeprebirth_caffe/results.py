@@ -7,7 +7,7 @@ its meaning is stands in the `Attributes:` of its class, and `docs/json.md` is m
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -53,6 +53,10 @@ class Signed(Result):
     """
 
     rebirth: str = __version__
+
+
+Figures = Mapping[str, float | Sequence[float | None] | None]
+"""What a test gave, by output blob: a number where it has one element; None where it is NaN or infinite."""
 
 
 def key_of(name: str) -> str:

@@ -15,11 +15,15 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from deeprebirth_caffe.commands.device import DeviceInfo, Devices
 from deeprebirth_caffe.commands.diff import Difference
+from deeprebirth_caffe.commands.finetune import Finetuned
+from deeprebirth_caffe.commands.forward import Forwarded
 from deeprebirth_caffe.commands.inspect import Inspection
 from deeprebirth_caffe.commands.refit import Refit
+from deeprebirth_caffe.commands.test import Tested
 from deeprebirth_caffe.commands.time import Times
 from deeprebirth_caffe.nets.manifest import Manifest
 from deeprebirth_caffe.results import Absent, key_of
+from deeprebirth_caffe.training.loop import LogLine
 
 PAGE = Path(__file__).parents[1] / "docs" / "json.md"
 RESULTS: Mapping[str, type] = {
@@ -27,6 +31,10 @@ RESULTS: Mapping[str, type] = {
     "refit": Refit,
     "inspect": Inspection,
     "diff": Difference,
+    "finetune": Finetuned,
+    "finetune --log": LogLine,
+    "test": Tested,
+    "forward": Forwarded,
     "time": Times,
     "device list": Devices,
     "device info": DeviceInfo,

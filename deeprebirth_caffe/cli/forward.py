@@ -18,19 +18,20 @@ def command(options: ForwardOptions, as_json: bool) -> None:
     """
     from deeprebirth_caffe.cli.data_progress import shown_progress
     from deeprebirth_caffe.commands.forward import forward
+    from deeprebirth_caffe.results import ABSENT
 
     with shown_progress() as show:
         result = forward(options, note, show)
     if as_json:
         print_json(result)
         return
-    for one in printable(result["inputs"]):
-        if "top" in one:
-            click.echo(one["file"])
-            for place in one["top"]:
-                score = "nan" if place["score"] is None else f"{place['score']:.4f}"
-                click.echo(f"  {score}  {place['label']}")
-    for name, shape in result.get("blobs", {}).items():
+    for picture in printable(result.inputs):
+        if picture.top is not ABSENT:
+            click.echo(picture.file)
+            for place in picture.top:
+                score = "nan" if place.score is None else f"{place.score:.4f}"
+                click.echo(f"  {score}  {place.label}")
+    for name, shape in (result.blobs or {}).items():
         click.echo(printable(f"{name}: {'x'.join(map(str, shape))}"))
     if options.out is not None:
         click.echo(printable(f"wrote {options.out}"))

@@ -165,7 +165,7 @@ def spell_score(value: Score | Sequence[float | None] | None) -> str:
     return f"[{some}{', ...' if len(value) > MOST else ''}]"
 
 
-def accuracy_name(scores: Mapping[str, Score]) -> str:
+def accuracy_name(scores: Mapping[str, object]) -> str:
     """The output that people look at first: of several accuracies the last, which is the main head's."""
     single = [name for name, value in scores.items() if not isinstance(value, Sequence)]
     for words in (("top-1", "top1"), ("acc",), ("",)):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from deeprebirth_caffe.engines.base import DivergedError, Engine, EngineError, Snapshot, Trainer
+from deeprebirth_caffe.engines.base import DivergedError, Engine, EngineError, Parts, Snapshot, Trainer
 from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.caffe.kernels import Kernels
 from deeprebirth_caffe.engines.choose import Choice, choose
@@ -27,7 +26,7 @@ from deeprebirth_caffe.options.fields import words
 from deeprebirth_caffe.options.finetune import FinetuneOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.relearn.teaching import plan_lesson
-from deeprebirth_caffe.results import to_json
+from deeprebirth_caffe.results import Figures, Result, to_json
 from deeprebirth_caffe.training.listening import Listener, Silence
 from deeprebirth_caffe.training.loop import Course, Training
 from deeprebirth_caffe.training.resuming import check_resume
@@ -75,15 +74,113 @@ class Prepared:
     older: Sequence[Path] = ()
 
 
-def finetune(options: FinetuneOptions, listener: Listener | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class UsedKernels:
+    """What real Caffe's OpenBLAS computed with.
+
+    Attributes:
+        core: the core type, such as `"SkylakeX"`.
+        chosen_by: `"user"` (`OPENBLAS_CORETYPE`), `"rebirth"` or `"openblas"`.
+        openblas_picks: what OpenBLAS picks by itself; empty where it was not asked.
+    """
+
+    core: str
+    chosen_by: str
+    openblas_picks: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaughtHead:
+    """A place where scores were compared.
+
+    Attributes:
+        name: the student's loss or Softmax; the blob where there is none.
+        student: the student's blob.
+        teacher: the teacher's.
+    """
+
+    name: str
+    student: str
+    teacher: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """What was learned from a teacher.
+
+    Attributes:
+        net: path.
+        weights: path.
+        temperature: what scores were divided by.
+        alpha: what the teacher's scores counted; the net's own losses counted the rest of 1.
+        match_weight: what the blobs counted; null where none were compared.
+        heads: where scores were compared.
+        blobs: the other blobs that were compared.
+        parts: the losses of the last iteration, as in the log; null where none was done.
+    """
+
+    net: Path
+    weights: Path
+    temperature: float
+    alpha: float
+    match_weight: float | None
+    heads: Sequence[TaughtHead]
+    blobs: Sequence[str]
+    parts: Parts | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetuned(Result):
+    """What `rebirth finetune` came to.
+
+    Attributes:
+        engine: `"caffe"` or `"torch"`.
+        kernels: what real Caffe's OpenBLAS computed with ([caffe.md](caffe.md)); null of the embedded engine and of
+            another matrix library.
+        solver: path.
+        weights: paths of the weights it started from; empty where it started from fillers or went on from a state.
+        resumed: path of `--resume`.
+        start: iterations done before it.
+        iteration: iterations done after it.
+        max_iter: where it was to end.
+        stopped: `"SIGINT"` or `"SIGTERM"`, where one ended it; null where it went to the end.
+        loss: the mean of the last `average_loss` losses; null where no iteration was done.
+        teacher: what was learned from a teacher; null without `--teacher`.
+        test: what the first test net gave last, by output blob: as in `test`; null where it did not run.
+        test_iteration: how many iterations were done when that test ran; null where none did.
+        snapshots: paths of the solverstates it wrote, in order.
+        model: path of the last weights it wrote.
+        state: path of the last solverstate it wrote.
+        images_per_second: over all its iterations, without tests and snapshots; null for nets without data layers.
+        ledger: what became of the weights, by layer; null when resuming.
+    """
+
+    engine: str
+    kernels: UsedKernels | None
+    solver: Path
+    weights: Sequence[Path]
+    resumed: Path | None
+    start: int
+    iteration: int
+    max_iter: int
+    stopped: str | None
+    loss: float | None
+    teacher: Taught | None
+    test: Figures | None
+    test_iteration: int | None
+    snapshots: Sequence[Path]
+    model: Path | None
+    state: Path | None
+    images_per_second: float | None
+    ledger: StartLedger | None
+
+
+def finetune(options: FinetuneOptions, listener: Listener | None = None) -> Finetuned:
     """Trains.
 
     Args:
         options: what to do.
         listener: is told what happens.
-
-    Returns:
-        The summary that docs/json.md describes.
 
     Raises:
         RebirthError: something is missing or does not fit, which is found before training starts wherever it can be;
@@ -321,21 +418,21 @@ def _stopped(options: FinetuneOptions, course: Course) -> str:
     return f"stopped by {course.signal} after {done}; go on with: {go_on(options, state)}"
 
 
-def _taught(options: FinetuneOptions, plan: Prepared, course: Course) -> dict[str, Any] | None:
+def _taught(options: FinetuneOptions, plan: Prepared, course: Course) -> Taught | None:
     """What the summary says of a teacher."""
     given, lesson = options.teacher, plan.lesson
     if given is None or lesson is None:
         return None
-    return {
-        "net": str(given.net),
-        "weights": str(given.weights),
-        "temperature": lesson.temperature,
-        "alpha": lesson.alpha,
-        "match_weight": lesson.match_weight if lesson.blobs else None,
-        "heads": [{"name": one.name, "student": one.student, "teacher": one.teacher} for one in lesson.heads],
-        "blobs": list(lesson.blobs),
-        "parts": None if course.parts is None else to_json(asdict(course.parts)),
-    }
+    return Taught(
+        net=given.net,
+        weights=given.weights,
+        temperature=lesson.temperature,
+        alpha=lesson.alpha,
+        match_weight=lesson.match_weight if lesson.blobs else None,
+        heads=[TaughtHead(name=one.name, student=one.student, teacher=one.teacher) for one in lesson.heads],
+        blobs=list(lesson.blobs),
+        parts=course.parts,
+    )
 
 
 def _kernels(engine: Engine) -> Kernels | None:
@@ -343,33 +440,29 @@ def _kernels(engine: Engine) -> Kernels | None:
     return engine.kernels() if isinstance(engine, CaffeEngine) else None
 
 
-def _summary(options: FinetuneOptions, plan: Prepared, course: Course) -> dict[str, Any]:
+def _summary(options: FinetuneOptions, plan: Prepared, course: Course) -> Finetuned:
     last: Snapshot | None = course.snapshots[-1] if course.snapshots else None
     tested = course.tests.get(0)
-    ledger = plan.ledger
     kernels = _kernels(plan.choice.engine)
-    return {
-        "version": 1,
-        "engine": plan.choice.engine.name,
-        "kernels": None
-        if kernels is None or not kernels.name
-        else {"core": kernels.name, "chosen_by": kernels.by, "openblas_picks": kernels.own},
-        "solver": str(options.solver),
-        "weights": [str(path) for path in plan.weights],
-        "resumed": str(options.resume) if options.resume else None,
-        "start": plan.schedule.start,
-        "iteration": course.iteration,
-        "max_iter": plan.schedule.max_iter,
-        "stopped": course.signal,
-        "loss": course.loss,
-        "teacher": _taught(options, plan, course),
-        "test": to_json(tested.outputs) if tested else None,
-        "test_iteration": tested.iteration if tested else None,
-        "snapshots": [str(one.state) for one in course.snapshots],
-        "model": str(last.model) if last else None,
-        "state": str(last.state) if last else None,
-        "images_per_second": course.images / course.seconds if course.images and course.seconds > 0 else None,
-        "ledger": None
-        if ledger is None
-        else {"loaded": list(ledger.loaded), "left": list(ledger.left), "unused": list(ledger.unused)},
-    }
+    return Finetuned(
+        engine=plan.choice.engine.name,
+        kernels=UsedKernels(core=kernels.name, chosen_by=kernels.by, openblas_picks=kernels.own)
+        if kernels is not None and kernels.name
+        else None,
+        solver=options.solver,
+        weights=plan.weights,
+        resumed=options.resume,
+        start=plan.schedule.start,
+        iteration=course.iteration,
+        max_iter=plan.schedule.max_iter,
+        stopped=course.signal,
+        loss=course.loss,
+        teacher=_taught(options, plan, course),
+        test=to_json(tested.outputs) if tested else None,
+        test_iteration=tested.iteration if tested else None,
+        snapshots=[one.state for one in course.snapshots],
+        model=last.model if last else None,
+        state=last.state if last else None,
+        images_per_second=course.images / course.seconds if course.images and course.seconds > 0 else None,
+        ledger=plan.ledger,
+    )

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -21,9 +21,10 @@ from deeprebirth_caffe.inputs.sources import files_of, source_of
 from deeprebirth_caffe.ir import Net, View
 from deeprebirth_caffe.nets.load import layers_without_weights, load_net
 from deeprebirth_caffe.nets.ranking import find_classifier
+from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.ops.base import by
 from deeprebirth_caffe.options.forward import ForwardOptions
-from deeprebirth_caffe.results import to_json
+from deeprebirth_caffe.results import ABSENT, Absent, Result, to_json
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray
@@ -47,16 +48,64 @@ class Scores:
     sure: bool = True
 
 
-def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Class:
+    """A class that a picture may be of.
+
+    Attributes:
+        label: its line of `--labels`, else its index.
+        index: which class.
+        score: a probability where the net ends in a Softmax or trains with one.
+    """
+
+    label: str
+    index: int
+    score: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture that went through the net.
+
+    Attributes:
+        file: path.
+        top: without `--blob`: the classes with the highest scores, the highest first.
+    """
+
+    file: Path
+    top: Sequence[Class] | Absent = ABSENT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forwarded(Result):
+    """What `rebirth forward` found.
+
+    Attributes:
+        engine: `"caffe"` or `"torch"`.
+        net: path.
+        weights: path.
+        preprocessing: for people: what was done to the pictures.
+        inputs: the pictures, in order.
+        output: with `--blob`: path of the .npz.
+        blobs: with `--blob`: the shape of each array in it, one row a picture.
+    """
+
+    engine: str
+    net: Path
+    weights: Path
+    preprocessing: str
+    inputs: Sequence[Picture]
+    output: Path | Absent = ABSENT
+    blobs: Mapping[str, Shape] | Absent = ABSENT
+
+
+def forward(options: ForwardOptions, say: Say, show: Show) -> Forwarded:
     """Runs pictures through a net.
 
     Args:
         options: what to do.
         say: is told what people should know.
         show: is told how many pictures are done, and of how many.
-
-    Returns:
-        The result that docs/json.md describes.
 
     Raises:
         RebirthError: something is missing or does not fit.
@@ -102,28 +151,29 @@ def forward(options: ForwardOptions, say: Say, show: Show) -> dict[str, Any]:
         done += count
         show("pictures", done, len(files))
     arrays = {name: np.concatenate(parts) for name, parts in found.items()}
-    result: dict[str, Any] = {
-        "version": 1,
-        "engine": choice.engine.name,
-        "net": str(options.net),
-        "weights": str(options.weights),
-        "preprocessing": preprocessing.said,
-    }
+    output: Path | Absent = ABSENT
+    shapes: Mapping[str, Shape] | Absent = ABSENT
     if scores is None:
         assert options.out is not None
         with output_file(options.out) as out:
             _write_npz(out, arrays)
-        result["inputs"] = [{"file": str(path)} for path in files]
-        result["output"] = str(options.out)
-        result["blobs"] = {name: list(array.shape) for name, array in arrays.items()}
-        return result
-    table = _probabilities(arrays[scores.blob], scores, options.net)
-    if labels and len(labels) != table.shape[1]:
-        raise RebirthError(f"{options.labels}: has {len(labels)} lines, and the net knows {table.shape[1]} classes")
-    result["inputs"] = [
-        {"file": str(path), "top": _top(row, labels, options.top)} for path, row in zip(files, table, strict=True)
-    ]
-    return result
+        inputs = [Picture(file=path) for path in files]
+        output, shapes = options.out, {name: array.shape for name, array in arrays.items()}
+    else:
+        table = _probabilities(arrays[scores.blob], scores, options.net)
+        if labels and len(labels) != table.shape[1]:
+            raise RebirthError(f"{options.labels}: has {len(labels)} lines, and the net knows {table.shape[1]} classes")
+        rows = zip(files, table, strict=True)
+        inputs = [Picture(file=path, top=_top(row, labels, options.top)) for path, row in rows]
+    return Forwarded(
+        engine=choice.engine.name,
+        net=options.net,
+        weights=options.weights,
+        preprocessing=preprocessing.said,
+        inputs=inputs,
+        output=output,
+        blobs=shapes,
+    )
 
 
 def _write_npz(file: BinaryIO, arrays: Mapping[str, FloatArray]) -> None:
@@ -183,9 +233,9 @@ def _probabilities(scores: FloatArray, where: Scores, path: Path) -> FloatArray:
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
-def _top(row: FloatArray, labels: Sequence[str], count: int) -> list[dict[str, Any]]:
+def _top(row: FloatArray, labels: Sequence[str], count: int) -> list[Class]:
     best = np.argsort(-row, kind="stable")[:count]
     return [
-        {"label": labels[index] if labels else str(index), "index": int(index), "score": to_json(float(row[index]))}
+        Class(label=labels[index] if labels else str(index), index=int(index), score=to_json(float(row[index])))
         for index in best
     ]

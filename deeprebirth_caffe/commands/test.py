@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deeprebirth_caffe.engines.choose import choose
 from deeprebirth_caffe.errors import RebirthError
@@ -30,7 +32,7 @@ from deeprebirth_caffe.ir import Layer, Net, View, Weights
 from deeprebirth_caffe.nets.load import check_weights, layers_without_weights
 from deeprebirth_caffe.nets.ranking import Ranking, find_classifier
 from deeprebirth_caffe.options.test import TestOptions
-from deeprebirth_caffe.results import to_json
+from deeprebirth_caffe.results import ABSENT, Absent, Figures, Result, to_json
 from deeprebirth_caffe.wording import counted
 
 if TYPE_CHECKING:
@@ -40,16 +42,40 @@ Say = Callable[[str], None]
 Show = Callable[[str, int, int], None]
 
 
-def test(options: TestOptions, say: Say, show: Show) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Tested(Result):
+    """What `rebirth test` found.
+
+    Attributes:
+        engine: `"caffe"` or `"torch"`.
+        net: path.
+        weights: path.
+        iterations: how many batches.
+        outputs: the mean over the batches of each output blob, element by element: a number where it has one element;
+            null where it is NaN or infinite.
+        images: how many images count in `top1` and `top5`; these three only where the net has an Accuracy or a loss
+            over classes, and one score for each image and class.
+        top1: for how many of them the right class had the highest score, from 0 to 1.
+        top5: for how many it was among the first five.
+    """
+
+    engine: str
+    net: Path
+    weights: Path
+    iterations: int
+    outputs: Figures
+    images: int | Absent = ABSENT
+    top1: float | Absent = ABSENT
+    top5: float | Absent = ABSENT
+
+
+def test(options: TestOptions, say: Say, show: Show) -> Tested:
     """Runs a net in phase TEST.
 
     Args:
         options: what to do.
         say: is told what people should know.
         show: is told how many batches are done, and of how many.
-
-    Returns:
-        The result that docs/json.md describes.
 
     Raises:
         RebirthError: something is missing or does not fit.
@@ -80,7 +106,7 @@ def test(options: TestOptions, say: Say, show: Show) -> dict[str, Any]:
     iterations = _iterations(options, source, records, say)
     outputs = sorted(value.name for value in view.outputs)  # as Caffe lists them
     wanted = None if classifier is None else list(dict.fromkeys([*outputs, classifier.scores, classifier.labels]))
-    totals: dict[str, Any] = {}
+    totals: dict[str, NDArray[np.float64]] = {}
     ranking: Ranking | None = None
     with ExitStack() as stack:
         if classifier is not None:
@@ -155,7 +181,7 @@ def _keys(source: Layer | None, root: Path, iterations: int) -> Iterator[list[st
     return iter(list(islice(read_keys(source, root), iterations)))
 
 
-def _add(totals: dict[str, Any], blobs: Mapping[str, FloatArray], names: Sequence[str]) -> None:
+def _add(totals: dict[str, NDArray[np.float64]], blobs: Mapping[str, FloatArray], names: Sequence[str]) -> None:
     for name in names:
         values = np.asarray(blobs[name], np.float64).reshape(-1)
         totals[name] = totals[name] + values if name in totals else values
@@ -176,18 +202,21 @@ def _rank(
 
 
 def _result(
-    options: TestOptions, engine: str, iterations: int, totals: Mapping[str, Any], ranking: Ranking | None
-) -> dict[str, Any]:
+    options: TestOptions,
+    engine: str,
+    iterations: int,
+    totals: Mapping[str, NDArray[np.float64]],
+    ranking: Ranking | None,
+) -> Tested:
     means = {name: (total / iterations).tolist() for name, total in totals.items()}
-    result: dict[str, Any] = {
-        "version": 1,
-        "engine": engine,
-        "net": str(options.net),
-        "weights": str(options.weights),
-        "iterations": iterations,
-        "outputs": to_json({name: mean[0] if len(mean) == 1 else mean for name, mean in means.items()}),
-    }
-    if ranking is not None and ranking.images:
-        result["images"] = ranking.images
-        result["top1"], result["top5"] = (hits / ranking.images for hits in ranking.hits)
-    return result
+    tested = Tested(
+        engine=engine,
+        net=options.net,
+        weights=options.weights,
+        iterations=iterations,
+        outputs=to_json({name: mean[0] if len(mean) == 1 else mean for name, mean in means.items()}),
+    )
+    if ranking is None or not ranking.images:
+        return tested
+    top1, top5 = (hits / ranking.images for hits in ranking.hits)
+    return replace(tested, images=ranking.images, top1=top1, top5=top5)

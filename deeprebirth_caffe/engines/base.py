@@ -48,13 +48,13 @@ class Parts:
 
     Attributes:
         own: the weighted total of the net's own losses.
-        heads: T^2 times the divergence from the teacher times the loss weight, by the student's head.
-        blobs: half the mean squared distance from the teacher's, by blob.
+        heads: the divergence from the teacher at each head, with T² and the loss weight in it.
+        blobs: half the mean squared distance from the teacher's, for each blob that is compared.
     """
 
-    own: float
-    heads: Mapping[str, float]
-    blobs: Mapping[str, float]
+    own: float | None
+    heads: Mapping[str, float | None]
+    blobs: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)

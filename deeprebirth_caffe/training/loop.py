@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from signal import Signals
-from typing import Any
 
 from deeprebirth_caffe.engines.base import DivergedError, EngineError, Parts, Score, Snapshot, Step, Trainer
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.results import ABSENT, Absent, Figures
 from deeprebirth_caffe.training.divergence import DivergenceWatch
 from deeprebirth_caffe.training.interruption import Interrupted, Interruption
 from deeprebirth_caffe.training.listening import Listener
@@ -24,6 +24,49 @@ class Tested:
 
     iteration: int
     outputs: Mapping[str, Score]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestRun:
+    """A test of a test net.
+
+    Attributes:
+        iteration: how many iterations were done then.
+        net: which test net.
+        outputs: its outputs.
+    """
+
+    __test__ = False  # no test of pytest's, whatever its name
+
+    iteration: int
+    net: int
+    outputs: Figures
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogLine:
+    """An iteration in the log.
+
+    Attributes:
+        iteration: which, from 0.
+        lr: the solver's rate in it.
+        loss: the weighted total loss, not smoothed: the mean over `iter_size` batches; null where it is NaN or
+            infinite.
+        outputs: the mean of each output blob of the training net.
+        images_per_second: null for nets without data layers.
+        parts: only with `--teacher`: what `loss` is made of, the means over `iter_size` batches.
+        test: only where a test ran: what the first test net gave, by output blob.
+        tests: with `test`: all tests that ran, those before this iteration, and in the last line those at the end.
+    """
+
+    iteration: int
+    lr: float
+    loss: float | None
+    outputs: Mapping[str, float | None]
+    images_per_second: float | None
+    parts: Parts | Absent = ABSENT
+    test: Figures | Absent = ABSENT
+    tests: Sequence[TestRun] | Absent = ABSENT
 
 
 @dataclass
@@ -89,7 +132,7 @@ class Training:
         smoothed = Smoothed(schedule.average_loss)
         self._listener.begin(schedule.start, schedule.max_iter)
         pace, estimated = Pace(), False
-        line: dict[str, Any] | None = None
+        line: LogLine | None = None
         with Interruption(self._interrupted) as interruption:
             try:
                 while course.iteration < schedule.max_iter and interruption.signal is None:
@@ -129,7 +172,7 @@ class Training:
                         self._save()
                     if schedule.tests_at_end and interruption.signal is None and line is not None:
                         try:
-                            _add_tests(line, self._test(interruption.check))
+                            line = _with_tests(line, self._test(interruption.check))
                         except Interrupted:
                             self._listener.say("the last test is left out; rebirth test runs it")
             finally:
@@ -151,14 +194,14 @@ class Training:
     def _interrupted(self, number: Signals) -> None:
         self._listener.stopping(number.name)
 
-    def _test(self, between: Callable[[], object]) -> list[dict[str, Any]]:
+    def _test(self, between: Callable[[], object]) -> list[TestRun]:
         found = []
         for index in range(self._trainer.tests):
             self._listener.testing(self.course.iteration, index)
             scores = self._trainer.test(index, between)
             self.course.tests[index] = Tested(self.course.iteration, scores)
             self._listener.tested(self.course.iteration, index, scores)
-            found.append({"iteration": self.course.iteration, "net": index, "outputs": scores})
+            found.append(TestRun(iteration=self.course.iteration, net=index, outputs=scores))
         return found
 
     def _save(self) -> None:
@@ -180,7 +223,7 @@ class Training:
             self.course.good = snapshot
         self._listener.saved(snapshot)
 
-    def _write(self, line: Mapping[str, Any]) -> None:
+    def _write(self, line: LogLine) -> None:
         if self._log is None:
             return
         trouble = self._log.write(line)
@@ -189,24 +232,19 @@ class Training:
         self._log_waits = bool(trouble)
 
 
-def _line(step: Step, tests: list[dict[str, Any]]) -> dict[str, Any]:
-    """A line of the log (docs/json.md)."""
-    speed = step.images / step.seconds if step.images and step.seconds > 0 else None
-    line: dict[str, Any] = {
-        "iteration": step.iteration,
-        "lr": float(f"{step.lr:.7g}"),  # as many figures as Caffe's single precision has
-        "loss": step.loss,
-        "outputs": dict(step.outputs),
-        "images_per_second": speed,
-    }
-    if step.parts is not None:
-        line["parts"] = asdict(step.parts)
-    _add_tests(line, tests)
-    return line
+def _line(step: Step, tests: Sequence[TestRun]) -> LogLine:
+    """A line of the log."""
+    line = LogLine(
+        iteration=step.iteration,
+        lr=float(f"{step.lr:.7g}"),  # as many figures as Caffe's single precision has
+        loss=step.loss,
+        outputs=step.outputs,
+        images_per_second=step.images / step.seconds if step.images and step.seconds > 0 else None,
+        parts=ABSENT if step.parts is None else step.parts,
+    )
+    return _with_tests(line, tests)
 
 
-def _add_tests(line: dict[str, Any], tests: list[dict[str, Any]]) -> None:
-    first = [test["outputs"] for test in tests if test["net"] == 0]
-    if first:
-        line["test"] = first[-1]
-        line["tests"] = [*line.get("tests", []), *tests]
+def _with_tests(line: LogLine, tests: Sequence[TestRun]) -> LogLine:
+    first = [test.outputs for test in tests if test.net == 0]
+    return replace(line, test=first[-1], tests=[*(line.tests or ()), *tests]) if first else line

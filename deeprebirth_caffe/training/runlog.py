@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import atomic_write, read_regular
@@ -78,7 +76,7 @@ class RunLog:
             )
         return b"".join(line + b"\n" for line in kept) if len(kept) < len(lines) or torn else None
 
-    def write(self, line: Mapping[str, Any]) -> str:
+    def write(self, line: object) -> str:
         """Appends a line.
 
         Returns:

@@ -24,8 +24,8 @@ class StartLedger:
 
     Attributes:
         loaded: found in the files.
-        left: the net's, at what their fillers made.
-        unused: in the files, and in the net not at all or without weights.
+        left: at what their fillers made.
+        unused: in the files, and in the training net not at all or without weights.
     """
 
     loaded: tuple[str, ...]

@@ -36,9 +36,10 @@ def models() -> Iterator[type[Any]]:
     for part in pkgutil.iter_modules(options.__path__):
         module = importlib.import_module(f"{options.__name__}.{part.name}")
         for value in vars(module).values():
-            if isinstance(value, type) and is_dataclass(value) and value.__module__ == module.__name__:
-                if any("rebirth" in one.metadata for one in fields(value)):
-                    yield value
+            if not (isinstance(value, type) and is_dataclass(value) and value.__module__ == module.__name__):
+                continue
+            if any("rebirth" in field.metadata for field in fields(value)):
+                yield value
 
 
 def parsed(command: click.Command, line: list[str]) -> Any:

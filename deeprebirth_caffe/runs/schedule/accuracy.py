@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.ir import View
 from deeprebirth_caffe.nets.ranking import find_classifier
+from deeprebirth_caffe.results import ABSENT
 
 if TYPE_CHECKING:
+    from deeprebirth_caffe.commands.test import Tested
     from deeprebirth_caffe.runs.schedule.model import Budget
 
 Values = Mapping[str, Any]
@@ -29,10 +31,10 @@ def check_metric(metric: str, known: Sequence[str], where: str) -> None:
         raise RebirthError(f"{where}: the net has no metric {metric}; {there}")
 
 
-def values_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a test (`rebirth test --json`) by name, top1 and top5 too."""
-    found = dict(result["outputs"])
-    return {**found, **{name: result[name] for name in ("top1", "top5", "images") if name in result}}
+def values_of(result: Tested) -> dict[str, Any]:
+    """The figures of a test by name, top1 and top5 too."""
+    more = {"top1": result.top1, "top5": result.top5, "images": result.images}
+    return {**result.outputs, **{name: value for name, value in more.items() if value is not ABSENT}}
 
 
 def points(before: Values, now: Values, metrics: Sequence[str]) -> dict[str, float]:

@@ -239,9 +239,10 @@ def train(context: Context, parts: Parts, name: str, stretch: Stretch, seed: int
             found = finetune(options, within)
         except DivergedError as error:
             return {"iterations": iterations, "diverged": str(error.__cause__ or error)}
-        if found["stopped"] is not None:
-            raise Stopped(found["stopped"])
-        copy_file(Path(found["model"]), folder / FINAL)
+        if found.stopped is not None:
+            raise Stopped(found.stopped)
+        assert found.model is not None, "the solver says that it saves at the end"
+        copy_file(found.model, folder / FINAL)
         return _ended(folder, iterations)
 
     made = parts.part(name, of, [name], make)
