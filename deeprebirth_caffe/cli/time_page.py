@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from deeprebirth_caffe.bench.breakdown import Group, grouped
 from deeprebirth_caffe.bench.machine import Facts
 from deeprebirth_caffe.cli.show_time import ratio_line
-from deeprebirth_caffe.cli.text import printable
-from deeprebirth_caffe.pages.document import KEY, bars, document, spelled, table
+from deeprebirth_caffe.pages.document import bars, render, spelled
 from deeprebirth_caffe.results import common
 from deeprebirth_caffe.wording import mib, ms
 
@@ -25,26 +23,20 @@ def page(result: Times, by: str) -> str:
         result: of `time_nets`.
         by: "layer", "type" or "stage": what a bar stands for.
     """
-    result = printable(result)
-    nets = result.nets
-    tables = [grouped(net.layers, by) for net in nets]
-    longest = max((group.ms for groups in tables for group in groups.values()), default=0.0)
-    parts = [
-        "<h1>Time of a forward pass</h1>",
-        table(_figures(nets)),
-        *(f"<p>{escape(ratio_line(ratio))}</p>" for ratio in result.ratios),
-        "<h2>Tensor layers and the others</h2>",
-        bars({str(net.net): _whole(groups) for net, groups in zip(nets, tables, strict=True) if groups}),
-        KEY,
-    ]
-    for net, groups in zip(nets, tables, strict=True):
-        parts.append(f"<h2>{escape(str(net.net))} by {escape(by)}</h2>")
-        parts.append(bars(groups, longest) if groups else "<p>This engine does not say.</p>")
-    parts.append("<h2>Machine</h2>")
+    tables = [(str(net.net), grouped(net.layers, by)) for net in result.nets]
+    longest = max((group.ms for _, groups in tables for group in groups.values()), default=0.0)
     facts = common(result.machine, Facts)
-    parts.append(table([("", ""), *((key, spelled(value)) for key, value in facts.items())]))
-    parts += [f"<p>{escape(text)}</p>" for text in _remarks(result)]
-    return document("rebirth time", parts)
+    return render(
+        "time.html",
+        title="rebirth time",
+        figures=_figures(result.nets),
+        ratios=[ratio_line(ratio) for ratio in result.ratios],
+        whole=bars({net: _whole(groups) for net, groups in tables if groups}),
+        by=by,
+        nets=[(net, bars(groups, longest) if groups else "") for net, groups in tables],
+        machine=[("", ""), *((key, spelled(value)) for key, value in facts.items())],
+        remarks=_remarks(result),
+    )
 
 
 def _figures(nets: Sequence[TimedNet]) -> list[Sequence[str]]:

@@ -273,7 +273,7 @@ def test_html_needs_nothing_else_and_runs_nothing(cli: Cli, net28: SmallNet, tar
     assert tags.open == [] and tags.addresses == []
     assert "script" not in tags.seen and tags.seen.count("svg") == 3
     assert "\u202e" not in text and "\\u202e$(touch pwned)&lt;script&gt;" in text
-    assert "a&lt;b&gt;&amp;&#x27;.prototxt" in text
+    assert "a&lt;b&gt;&amp;&#39;.prototxt" in text
     assert tags.seen.count("rect") > 20
 
 

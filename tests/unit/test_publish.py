@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from deeprebirth_caffe.cli.text import Guarded, error_line, guarded
-from deeprebirth_caffe.pages.document import document
 from deeprebirth_caffe.runs.report import curves
+from deeprebirth_caffe.runs.report.html import page
+from deeprebirth_caffe.runs.report.sections import Pictures, Section, Table
 from deeprebirth_caffe.wording import clipped, csv_cell, json_bytes, printable
 
 HOSTILE = ["\x1b]0;t\x07", "\x9b2J", "\x85", "\x7f", "\u202e", "\u2066", "\u2028", "\u00ad", "\U000e0041", "\udc9b"]
@@ -36,8 +37,8 @@ def test_streams_escape_what_a_command_forgets(text: str) -> None:
 def test_pages_spell_out_what_nobody_sees(text: str) -> None:
     """The text of a plot included, whoever made it."""
     plot = curves.plot([curves.Line([(0, 1), (1, 2)], f"a{text}b")], "loss", "iteration")
-    page = document(text, [plot])
-    assert page.replace("\n", "").isprintable() and f"a{printable(text)}b" in page
+    written = page(text, text, [Section(text, [Pictures([plot]), Table([(text, text)])])])
+    assert written.replace("\n", "").isprintable() and f"a{printable(text)}b" in written
 
 
 def test_streams_are_guarded_for_a_while(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reports
+from markupsafe import escape
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.runs.report.curves import Line, nice, plot, tick
@@ -469,5 +470,5 @@ def test_the_page_and_markdown_say_the_same(run: Run) -> None:
             if isinstance(block, Table):
                 for row in block.rows:
                     for cell in row:
-                        assert f">{cell}<" in both[0].replace("&quot;", '"') or not cell
+                        assert f">{escape(cell)}<" in both[0] or not cell
                         assert f" {cell} " in both[1] or not cell

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from math import ceil, floor, isfinite, log10
+from typing import TYPE_CHECKING
 
-from deeprebirth_caffe.pages.document import svg
+from deeprebirth_caffe.pages.document import render
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 270, 62, 16, 26, 46
 """Size of a plot and its margins, in pixels."""
@@ -86,7 +89,7 @@ def plot(
     marks: Sequence[float] = (),
     words: Sequence[str] = (),
     logarithmic: bool | None = None,
-) -> str:
+) -> Markup:
     """A plot.
 
     Args:
@@ -104,19 +107,18 @@ def plot(
     bottom = HEIGHT - BOTTOM - (34 if words else 0)
     width = _axis(xs, LEFT, WIDTH - RIGHT)
     height = _axis(ys, bottom, TOP, logarithmic)
-    parts = [svg(WIDTH, HEIGHT), f'<text x="{LEFT}" y="14">{escape(title)}</text>']
-    for value in height.ticks():
-        y = height.at(value)
-        parts.append(
-            f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
-            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick(value)}</text>'
-        )
-    parts += _below(width, bottom, across, words)
-    parts += [f'<path class="mark" d="M{width.at(mark):.1f} {TOP}V{bottom}"/>' for mark in marks]
-    for line in lines:
-        parts += _drawn(line, width, height)
-    parts += _key(lines)
-    return "".join([*parts, "</svg>"])
+    return render(
+        "plot.svg",
+        frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP},
+        bottom=bottom,
+        title=title,
+        across="" if words else across,
+        rows=[(height.at(value), tick(value)) for value in height.ticks()],
+        columns=[] if words else [(width.at(value), tick(value)) for value in width.ticks()],
+        words=[(width.at(number), word) for number, word in enumerate(words)],
+        marks=[width.at(mark) for mark in marks],
+        lines=[(line, [(width.at(x), height.at(y)) for x, y in line.points if isfinite(y)]) for line in lines],
+    )
 
 
 def tick(value: float) -> str:
@@ -135,42 +137,3 @@ def _axis(values: Sequence[float], start: float, end: float, logarithmic: bool =
         return Axis(low - reach, high + reach, start, end)
     rim = 0.04 * (high - low)
     return Axis(low - rim, high + rim, start, end)
-
-
-def _below(width: Axis, bottom: float, across: str, words: Sequence[str]) -> list[str]:
-    parts = [f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}"/>']
-    if words:
-        # Names go down to the left, each ends below its point.
-        for number, word in enumerate(words):
-            x = width.at(number)
-            turned = f'transform="rotate(-35 {x:.1f} {bottom + 14})"'
-            parts.append(
-                f'<text x="{x:.1f}" y="{bottom + 14}" text-anchor="end" class="small" {turned}>{escape(word)}</text>'
-            )
-        return parts
-    for value in width.ticks():
-        x = width.at(value)
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{tick(value)}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle:g}" y="{bottom + 36}" text-anchor="middle">{escape(across)}</text>')
-    return parts
-
-
-def _drawn(line: Line, width: Axis, height: Axis) -> list[str]:
-    places = [(width.at(x), height.at(y)) for x, y in line.points if isfinite(y)]
-    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    parts = [f'<path class="line {line.style}-line" d="M{path}"/>'] if len(places) > 1 else []
-    if line.dots or len(places) == 1:
-        for index, (x, y) in enumerate(places):
-            name = f"<title>{escape(line.names[index])}</title>" if line.names else ""
-            parts.append(f'<circle class="{line.style}" cx="{x:.1f}" cy="{y:.1f}" r="4">{name}</circle>')
-    return parts
-
-
-def _key(lines: Sequence[Line]) -> list[str]:
-    """What the lines are, above the plot, from the right."""
-    parts, x = [], float(WIDTH - RIGHT)
-    for line in reversed([line for line in lines if line.label]):
-        parts.append(f'<text x="{x:g}" y="14" text-anchor="end" class="{line.style}">{escape(line.label)}</text>')
-        x -= 8.5 * len(line.label) + 12
-    return parts

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.ir import Layer, Net, View
 from deeprebirth_caffe.nets.strip import DEPLOY
-from deeprebirth_caffe.pages.document import short, svg
+from deeprebirth_caffe.pages.document import render, short
 from deeprebirth_caffe.runs.report.gather import DEPLOYED, Run
 from deeprebirth_caffe.runs.schedule.steps import BASE
-from deeprebirth_caffe.wording import printable
 
 BOX, TALL, ACROSS, DOWN, EDGE = 122, 36, 132, 58, 4
 """Width and height of a box, from one column and row to the next, and the rim of a picture, in pixels."""
@@ -45,6 +43,20 @@ class Box:
     @property
     def names(self) -> list[str]:
         return [self.layer.name, *(layer.name for layer in self.more)]
+
+    @property
+    def corner(self) -> tuple[float, float]:
+        """Its upper left one, in pixels."""
+        return EDGE + ACROSS * self.column, EDGE + DOWN * self.row
+
+    def label(self, stage: str) -> tuple[str, str]:
+        """What is written into it: its name within the stage, and what it is."""
+        name = self.layer.name
+        if name.startswith(stage) and len(name) > len(stage):
+            name = name[len(stage) :].lstrip("/_-.") or name
+        kinds = dict.fromkeys(layer.type for layer in self.more if layer.type != "Dropout")
+        what = _what(self.layer) + "".join(f" + {kind}" for kind in kinds)
+        return short(name, LETTERS), short(what, LETTERS + 4)
 
 
 @dataclass(frozen=True)
@@ -169,40 +181,25 @@ def _place(boxes: Sequence[Box]) -> None:
 def _picture(boxes: Sequence[Box], stage: str, marked: set[str], kind: str) -> str:
     if not boxes:
         return ""
-    width = 2 * EDGE + BOX + ACROSS * max(box.column for box in boxes)
-    height = 2 * EDGE + TALL + DOWN * max(box.row for box in boxes)
-    marks = [svg(width, height)]
+    edges = []
     for box in boxes:
-        x, y = _corner(box)
+        x, y = box.corner
         for parent in box.parents:
-            left, top = _corner(parent)
-            start, end = left + BOX / 2, x + BOX / 2
+            left, top = parent.corner
             # Down its own column first: a straight line over several rows would seem to end at a box on its way.
-            marks.append(f'<path class="edge" d="M{start:g} {top + TALL:g}V{y + TALL - DOWN:g}L{end:g} {y:g}"/>')
-    for box in boxes:
-        x, y = _corner(box)
-        first, second = (escape(printable(line)) for line in _label(box, stage))
-        style = f"box {kind}" if marked.intersection(box.names) else "box"
-        titles = escape(printable(", ".join(box.names)))
-        marks.append(
-            f'<g class="{style}"><title>{titles}</title>'
-            f'<rect x="{x:g}" y="{y:g}" width="{BOX}" height="{TALL}" rx="4"/>'
-            f'<text x="{x + BOX / 2:g}" y="{y + 15:g}">{first}</text>'
-            f'<text x="{x + BOX / 2:g}" y="{y + 29:g}" class="small">{second}</text></g>'
-        )
-    return "".join([*marks, "</svg>"])
-
-
-def _corner(box: Box) -> tuple[float, float]:
-    return EDGE + ACROSS * box.column, EDGE + DOWN * box.row
-
-
-def _label(box: Box, stage: str) -> tuple[str, str]:
-    name = box.layer.name
-    if name.startswith(stage) and len(name) > len(stage):
-        name = name[len(stage) :].lstrip("/_-.") or name
-    more = "".join(f" + {kind}" for kind in dict.fromkeys(layer.type for layer in box.more if layer.type != "Dropout"))
-    return short(name, LETTERS), short(_what(box.layer) + more, LETTERS + 4)
+            edges.append((left + BOX / 2, top + TALL, y + TALL - DOWN, x + BOX / 2, y))
+    return render(
+        "net.svg",
+        width=2 * EDGE + BOX + ACROSS * max(box.column for box in boxes),
+        height=2 * EDGE + TALL + DOWN * max(box.row for box in boxes),
+        wide=BOX,
+        tall=TALL,
+        edges=edges,
+        boxes=boxes,
+        stage=stage,
+        marked=marked,
+        kind=kind,
+    )
 
 
 def _what(layer: Layer) -> str:

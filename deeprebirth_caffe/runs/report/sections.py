@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from deeprebirth_caffe.bench.breakdown import Group
 from deeprebirth_caffe.formats.jsonfile import as_number
@@ -37,6 +37,7 @@ Row = Sequence[str]
 class Text:
     """A paragraph."""
 
+    kind: ClassVar = "text"
     text: str
 
 
@@ -44,6 +45,7 @@ class Text:
 class Table:
     """A table; the first row is its head."""
 
+    kind: ClassVar = "table"
     rows: Sequence[Row]
 
 
@@ -51,6 +53,7 @@ class Table:
 class Code:
     """Lines as they were typed."""
 
+    kind: ClassVar = "code"
     text: str
     title: str = ""
 
@@ -59,6 +62,7 @@ class Code:
 class Pictures:
     """Plots beside each other, of which Markdown has the tables alone."""
 
+    kind: ClassVar = "pictures"
     svgs: Sequence[str]
     tensor_key: bool = False
 
@@ -67,6 +71,7 @@ class Pictures:
 class Stages:
     """The stages of the net before and after, of which Markdown has a table."""
 
+    kind: ClassVar = "stages"
     panels: Sequence[Panel]
     passes: Mapping[str, Sequence[str]]
 
