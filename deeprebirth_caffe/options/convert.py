@@ -136,13 +136,7 @@ class ConvertOptions(RewriteOptions):
         schedule="Merge pooling and LRN (and BatchNorm to prune).",
     )
     branch: bool = option(
-        True,
-        "--no-branch",
-        kind=FLAG,
-        takes=not_,
-        says=not_,
-        help="Leave branches alone.",
-        schedule="Merge branches.",
+        True, "--no-branch", kind=FLAG, takes=not_, says=not_, help="Leave branches alone.", schedule="Merge branches."
     )
     skip_passes: tuple[str, ...] = passes_option(schedule="Passes to leave out.")
     bn: str | None = option(
@@ -200,13 +194,7 @@ class ConvertOptions(RewriteOptions):
         record="init",
     )
     seed: int = option(
-        0,
-        "--seed",
-        kind=SEED,
-        title=START,
-        shown=True,
-        help="Seed of the random numbers of the start.",
-        record="seed",
+        0, "--seed", kind=SEED, title=START, shown=True, help="Seed of the random numbers of the start.", record="seed"
     )
     calibrate: CalibrationOptions | None = calibration("Pictures without labels, for --init refit and --reparam")
     reparam: bool = option(

@@ -57,12 +57,7 @@ class DistilOptions:
         record="max_iter",
     )
     batch: int | None = option(
-        None,
-        "--batch",
-        kind=COUNT,
-        title=LEARN,
-        help="Batch size of the training data layers.",
-        record="batch",
+        None, "--batch", kind=COUNT, title=LEARN, help="Batch size of the training data layers.", record="batch"
     )
     base_lr: float = option(
         BASE_LR,

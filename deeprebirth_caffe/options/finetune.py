@@ -53,11 +53,7 @@ class TeacherOptions:
         schedule="Whether the outputs of rebirth blocks follow the teacher's too.",
     )
     match_weight: float = option(
-        1.0,
-        "--match-weight",
-        kind=POSITIVE,
-        help="What those count. [default: 1]",
-        schedule="The weight of that.",
+        1.0, "--match-weight", kind=POSITIVE, help="What those count. [default: 1]", schedule="The weight of that."
     )
 
     def verify(self, given: Collection[str]) -> None:

@@ -19,11 +19,7 @@ class InspectOptions:
 
     net: Path = argument("net", NET)
     weights: Path | None = option(
-        None,
-        "-w",
-        "--weights",
-        kind=FILE,
-        help="Learned weights: they tell channels, and are checked against the net.",
+        None, "-w", "--weights", kind=FILE, help="Learned weights: they tell channels, and are checked against the net."
     )
     phase: str | None = option(None, "--phase", kind=PHASE, help="Which phase; default: TEST, if the file has it.")
     stages: tuple[str, ...] = option(
@@ -60,11 +56,7 @@ class ZooOptions:
         None, "-o", "--out", kind=OUT, help="Output directory; - prints one file. [default: NAME]"
     )
     part: str = option(
-        "train_val",
-        "--part",
-        kind=OneOf(("train_val", "deploy", "solver")),
-        shown=True,
-        help="Which file -o - prints.",
+        "train_val", "--part", kind=OneOf(("train_val", "deploy", "solver")), shown=True, help="Which file -o - prints."
     )
     force: bool = force_option()
 

@@ -147,12 +147,7 @@ class PlanOptions:
         help="speedup=3: so many times as fast; accuracy=0.4: points lost at most. Once, or one of each.",
     )
     on: str = option(
-        "local",
-        "--on",
-        title=MEASURE,
-        shown=True,
-        metavar="WHERE",
-        help="Where --target times: as rebirth time --on.",
+        "local", "--on", title=MEASURE, shown=True, metavar="WHERE", help="Where --target times: as rebirth time --on."
     )
     time_with: str = option(
         "caffe", "--time-with", kind=OneOf(ENGINES), title=MEASURE, shown=True, help="What runs the nets then."
@@ -174,10 +169,7 @@ class PlanOptions:
         help="For accuracy: what part of the points lost at first relearning is expected to bring back.",
     )
     nearest: bool = option(
-        False,
-        "--nearest",
-        title=MEASURE,
-        help="Where --target cannot be met, write what comes nearest (exit code 3).",
+        False, "--nearest", title=MEASURE, help="Where --target cannot be met, write what comes nearest (exit code 3)."
     )
     input_shapes: Mapping[str, tuple[int, ...]] = shapes_option()
     engine: EngineOptions = group(EngineOptions, kw_only=True)

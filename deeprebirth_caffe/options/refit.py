@@ -58,20 +58,10 @@ class RefitOptions:
         1e-2, "--ridge", kind=POSITIVE, title=START, shown=True, help="How strongly weights hold their start."
     )
     rounds: int = option(
-        20,
-        "--rounds",
-        kind=Whole(0, 1000),
-        title=START,
-        shown=True,
-        help="Rounds of the fit of a layer with a ReLU.",
+        20, "--rounds", kind=Whole(0, 1000), title=START, shown=True, help="Rounds of the fit of a layer with a ReLU."
     )
     positions: int = option(
-        64,
-        "--positions",
-        kind=Whole(1, 1_000_000),
-        title=START,
-        shown=True,
-        help="Places of an image that count.",
+        64, "--positions", kind=Whole(1, 1_000_000), title=START, shown=True, help="Places of an image that count."
     )
     seed: int = option(0, "--seed", kind=SEED, title=START, shown=True, help="Seed of the choice of places.")
     only: tuple[str, ...] = only_option()

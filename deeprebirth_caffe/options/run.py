@@ -38,10 +38,7 @@ class RunOptions:
     )
     last: str | None = option(None, "--until", metavar="STEP", help="Stop when this step is done.")
     on: str | None = option(
-        None,
-        "--on",
-        metavar="WHERE",
-        help="Where it times, in place of the schedule's time.on: as rebirth time --on.",
+        None, "--on", metavar="WHERE", help="Where it times, in place of the schedule's time.on: as rebirth time --on."
     )
     caffe: str | None = caffe_option()
     python_layers: bool = python_layers_option()

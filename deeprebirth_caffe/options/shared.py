@@ -9,17 +9,7 @@ from typing import Any, ClassVar
 
 from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.options.fields import ENGINE, LEARN, MEASURE, MERGE, OUTPUT, PICTURES, group, option
-from deeprebirth_caffe.options.kinds import (
-    COUNT,
-    FILE,
-    MEANS,
-    POSITIVE,
-    SHAPE,
-    SIZE,
-    OneOf,
-    Real,
-    Whole,
-)
+from deeprebirth_caffe.options.kinds import COUNT, FILE, MEANS, POSITIVE, SHAPE, SIZE, OneOf, Real, Whole
 
 ENGINES = ("auto", "caffe", "torch")
 PAPER_STEP = 4 / 9
@@ -200,10 +190,7 @@ class PictureOptions:
         schedule="What values are multiplied by then; left out: as the net's own data layer does it.",
     )
     raw_pixels: bool = option(
-        False,
-        "--raw-pixels",
-        help="Take pixels as they are, from 0 to 255.",
-        schedule="Pixels go in as they are.",
+        False, "--raw-pixels", help="Take pixels as they are, from 0 to 255.", schedule="Pixels go in as they are."
     )
     transform_from: Path | None = option(
         None,
@@ -231,10 +218,7 @@ class SizedPictureOptions(PictureOptions):
     """The same, and how large pictures are made."""
 
     resize: tuple[int, int] | None = option(
-        None,
-        "--resize",
-        kind=SIZE,
-        help="What pictures are resized to. [default: as the data, the mean or the net]",
+        None, "--resize", kind=SIZE, help="What pictures are resized to. [default: as the data, the mean or the net]"
     )
     crop: int | None = option(
         None, "--crop", kind=Whole(0, 2**15), help="The middle square; 0: none. [default: the net's size]"

@@ -72,11 +72,7 @@ class TimingOptions:
     )
     plan: Plan = group(Plan)
     threads: int | None = option(
-        None,
-        "--threads",
-        kind=Whole(1, 1024),
-        title=ENGINE,
-        help="Threads of the engine. [default: the engine's own]",
+        None, "--threads", kind=Whole(1, 1024), title=ENGINE, help="Threads of the engine. [default: the engine's own]"
     )
     cpus: Sequence[int] | None = option(
         None, "--cpus", kind=CPUS, help="Processors to run on: a list (0-3,6) or a mask (0x4f)."

@@ -30,12 +30,7 @@ class TuckerOptions(RewriteOptions):
 
     weights: Path | None = option(None, "-w", "--weights", kind=FILE, needed=True, help="Learned weights.")
     out: Path | None = option(
-        None,
-        "-o",
-        "--out",
-        kind=FOLDER,
-        title=OUTPUT,
-        help="Output directory. [default: <stem>-tucker beside the net]",
+        None, "-o", "--out", kind=FOLDER, title=OUTPUT, help="Output directory. [default: <stem>-tucker beside the net]"
     )
     ratio: float | None = option(
         None,

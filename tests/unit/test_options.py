@@ -36,9 +36,8 @@ def models() -> Iterator[type[Any]]:
     for part in pkgutil.iter_modules(options.__path__):
         module = importlib.import_module(f"{options.__name__}.{part.name}")
         for value in vars(module).values():
-            if not (isinstance(value, type) and is_dataclass(value) and value.__module__ == module.__name__):
-                continue
-            if any("rebirth" in field.metadata for field in fields(value)):
+            own = isinstance(value, type) and is_dataclass(value) and value.__module__ == module.__name__
+            if own and any("rebirth" in one.metadata for one in fields(value)):
                 yield value
 
 
