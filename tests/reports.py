@@ -15,6 +15,7 @@ from deeprebirth_caffe import zoo
 from deeprebirth_caffe.bench import machine
 from deeprebirth_caffe.commands.convert import convert
 from deeprebirth_caffe.options.convert import ConvertOptions
+from deeprebirth_caffe.results import to_json
 
 Hits = NDArray[np.uint8]
 
@@ -22,7 +23,7 @@ Hits = NDArray[np.uint8]
 def write(path: Path, data: Any) -> None:
     """JSON into a file, with the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data), encoding="utf-8")
+    path.write_text(json.dumps(to_json(data)), encoding="utf-8")
 
 
 def run_json(folder: Path, steps: Sequence[tuple[str, str, Sequence[str]]] = (), **more: Any) -> list[Path]:

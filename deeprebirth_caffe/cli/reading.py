@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,7 @@ from deeprebirth_caffe.cli.streams import PathOrDash
 from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.options.fields import Leaf, leaves, read
 from deeprebirth_caffe.options.kinds import Flag, Kind, OneOf, Place, Real, Spelled, Whole
-
-PYTHON_LAYERS = "REBIRTH_PYTHON_LAYERS"
-"""The environment variable that says what `--python-layers` says."""
+from deeprebirth_caffe.options.shared import python_layers_allowed
 
 
 class Number(click.FloatRange):
@@ -103,20 +100,6 @@ def _parameters(model: type[Any], json: bool) -> Iterator[click.Parameter]:
         yield shown
 
 
-def _allow_python_layers(context: click.Context) -> None:
-    """Opens the gate of `engines.caffe.python_layers` while a command lasts, for what it starts too."""
-    before = os.environ.get(PYTHON_LAYERS)
-    os.environ[PYTHON_LAYERS] = "1"
-    context.call_on_close(lambda: _put_back(PYTHON_LAYERS, before))
-
-
-def _put_back(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
-
-
 def command(
     name: str,
     model: type[Any],
@@ -143,7 +126,7 @@ def command(
             shown = {"as_json": values.pop("as_json")} if json else {}
             given = {key for key in values if context.get_parameter_source(key) is not ParameterSource.DEFAULT}
             if values.get("python_layers"):
-                _allow_python_layers(context)
+                context.with_resource(python_layers_allowed())
             try:
                 options = read(model, values, given)
             except UsageError as error:

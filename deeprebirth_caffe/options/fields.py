@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -229,6 +230,40 @@ def read(model: type[Model], values: Mapping[str, Any], given: Collection[str]) 
     if verify is not None:
         verify(given)
     return options
+
+
+def tell(model: type[Model], values: Mapping[str, Any]) -> Model:
+    """Makes a command's options of what a program says.
+
+    Args:
+        model: their class.
+        values: by the name that an option has on the command line, with underscores; None: not given.
+
+    Raises:
+        UsageError: there is no such option, it does not take this value, or options do not go together.
+    """
+    options = {leaf.option.name: leaf for leaf in reversed([*leaves(model)])}
+    given = {name: value for name, value in values.items() if value is not None}
+    if unknown := [name for name in given if name not in options]:
+        near = get_close_matches(unknown[0], options, 1)
+        raise UsageError(f"there is no option {unknown[0]}" + (f"; did you mean {near[0]}?" if near else ""))
+    typed = {name: leaf.typed for name, leaf in options.items()}
+    for name, value in given.items():
+        kind = options[name].option.kind
+        try:
+            typed[name] = tuple(map(kind.check, _several(value))) if options[name].option.many else kind.check(value)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{name}: {error}") from None
+    if missing := [name for name, leaf in options.items() if leaf.option.needed and name not in given]:
+        raise UsageError(f"{missing[0]} is missing")
+    return read(model, typed, set(given))
+
+
+def _several(value: Any) -> list[Any]:
+    """The values of an option that may be repeated: one alone, or a mapping, is taken too."""
+    if isinstance(value, Mapping):
+        return [*value.items()]
+    return [value] if isinstance(value, (str, Path)) else [*value]
 
 
 def words(options: Any) -> list[str]:

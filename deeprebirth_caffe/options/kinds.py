@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import index
+from pathlib import Path
 from typing import Any
 
 MAX_INT = 2**31 - 1
@@ -19,10 +21,23 @@ class Kind:
         """The text of a value."""
         return str(value)
 
+    def check(self, value: Any) -> Any:
+        """The value that a program gave, as commands take it.
+
+        Raises:
+            ValueError: the option does not take it; the text says why.
+        """
+        return value
+
 
 @dataclass(frozen=True)
 class Flag(Kind):
     """Said or not said."""
+
+    def check(self, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{value!r} is neither True nor False")
+        return value
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,16 @@ class Place(Kind):
     stdin: bool = False
     dash: str = ""
 
+    def check(self, value: Any) -> Path:
+        path = Path(value)
+        if self.exists and not path.exists():
+            raise ValueError(f"{path} does not exist")
+        if path.is_dir() and not self.folder:
+            raise ValueError(f"{path} is a directory")
+        if path.is_file() and not self.file:
+            raise ValueError(f"{path} is a file")
+        return path
+
 
 @dataclass(frozen=True)
 class Whole(Kind):
@@ -50,6 +75,12 @@ class Whole(Kind):
 
     least: int | None = None
     most: int | None = None
+
+    def check(self, value: Any) -> int:
+        number = index(value)
+        if (self.least is not None and number < self.least) or (self.most is not None and number > self.most):
+            raise ValueError(f"{number} is not in the range from {self.least} to {self.most}")
+        return number
 
 
 @dataclass(frozen=True)
@@ -68,12 +99,25 @@ class Real(Kind):
     above: bool = False
     below: bool = False
 
+    def check(self, value: Any) -> float:
+        number = float(value)
+        low = self.least is None or number > self.least or (number == self.least and not self.above)
+        high = self.most is None or number < self.most or (number == self.most and not self.below)
+        if not (low and high and abs(number) < 1e38):
+            raise ValueError(f"{number:g} is out of range")
+        return number
+
 
 @dataclass(frozen=True)
 class OneOf(Kind):
     """One of some words."""
 
     words: tuple[str, ...]
+
+    def check(self, value: Any) -> str:
+        if value not in self.words:
+            raise ValueError(f"{value!r} is none of {', '.join(self.words)}")
+        return str(value)
 
 
 @dataclass(frozen=True)
@@ -92,6 +136,9 @@ class Spelled(Kind):
 
     def spell(self, value: Any) -> str:
         return self.form(value)
+
+    def check(self, value: Any) -> Any:
+        return self.parse(value if isinstance(value, str) else self.form(value))
 
 
 TEXT = Kind()

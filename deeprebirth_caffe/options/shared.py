@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +13,8 @@ from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.options.fields import ENGINE, LEARN, MEASURE, MERGE, OUTPUT, PICTURES, group, option
 from deeprebirth_caffe.options.kinds import COUNT, FILE, MEANS, POSITIVE, SHAPE, SIZE, OneOf, Real, Whole
 
+PYTHON_LAYERS = "REBIRTH_PYTHON_LAYERS"
+"""The environment variable that says what `--python-layers` says."""
 ENGINES = ("auto", "caffe", "torch")
 PAPER_STEP = 4 / 9
 """The part of the iterations after which the rate falls, and falls again: the paper's 40,000 and 80,000 of 90,000."""
@@ -82,6 +86,20 @@ def python_layers_option() -> Any:
     """`--python-layers`: the command line opens the gate of `engines.caffe.python_layers` while a command lasts."""
     told = "Let real Caffe run the code of the net's Python layers. [env: REBIRTH_PYTHON_LAYERS=1]"
     return option(False, "--python-layers", help=told, title=ENGINE, kw_only=True)
+
+
+@contextmanager
+def python_layers_allowed() -> Iterator[None]:
+    """Does what `--python-layers` says while it is entered, for processes that are started meanwhile too."""
+    before = os.environ.get(PYTHON_LAYERS)
+    os.environ[PYTHON_LAYERS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[PYTHON_LAYERS]
+        else:
+            os.environ[PYTHON_LAYERS] = before
 
 
 def force_option(told: str = "Write into an output directory that is not empty.") -> Any:

@@ -16,10 +16,11 @@ import reports
 from markupsafe import escape
 
 from deeprebirth_caffe.errors import RebirthError
+from deeprebirth_caffe.pages.drawing import Panel
 from deeprebirth_caffe.runs.report.curves import Line, nice, plot, tick
 from deeprebirth_caffe.runs.report.figures import metrics, own_output, paired, pairs, trade
 from deeprebirth_caffe.runs.report.gather import Run, gather
-from deeprebirth_caffe.runs.report.graph import Panel, panels
+from deeprebirth_caffe.runs.report.graph import panels_of
 from deeprebirth_caffe.runs.report.html import page
 from deeprebirth_caffe.runs.report.logs import POINTS, read_log
 from deeprebirth_caffe.runs.report.markdown import text
@@ -198,7 +199,7 @@ def test_time_by_stage(run: Run) -> None:
 
 
 def test_stages_before_and_after(run: Run) -> None:
-    found = {panel.stage: panel for panel in panels(run)}
+    found = {panel.stage: panel for panel in panels_of(run)}
     assert list(found) == ["conv1", "conv2", "inception_3a", "inception_3b", "loss1", "inception_4a", "loss3"]
     assert [stage for stage, panel in found.items() if not panel.changed] == ["conv2", "loss1", "loss3"]
     conv1 = found["conv1"]
@@ -215,7 +216,7 @@ def boxes(panel: Panel) -> list[tuple[float, float]]:
 
 
 def test_boxes_do_not_overlap(run: Run) -> None:
-    for panel in panels(run):
+    for panel in panels_of(run):
         places = boxes(panel)
         assert len(places) > 0
         for index, (x, y) in enumerate(places):
@@ -223,7 +224,7 @@ def test_boxes_do_not_overlap(run: Run) -> None:
 
 
 def test_edges_over_several_rows_go_down_beside_the_boxes(run: Run) -> None:
-    module = next(panel for panel in panels(run) if panel.stage == "inception_3a")
+    module = next(panel for panel in panels_of(run) if panel.stage == "inception_3a")
     edges = re.findall(r'class="edge" d="M([\d.]+) ([\d.]+)V([\d.]+)L([\d.]+) ([\d.]+)"', module.before)
     assert len(edges) == 7
     # What is slanted lies between two rows, where no box is.
@@ -249,10 +250,10 @@ def test_what_made_times_worth_less_stands_beside_them(run: Run) -> None:
 def test_without_the_first_net_those_that_are_deployed_are_compared(tmp_path: Path) -> None:
     folder = reports.made_up(tmp_path / "out")
     (folder / "00-base/train_val.prototxt").unlink()
-    found = {panel.stage: panel for panel in panels(gather(folder))}
+    found = {panel.stage: panel for panel in panels_of(gather(folder))}
     assert "loss1" not in found and found["conv1"].new == ("conv1/5x5_merge",)
     (folder / "04-deploy/deploy.prototxt").unlink()
-    assert panels(gather(folder)) == []
+    assert panels_of(gather(folder)) == []
 
 
 def test_a_run_that_has_only_begun(tmp_path: Path) -> None:

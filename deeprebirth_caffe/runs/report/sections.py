@@ -11,6 +11,7 @@ from deeprebirth_caffe.bench.breakdown import Group
 from deeprebirth_caffe.formats.jsonfile import as_number
 from deeprebirth_caffe.nets.manifest import Uncounted
 from deeprebirth_caffe.pages.document import bars, spelled
+from deeprebirth_caffe.pages.drawing import Panel
 from deeprebirth_caffe.runs.report.curves import Line, plot
 from deeprebirth_caffe.runs.report.figures import (
     Drop,
@@ -24,7 +25,7 @@ from deeprebirth_caffe.runs.report.figures import (
     trade,
 )
 from deeprebirth_caffe.runs.report.gather import LEARNING, Run, Step
-from deeprebirth_caffe.runs.report.graph import Panel, panels
+from deeprebirth_caffe.runs.report.graph import panels_of
 from deeprebirth_caffe.runs.report.logs import Log
 from deeprebirth_caffe.wording import counted, mib, ms, printable, without
 
@@ -360,7 +361,7 @@ def _costs(timed: Sequence[Pair]) -> Iterator[Block]:
 
 
 def _graph(run: Run) -> Iterator[Block]:
-    found = panels(run)
+    found = panels_of(run)
     if not found:
         return
     passes: dict[str, list[str]] = {}
@@ -378,7 +379,7 @@ def _graph(run: Run) -> Iterator[Block]:
 def _training(run: Run) -> Iterator[Block]:
     shown = metrics(run)
     rows: list[Row] = [("step", "iterations", "first loss", "last loss", "remarks")]
-    pictures = []
+    pictures: list[str] = []
     for step in run.steps:
         for log in step.logs:
             if not log.iterations:
@@ -400,7 +401,7 @@ def _remarks(log: Log) -> str:
     return "; ".join(remarks) or NONE
 
 
-def _log_plots(name: str, log: Log, shown: Sequence[str]) -> list[str]:
+def _log_plots(name: str, log: Log, shown: Sequence[str]) -> Sequence[str]:
     found = []
     if log.loss:
         found.append(plot([Line(log.loss)], f"{name}: loss", "iteration", marks=log.falls))

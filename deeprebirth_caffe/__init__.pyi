@@ -1,0 +1,3 @@
+from deeprebirth_caffe.api import *  # noqa: F403
+
+__version__: str
