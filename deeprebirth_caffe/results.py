@@ -78,6 +78,6 @@ def to_json(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [to_json(inner) for inner in value]
     if is_dataclass(value):
-        named = [(field.name, getattr(value, field.name)) for field in fields(value) if not field.metadata]
+        named = [(field.name, getattr(value, field.name)) for field in fields(value) if "hidden" not in field.metadata]
         return {key_of(name): to_json(inner) for name, inner in named if inner is not ABSENT}
     return str(value) if isinstance(value, Path) else value

@@ -13,14 +13,22 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from deeprebirth_caffe.commands.caffe import CaffeFacts
+from deeprebirth_caffe.commands.data import MadeData
 from deeprebirth_caffe.commands.device import DeviceInfo, Devices
+from deeprebirth_caffe.commands.dialects import Dialects
 from deeprebirth_caffe.commands.diff import Difference
+from deeprebirth_caffe.commands.distil import Distilled
+from deeprebirth_caffe.commands.doctor import Findings
+from deeprebirth_caffe.commands.export import Model
 from deeprebirth_caffe.commands.finetune import Finetuned
 from deeprebirth_caffe.commands.forward import Forwarded
 from deeprebirth_caffe.commands.inspect import Inspection
 from deeprebirth_caffe.commands.refit import Refit
+from deeprebirth_caffe.commands.shipped import Configs
 from deeprebirth_caffe.commands.test import Tested
 from deeprebirth_caffe.commands.time import Times
+from deeprebirth_caffe.commands.zoo import Nets, WrittenNet
 from deeprebirth_caffe.nets.manifest import Manifest
 from deeprebirth_caffe.results import Absent, key_of
 from deeprebirth_caffe.training.loop import LogLine
@@ -29,12 +37,21 @@ PAGE = Path(__file__).parents[1] / "docs" / "json.md"
 RESULTS: Mapping[str, type] = {
     "convert, deploy: manifest.json": Manifest,
     "refit": Refit,
+    "distil": Distilled,
     "inspect": Inspection,
     "diff": Difference,
     "finetune": Finetuned,
     "finetune --log": LogLine,
     "test": Tested,
     "forward": Forwarded,
+    "zoo list": Nets,
+    "zoo NAME": WrittenNet,
+    "config list": Configs,
+    "caffe install, caffe info": CaffeFacts,
+    "doctor": Findings,
+    "doctor NET": Dialects,
+    "data": MadeData,
+    "export": Model,
     "time": Times,
     "device list": Devices,
     "device info": DeviceInfo,
@@ -58,7 +75,7 @@ def classes_in(hint: Any) -> list[type]:
 def keys(cls: type) -> dict[str, Any]:
     """The type of each field of the JSON, by its key."""
     hints = get_type_hints(cls)
-    return {key_of(field.name): hints[field.name] for field in fields(cls) if not field.metadata}
+    return {key_of(field.name): hints[field.name] for field in fields(cls) if "hidden" not in field.metadata}
 
 
 def meanings(cls: type) -> dict[str, str]:

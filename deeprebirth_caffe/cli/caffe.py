@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -41,7 +41,7 @@ def install(options: InstallOptions, as_json: bool) -> None:
     finally:
         shown.end_line()
     if as_json:
-        print_json(facts.to_json())
+        print_json(facts)
     else:
         click.echo(printable(f"Caffe {facts.package} ({facts.arch}) is in {facts.prefix}"))
 
@@ -53,7 +53,7 @@ def info(options: InfoOptions, as_json: bool) -> None:
 
     facts = caffe_info(options.caffe)
     if as_json:
-        print_json(facts.to_json())
+        print_json(facts)
         return
     from deeprebirth_caffe.cli.layout import print_columns
 
@@ -94,7 +94,7 @@ class _Shown:
         self._open = False
 
 
-def _rows(facts: CaffeFacts) -> dict[str, Any]:
+def _rows(facts: CaffeFacts) -> dict[str, object]:
     kernels = None if facts.blas is None else f"{facts.blas}, kernels {facts.core}" if facts.core else facts.blas
     return {
         "found by": facts.where,

@@ -22,15 +22,14 @@ def command() -> None:
 @told("list", ConfigListOptions, group=command)
 def list_(options: ConfigListOptions, as_json: bool) -> None:
     """List the schedules."""
-    from deeprebirth_caffe.commands.shipped import configs
+    from deeprebirth_caffe.commands.shipped import Configs, configs
 
-    known = [(config.name, config.description) for config in configs()]
     if as_json:
-        print_json({"version": 1, "configs": [{"name": name, "description": text} for name, text in known]})
+        print_json(Configs(configs=configs()))
         return
     from deeprebirth_caffe.cli.layout import print_columns
 
-    print_columns(known, left=2)
+    print_columns([(config.name, config.description) for config in configs()], left=2)
 
 
 @told("show", ConfigShowOptions, json=False, group=command)

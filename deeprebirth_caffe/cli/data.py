@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +11,9 @@ from deeprebirth_caffe.cli.help import Group
 from deeprebirth_caffe.cli.reading import command as told
 from deeprebirth_caffe.cli.text import print_json, printable
 from deeprebirth_caffe.options.data import DigitsOptions, FolderOptions, ListOptions
+
+if TYPE_CHECKING:
+    from deeprebirth_caffe.commands.data import MadeData
 
 SHOWN = 5
 """How many pictures that were left out are named; JSON names all."""
@@ -37,7 +40,7 @@ def from_folder(options: FolderOptions, as_json: bool) -> None:
     """Make a database of DIR, which has a folder for each class, or such folders in train/ and val/ (or test/)."""
     from deeprebirth_caffe.commands.data import data_folder
 
-    def make(show: Callable[[str, int, int], None]) -> dict[str, Any]:
+    def make(show: Callable[[str, int, int], None]) -> MadeData:
         return data_folder(
             options.folder,
             options.out,
@@ -60,7 +63,7 @@ def from_digits(options: DigitsOptions, as_json: bool) -> None:
     _run(lambda _: data_digits(options.out, size=size, channels=channels, backend=backend, force=force), as_json)
 
 
-def _run(make: Callable[[Callable[[str, int, int], None]], dict[str, Any]], as_json: bool) -> None:
+def _run(make: Callable[[Callable[[str, int, int], None]], MadeData], as_json: bool) -> None:
     """Runs one of the commands, shows how it goes, and says what was made."""
     from deeprebirth_caffe.cli.data_progress import shown_progress
 
@@ -76,18 +79,18 @@ def _run(make: Callable[[Callable[[str, int, int], None]], dict[str, Any]], as_j
     _show(result)
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: MadeData) -> None:
     result = printable(result)
-    for one in result["databases"]:
-        before = f", {one['resumed']} of them before the interruption" if one["resumed"] else ""
-        click.echo(f"wrote {one['path']}: {one['records']} records{before}")
-        for skipped in one["skipped"][:SHOWN]:
-            click.echo(f"    left out {skipped['file']}: {skipped['reason']}")
-        if len(one["skipped"]) > SHOWN:
-            click.echo(f"    and {len(one['skipped']) - SHOWN} more; --json names all")
-    if result["labels"] is not None:
-        click.echo(f"wrote {result['labels']}: {len(result['classes'])} classes")
-    if result["mean"] is not None:
-        click.echo(f"wrote {result['mean']}")
-    for note in result["notes"]:
+    for one in result.databases:
+        before = f", {one.resumed} of them before the interruption" if one.resumed else ""
+        click.echo(f"wrote {one.path}: {one.records} records{before}")
+        for skipped in one.skipped[:SHOWN]:
+            click.echo(f"    left out {skipped.file}: {skipped.reason}")
+        if len(one.skipped) > SHOWN:
+            click.echo(f"    and {len(one.skipped) - SHOWN} more; --json names all")
+    if result.labels is not None:
+        click.echo(f"wrote {result.labels}: {len(result.classes or ())} classes")
+    if result.mean is not None:
+        click.echo(f"wrote {result.mean}")
+    for note in result.notes:
         click.echo(f"note: {note}")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from deeprebirth_caffe.cli.reading import command as told
 from deeprebirth_caffe.cli.text import print_json
 from deeprebirth_caffe.options.distil import DistilOptions
+
+if TYPE_CHECKING:
+    from deeprebirth_caffe.commands.distil import Distilled
 
 
 @told("distil", DistilOptions)
@@ -29,19 +30,19 @@ def command(options: DistilOptions, as_json: bool) -> None:
         _show(manifest)
 
 
-def _show(manifest: Mapping[str, Any]) -> None:
+def _show(manifest: Distilled) -> None:
     from deeprebirth_caffe.cli.show import say_next
     from deeprebirth_caffe.cli.text import printable
 
-    shown = printable(dict(manifest))
-    for block in shown["blocks"]:
-        of = ", ".join(block["layers"]) or "what the net puts out"
-        click.echo(f"compared  {block['student']} with {block['teacher']} ({of})")
-    for row in shown["left"]:
-        click.echo(f"left      {row['layer']}: {row['reason']}")
-    for line in shown["notes"]:
+    shown = printable(manifest)
+    for block in shown.blocks:
+        of = ", ".join(block.layers) or "what the net puts out"
+        click.echo(f"compared  {block.student} with {block.teacher} ({of})")
+    for row in shown.left:
+        click.echo(f"left      {row.layer}: {row.reason}")
+    for line in shown.notes:
         click.echo(f"note: {line}")
-    outputs = shown["outputs"]
-    files = ", ".join(outputs[name] for name in ("net", "solver", "weights", "manifest"))
-    click.echo(f"wrote {outputs['directory']}: {files}")
-    say_next("finetune", Path(manifest["outputs"]["directory"]) / manifest["outputs"]["solver"])
+    outputs = shown.outputs
+    files = ", ".join((outputs.net, outputs.solver, outputs.weights, outputs.manifest))
+    click.echo(f"wrote {outputs.directory}: {files}")
+    say_next("finetune", manifest.outputs.directory / outputs.solver)

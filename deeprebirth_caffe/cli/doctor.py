@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from deeprebirth_caffe.cli.reading import command as told
 from deeprebirth_caffe.cli.text import print_json
 from deeprebirth_caffe.options.looking import DoctorOptions
+
+if TYPE_CHECKING:
+    from deeprebirth_caffe.commands.dialects import Evidence
 
 MOST = 5
 """How many places of one kind are shown."""
@@ -35,10 +38,10 @@ def command(options: DoctorOptions, as_json: bool) -> None:
     from deeprebirth_caffe.cli.text import printable
 
     rows = []
-    for one in printable(found["findings"]):
-        facts = ", ".join(part for part in (one["version"], one["where"]) if part)
-        rest = facts if one["found"] else f"for {one['purpose']}: {one['fix']}"
-        rows.append(("ok" if one["found"] else "missing", one["name"], rest))
+    for one in printable(found.findings):
+        facts = ", ".join(part for part in (one.version, one.where) if part)
+        rest = facts if one.found else f"for {one.purpose}: {one.fix}"
+        rows.append(("ok" if one.found else "missing", one.name, rest))
     print_columns(rows, left=3)
 
 
@@ -52,40 +55,40 @@ def _dialects(net: Path, as_json: bool) -> None:
     from deeprebirth_caffe.cli.text import printable
 
     found, name = printable(found), printable(str(net))
-    for one in found["python_layers"][:MOST]:
-        click.echo(f"{one['where']}: {one['layer']} runs the code of {one['module']}.{one['class']} in real Caffe")
-    if len(found["python_layers"]) > MOST:
-        click.echo(f"and {len(found['python_layers']) - MOST} more layers run code")
-    if found["python_layers"]:
+    for layer in found.python_layers[:MOST]:
+        click.echo(f"{layer.where}: {layer.layer} runs the code of {layer.module}.{layer.class_} in real Caffe")
+    if len(found.python_layers) > MOST:
+        click.echo(f"and {len(found.python_layers) - MOST} more layers run code")
+    if found.python_layers:
         click.echo("read that code before you allow it: --python-layers, or REBIRTH_PYTHON_LAYERS=1 (docs/security.md)")
-    if found["plain"]:
+    if found.plain:
         click.echo(f"{name}: plain Caffe")
         return
-    for one in found["dialects"]:
-        click.echo(f"{name}: {one['title']}, by {', '.join(one['explains'])}")
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for one in found["evidence"]:
-        groups.setdefault((one["kind"], one["what"]), []).append(one)
+    for dialect in found.dialects:
+        click.echo(f"{name}: {dialect.title}, by {', '.join(dialect.explains)}")
+    groups: dict[tuple[str, str], list[Evidence]] = {}
+    for one in found.evidence:
+        groups.setdefault((one.kind, one.what), []).append(one)
     for (kind, what), places in groups.items():
-        means = places[0]["means"] or "nobody here knows it"
+        means = places[0].means or "nobody here knows it"
         click.echo(f"{kind} {what} ({means}): {_verdict(places[0])}")
         for one in places[:MOST]:
-            click.echo(f"    {one['where']}: {one['layer'] or 'the net'}")
+            click.echo(f"    {one.where}: {one.layer or 'the net'}")
         if len(places) > MOST:
             click.echo(f"    and {len(places) - MOST} more")
-    if found["portable"]:
-        click.echo(f"`rebirth convert --portable` says {_layers(found['portable'])} in plain Caffe")
-    reasons: dict[str, None] = dict.fromkeys(one["reason"] for one in found["not_portable"])
+    if found.portable:
+        click.echo(f"`rebirth convert --portable` says {_layers(found.portable)} in plain Caffe")
+    reasons: dict[str, None] = dict.fromkeys(left.reason for left in found.not_portable)
     for reason in reasons:
         click.echo(f"not portable: {reason}")
 
 
-def _verdict(one: Mapping[str, Any]) -> str:
-    if not one["understood"]:
+def _verdict(one: Evidence) -> str:
+    if not one.understood:
         return "goes through unchanged, and nothing next to it is merged"
-    return "merged as plain Caffe's" if one["merges"] else "shapes and costs known, not merged"
+    return "merged as plain Caffe's" if one.merges else "shapes and costs known, not merged"
 
 
-def _layers(names: list[str]) -> str:
+def _layers(names: Sequence[str]) -> str:
     more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
     return ", ".join(names[:MOST]) + more

@@ -23,11 +23,11 @@ def command(options: ExportOptions, as_json: bool) -> None:
         print_json(result)
         return
     result = printable(result)
-    for one in result["check"] or []:
+    for one in result.check or []:
         good = click.style("checked", fg="green")
-        click.echo(f"{good} {one['blob']} at batch {one['batch']}: agrees to {one['worst']:.1e}")
-    for note in result["notes"]:
+        click.echo(f"{good} {one.blob} at batch {one.batch}: agrees to {one.worst:.1e}")
+    for note in result.notes:
         click.echo(f"note: {note}")
-    batch = "any batch" if result["batch"] is None else f"batch {result['batch']}"
-    size = mib(result["bytes"])
-    click.echo(f"wrote {result['output']}: opset {result['opset']}, {batch}, {result['nodes']} nodes, {size}")
+    batch = "any batch" if result.batch is None else f"batch {result.batch}"
+    size = mib(result.bytes)
+    click.echo(f"wrote {result.output}: opset {result.opset}, {batch}, {result.nodes} nodes, {size}")

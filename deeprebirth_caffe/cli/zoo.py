@@ -19,14 +19,14 @@ def command(options: ZooOptions, as_json: bool) -> None:
         if as_json:
             print_json(listed)
             return
-        width = max(len(net["name"]) for net in listed["nets"])
-        for net in listed["nets"]:
-            click.echo(f"{net['name']:<{width}}  {net['description']}")
+        width = max(len(net.name) for net in listed.nets)
+        for net in listed.nets:
+            click.echo(f"{net.name:<{width}}  {net.description}")
         return
     written = write_net(options)
     if as_json:
         print_json(written)
     elif written is not None:
-        for line in written["notes"]:
+        for line in written.notes:
             click.echo(printable(f"note: {line}"))
-        click.echo(printable(f"wrote {written['directory']}: {', '.join(written['files'])}"))
+        click.echo(printable(f"wrote {written.directory}: {', '.join(written.files)}"))

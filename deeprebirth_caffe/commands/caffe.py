@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +11,31 @@ from deeprebirth_caffe.engines.caffe.engine import CaffeEngine
 from deeprebirth_caffe.engines.caffe.install import directory_of, install, remove
 from deeprebirth_caffe.engines.caffe.locate import CaffeInstall, find_caffe
 from deeprebirth_caffe.options.caffe import InstallOptions, RemoveOptions
+from deeprebirth_caffe.results import Result
 
 
-@dataclass(frozen=True)
-class CaffeFacts:
+@dataclass(frozen=True, kw_only=True)
+class CaffeFacts(Result):
     """A Caffe on this machine. What only a running Caffe tells is None where it was not started.
 
     Attributes:
-        where: in words, how it was found.
-        prefix: the directory that `rebirth caffe install` made; None for another Caffe.
-        binary: its `caffe` program, if it has one.
-        python: its Python with pycaffe, if it has one.
-        package: the version of the Debian package, of a Caffe that was installed here.
-        arch: the architecture of that package, as Debian calls it.
+        where: how it was found, for people.
+        prefix: the directory that `rebirth caffe install` made.
+        binary: its `caffe` program.
+        python: its Python with pycaffe.
+        package: the version of the Debian package that was installed.
+        arch: the architecture of that package: `amd64`, `arm64`.
         caffe: the version that pycaffe tells.
         python_version: of its Python.
-        blas: OpenBLAS and its version, where Caffe computes with that.
+        blas: OpenBLAS and its version.
         core: the processor whose kernels OpenBLAS uses.
         layer_types: how many layer types it knows.
     """
 
     where: str
-    prefix: str | None
-    binary: str | None
-    python: str | None
+    prefix: Path | None
+    binary: Path | None
+    python: Path | None
     package: str | None
     arch: str | None
     caffe: str | None = None
@@ -42,10 +43,6 @@ class CaffeFacts:
     blas: str | None = None
     core: str | None = None
     layer_types: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """As docs/json.md describes it."""
-        return {"version": 1, **asdict(self)}
 
 
 def install_caffe(options: InstallOptions, say: Callable[[str], None], tick: Callable[[int], None]) -> CaffeFacts:
@@ -85,7 +82,11 @@ def remove_caffe(options: RemoveOptions) -> tuple[Path, bool]:
 
 def _facts(found: CaffeInstall) -> CaffeFacts:
     """What is known without starting it."""
-    prefix, binary, python = (
-        None if path is None else str(path) for path in (found.prefix, found.binary, found.python)
+    return CaffeFacts(
+        where=found.where,
+        prefix=found.prefix,
+        binary=found.binary,
+        python=found.python,
+        package=found.version,
+        arch=found.arch,
     )
-    return CaffeFacts(found.where, prefix, binary, python, found.version, found.arch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from deeprebirth_caffe.data.listing import MOST_ENTRIES, Part, label_lines, read
 from deeprebirth_caffe.data.mean import mean_bytes, mean_picture
 from deeprebirth_caffe.data.records import RecordFormat, raw_record
 from deeprebirth_caffe.data.staging import Staging, is_database, staging
-from deeprebirth_caffe.data.write import Filled, fill
+from deeprebirth_caffe.data.write import Filled, Skipped, fill
 from deeprebirth_caffe.data.writers import open_database
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.outputs import check_inputs
 from deeprebirth_caffe.options.data import DataOptions
+from deeprebirth_caffe.results import Result
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being made, how many pictures are dealt with, and of how many."""
@@ -31,14 +32,52 @@ def _form(options: DataOptions) -> RecordFormat:
     return RecordFormat(height, width, options.gray, options.encoded)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MadeDatabase:
+    """A database.
+
+    Attributes:
+        path: path.
+        backend: `"lmdb"` or `"leveldb"`.
+        records: how many it has.
+        resumed: how many of them an interrupted run had left; 0 where there was none.
+        skipped: with `--skip-bad`: the pictures that are not in it.
+    """
+
+    path: Path
+    backend: str
+    records: int
+    resumed: int
+    skipped: Sequence[Skipped]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeData(Result):
+    """What `rebirth data` made.
+
+    Attributes:
+        databases: in the order they were made: `train` first.
+        classes: names, the label of each is its place; null for a list.
+        labels: path of labels.txt; null for a list.
+        mean: path of the mean file; null without `--mean`.
+        notes: for people: what was left out, what looks odd.
+    """
+
+    databases: Sequence[MadeDatabase]
+    classes: Sequence[str] | None
+    labels: Path | None
+    mean: Path | None
+    notes: Sequence[str]
+
+
 def _silent(what: str, done: int, total: int) -> None:
     """Shows no progress."""
 
 
 def data_list(
     listing: Path, out: Path, options: DataOptions, root: Path | None = None, progress: Progress = _silent
-) -> dict[str, Any]:
-    """Makes a database of the pictures in a list; `docs/json.md` describes the result.
+) -> MadeData:
+    """Makes a database of the pictures in a list.
 
     Args:
         listing: in each line a path and a label.
@@ -67,7 +106,7 @@ def data_folder(
     val_fraction: float = 0.0,
     labels: Path | None = None,
     progress: Progress = _silent,
-) -> dict[str, Any]:
+) -> MadeData:
     """Makes databases of a folder with a folder a class, or with such folders in `train`, `val`, …
 
     Args:
@@ -115,7 +154,7 @@ def _stay(out: Path, databases: Iterable[Path]) -> list[str]:
 
 def data_digits(
     out: Path, *, size: int = 28, channels: int = 1, backend: str = "lmdb", force: bool = False
-) -> dict[str, Any]:
+) -> MadeData:
     """Makes the databases `train` and `test` of scikit-learn's digits, their mean and labels.txt.
 
     Args:
@@ -132,7 +171,7 @@ def data_digits(
 
     parameters = {"digits": [size, channels, backend]}
     outputs = {name: out / name for name in ("train", "test", MEAN, LABELS)}
-    result: list[dict[str, Any]] = []
+    result: list[MadeDatabase] = []
     with staging(out, "digits", outputs, parameters, force) as work:
         for part in ("train", "test"):
             with open_database(work.place(part), backend) as database:
@@ -148,7 +187,7 @@ def data_digits(
             result.append(_described(outputs[part], backend, Filled(records=len(records))))
         (work.folder / LABELS).write_text(label_lines(CLASSES), encoding="utf-8")
         work.publish()
-    return _result(result, list(CLASSES), outputs[LABELS], outputs[MEAN], [])
+    return MadeData(databases=result, classes=CLASSES, labels=outputs[LABELS], mean=outputs[MEAN], notes=[])
 
 
 def _make(
@@ -161,7 +200,7 @@ def _make(
     progress: Progress,
     classes: list[str] | None = None,
     labels: Path | None = None,
-) -> dict[str, Any]:
+) -> MadeData:
     """Makes a database of each part, then the mean of the first, then gives all their names."""
     for part in parts:
         if len(part.entries) >= MOST_ENTRIES:
@@ -182,12 +221,12 @@ def _make(
             filled = _fill(work, part, options, databases[part.name], progress)
             described.append(_described(databases[part.name], options.backend, filled))
         if options.mean is not None:
-            _mean(work, parts[0].name, options.backend, described[0]["records"], progress)
+            _mean(work, parts[0].name, options.backend, described[0].records, progress)
         if classes is not None:
             # Surrogates are escaped by label_lines.
             (work.folder / LABELS).write_text(label_lines(classes), encoding="utf-8")
         work.publish()
-    return _result(described, classes, labels, options.mean, notes)
+    return MadeData(databases=described, classes=classes, labels=labels, mean=options.mean, notes=notes)
 
 
 def _fill(work: Staging, part: Part, options: DataOptions, target: Path, progress: Progress) -> Filled:
@@ -227,28 +266,7 @@ def _parameters(parts: Sequence[Part], databases: dict[str, Path], options: Data
     return {"parts": contents, "backend": options.backend, "form": asdict(_form(options))}
 
 
-def _described(path: Path, backend: str, filled: Filled) -> dict[str, Any]:
-    return {
-        "path": str(path),
-        "backend": backend,
-        "records": filled.records,
-        "resumed": filled.resumed,
-        "skipped": [asdict(one) for one in filled.skipped],
-    }
-
-
-def _result(
-    databases: list[dict[str, Any]],
-    classes: list[str] | None,
-    labels: Path | None,
-    mean: Path | None,
-    notes: list[str],
-) -> dict[str, Any]:
-    return {
-        "version": 1,
-        "databases": databases,
-        "classes": classes,
-        "labels": str(labels) if labels is not None else None,
-        "mean": str(mean) if mean is not None else None,
-        "notes": notes,
-    }
+def _described(path: Path, backend: str, filled: Filled) -> MadeDatabase:
+    return MadeDatabase(
+        path=path, backend=backend, records=filled.records, resumed=filled.resumed, skipped=filled.skipped
+    )

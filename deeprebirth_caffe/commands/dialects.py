@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.ir import Layer, Net, NetError
 from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.nets.manifest import Left
 from deeprebirth_caffe.ops.forks import FORKS, field_entry, forks_with_field, forks_with_type, own_entry, type_entry
 from deeprebirth_caffe.passes.exact.portable import Portable
 from deeprebirth_caffe.passes.patterns import merges
+from deeprebirth_caffe.results import Result
 from deeprebirth_caffe.rewrite import Refusal
 
 PYTHON = "Python"
@@ -25,7 +26,7 @@ class Evidence:
 
     Attributes:
         layer: its name; empty for a field of the net itself.
-        kind: "type" or "field".
+        kind: `"type"` or `"field"`.
         what: the layer type, or the field's dotted name.
         where: file:line:column.
         forks: the names of the forks that have it; none where nobody here knows it.
@@ -44,8 +45,63 @@ class Evidence:
     merges: bool
 
 
-def dialects(path: Path) -> dict[str, Any]:
-    """Names the forks that a net is written for, with the evidence; `docs/forks.md` describes the result.
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """A fork, or several that explain the same.
+
+    Attributes:
+        names: `ssd`, `rcnn`, `nvcaffe`, `intel`, `ristretto`, `opencl`, `segnet`, `deeplab`, `mobile`, `windows`.
+        title: in words.
+        explains: the layer types and fields that it has.
+    """
+
+    names: Sequence[str]
+    title: str
+    explains: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PythonLayer:
+    """A layer whose code real Caffe runs, out of the folder where the net's paths start.
+
+    Attributes:
+        layer: its name.
+        where: file:line:column.
+        module: of Python.
+        class_: in it.
+    """
+
+    layer: str
+    where: str
+    module: str
+    class_: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialects(Result):
+    """What `rebirth doctor NET` tells.
+
+    Attributes:
+        net: path.
+        plain: whether plain Caffe has all of it.
+        dialects: the fewest forks that have all that was found.
+        evidence: what plain Caffe does not have.
+        portable: the layers that `convert --portable` rewrites.
+        not_portable: those it cannot, with the reason.
+        python_layers: layers whose code real Caffe runs ([security.md](security.md)).
+    """
+
+    net: Path
+    plain: bool
+    dialects: Sequence[Dialect]
+    evidence: Sequence[Evidence]
+    portable: Sequence[str]
+    not_portable: Sequence[Left]
+    python_layers: Sequence[PythonLayer]
+
+
+def dialects(path: Path) -> Dialects:
+    """Names the forks that a net is written for, with the evidence.
 
     Raises:
         RebirthError: the file cannot be read as a net.
@@ -53,23 +109,21 @@ def dialects(path: Path) -> dict[str, Any]:
     net = Net.read(path)
     evidence = [*_of_header(net), *(one for layer in net.layers for one in _of_layer(layer))]
     rewrites, stays = _portability(path)
-    return {
-        "version": 1,
-        "net": str(path),
-        "plain": not evidence,
-        "dialects": _name(evidence),
-        "evidence": [asdict(one) for one in evidence],
-        "portable": rewrites,
-        "not_portable": stays,
-        "python_layers": [_runs_code(layer) for layer in net.layers if layer.type == PYTHON],
-    }
+    return Dialects(
+        net=path,
+        plain=not evidence,
+        dialects=_name(evidence),
+        evidence=evidence,
+        portable=rewrites,
+        not_portable=stays,
+        python_layers=[_runs_code(layer) for layer in net.layers if layer.type == PYTHON],
+    )
 
 
-def _runs_code(layer: Layer) -> dict[str, str]:
-    """A layer whose code real Caffe runs, out of the folder where the net's paths start."""
+def _runs_code(layer: Layer) -> PythonLayer:
     param = layer.param.python_param
     where = layer.source.where_type() if layer.source is not None else ""
-    return {"layer": layer.name, "where": where, "module": param.module, "class": param.layer}
+    return PythonLayer(layer=layer.name, where=where, module=param.module, class_=param.layer)
 
 
 def _of_header(net: Net) -> list[Evidence]:
@@ -110,7 +164,7 @@ def _of_layer(layer: Layer) -> list[Evidence]:
     return found
 
 
-def _name(evidence: Sequence[Evidence]) -> list[dict[str, Any]]:
+def _name(evidence: Sequence[Evidence]) -> list[Dialect]:
     """The fewest forks that have all that was found; forks that explain it equally well stand together."""
     titles = {fork.name: fork.title for fork in FORKS}
     left = {(one.kind, one.what): set(one.forks) for one in evidence if one.forks}
@@ -123,23 +177,23 @@ def _name(evidence: Sequence[Evidence]) -> list[dict[str, Any]]:
         explains = [thing for thing, forks in left.items() if names[0] in forks]
         names = [name for name in names if all(name in left[thing] for thing in explains)]
         found.append(
-            {
-                "names": names,
-                "title": " or ".join(titles[name] for name in names),
-                "explains": [what for _, what in explains],
-            }
+            Dialect(
+                names=names,
+                title=" or ".join(titles[name] for name in names),
+                explains=[what for _, what in explains],
+            )
         )
         left = {thing: forks for thing, forks in left.items() if thing not in explains}
     return found
 
 
-def _portability(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+def _portability(path: Path) -> tuple[list[str], list[Left]]:
     """The layers that `convert --portable` rewrites, and those it cannot, with the reason."""
     try:
         net = load_net(path)
         matches = list(Portable().match(net))
     except (NetError, RebirthError) as error:
-        return [], [{"layer": "", "reason": str(error)}]
+        return [], [Left(layer="", reason=str(error))]
     rewrites = [one.layer.name for one in matches if not isinstance(one, Refusal)]
-    stays = [{"layer": one.layer.name, "reason": one.reason} for one in matches if isinstance(one, Refusal)]
+    stays = [Left(layer=one.layer.name, reason=one.reason) for one in matches if isinstance(one, Refusal)]
     return rewrites, stays

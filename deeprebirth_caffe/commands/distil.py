@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from deeprebirth_caffe import __version__
 from deeprebirth_caffe.collector import uncollected
 from deeprebirth_caffe.formats.outputs import MANIFEST, Place
 from deeprebirth_caffe.formats.prototxt import format_message
@@ -17,7 +16,7 @@ from deeprebirth_caffe.inputs.pictures import find_pictures
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ir.probe import save_weights
 from deeprebirth_caffe.nets.conversion import Opened, Pair, open_conversion
-from deeprebirth_caffe.nets.manifest import read_earlier
+from deeprebirth_caffe.nets.manifest import Left, read_earlier
 from deeprebirth_caffe.nets.rewriting import INIT, SOLVER
 from deeprebirth_caffe.nets.solver import WEIGHT_DECAY
 from deeprebirth_caffe.options.distil import DistilOptions
@@ -25,7 +24,7 @@ from deeprebirth_caffe.options.fields import record
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 from deeprebirth_caffe.relearn.calibration import listed
 from deeprebirth_caffe.relearn.distilling import Distilling, distilling_net
-from deeprebirth_caffe.results import SCHEMA
+from deeprebirth_caffe.results import Signed
 from deeprebirth_caffe.wording import json_bytes
 
 NET = "distil.prototxt"
@@ -43,15 +42,107 @@ DISPLAY = 100
 SNAPSHOT = 1000
 
 
+@dataclass(frozen=True, kw_only=True)
+class DistilSource:
+    """What a distillation was made from.
+
+    Attributes:
+        directory: what `rebirth convert` wrote.
+        net: the converted net.
+        weights: its start.
+        teacher: the original net.
+        teacher_weights: its weights.
+    """
+
+    directory: Path
+    net: Path
+    weights: Path
+    teacher: Path
+    teacher_weights: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilOutputs:
+    """What `rebirth distil` wrote, all in one directory.
+
+    Attributes:
+        directory: path.
+        net: file in it.
+        solver: file in it.
+        weights: file in it: the start of both nets.
+        manifest: file in it: this object.
+    """
+
+    directory: Path
+    net: str = NET
+    solver: str = SOLVER
+    weights: str = INIT
+    manifest: str = MANIFEST
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilRecord:
+    """How `rebirth distil` was told to work.
+
+    Attributes:
+        max_iter: `--max-iter`.
+        batch: `--batch`.
+        base_lr: `--base-lr`.
+        calibrate: `--calibrate`.
+    """
+
+    max_iter: int
+    batch: int | None
+    base_lr: float
+    calibrate: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedBlock:
+    """A block that is compared with the original's.
+
+    Attributes:
+        loss: the layer and blob of the EuclideanLoss.
+        student: the converted net's blob.
+        teacher: the original's.
+        layers: the rebirth layers that put it out; none for what the net puts out in the end.
+        weight: of the loss: 1 / (C x H x W).
+    """
+
+    loss: str
+    student: str
+    teacher: str
+    layers: Sequence[str]
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distilled(Signed):
+    """What `rebirth distil` did.
+
+    Attributes:
+        source: what it was made from.
+        outputs: what it wrote, all in one directory.
+        options: how it was told to work.
+        blocks: what is compared, in the order of the net.
+        left: rebirth layers behind which nothing is compared.
+        notes: for people.
+    """
+
+    source: DistilSource
+    outputs: DistilOutputs
+    options: DistilRecord
+    blocks: Sequence[ComparedBlock]
+    left: Sequence[Left]
+    notes: Sequence[str]
+
+
 @uncollected
-def distil(options: DistilOptions) -> dict[str, Any]:
+def distil(options: DistilOptions) -> Distilled:
     """Writes distil.prototxt, solver.prototxt, init.caffemodel and manifest.json.
 
     Args:
         options: what to do.
-
-    Returns:
-        The manifest; docs/json.md describes it.
 
     Raises:
         RebirthError: bad input, or the output directory is not empty; nothing is written.
@@ -70,7 +161,7 @@ def distil(options: DistilOptions) -> dict[str, Any]:
         notes.append(said)
     batch = None if options.images is not None else options.batch
     made = distilling_net(pair, read_earlier(opened.found.net).reparam, batch)
-    manifest = {**_manifest(options, opened, made, out), "notes": notes}
+    manifest = _manifest(options, opened, made, out, notes)
     net, weights = made.net, made.net.weights
     assert weights is not None
     place.publish(
@@ -148,34 +239,27 @@ def _solver(options: DistilOptions, out: Path) -> str:
     return note + format_message(message)
 
 
-def _manifest(options: DistilOptions, opened: Opened, made: Distilling, out: Path) -> dict[str, Any]:
-    return {
-        "version": SCHEMA,
-        "rebirth": __version__,
-        "source": {
-            "directory": str(options.directory),
-            "net": str(opened.found.net),
-            "weights": str(opened.start),
-            "teacher": str(opened.pair.path),
-            "teacher_weights": str(opened.teacher_weights),
-        },
-        "outputs": {
-            "directory": str(out),
-            "net": NET,
-            "solver": SOLVER,
-            "weights": INIT,
-            "manifest": MANIFEST,
-        },
-        "options": record(options),
-        "blocks": [
-            {
-                "loss": block.loss,
-                "student": block.student,
-                "teacher": block.teacher,
-                "layers": list(block.layers),
-                "weight": block.weight,
-            }
+def _manifest(options: DistilOptions, opened: Opened, made: Distilling, out: Path, notes: Sequence[str]) -> Distilled:
+    return Distilled(
+        source=DistilSource(
+            directory=options.directory,
+            net=opened.found.net,
+            weights=opened.start,
+            teacher=opened.pair.path,
+            teacher_weights=opened.teacher_weights,
+        ),
+        outputs=DistilOutputs(directory=out),
+        options=DistilRecord(**record(options)),
+        blocks=[
+            ComparedBlock(
+                loss=block.loss,
+                student=block.student,
+                teacher=block.teacher,
+                layers=block.layers,
+                weight=block.weight,
+            )
             for block in made.blocks
         ],
-        "left": [{"layer": name, "reason": reason} for name, reason in made.left.items()],
-    }
+        left=[Left(layer=name, reason=reason) for name, reason in made.left.items()],
+        notes=notes,
+    )

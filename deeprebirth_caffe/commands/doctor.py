@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from deeprebirth_caffe import __version__
 from deeprebirth_caffe.engines import EngineError, engine
 from deeprebirth_caffe.engines.caffe.kernels import Kernels
 from deeprebirth_caffe.extras import pip_install, version_of
+from deeprebirth_caffe.results import Signed
 
 PACKAGES = (
     ("torch", "the embedded engine", "torch"),
@@ -50,12 +50,12 @@ class Finding:
     """One engine or tool.
 
     Attributes:
-        name: what it is called.
+        name: `python`, `caffe`, `torch`, `lmdb`, `onnxruntime`, `adb` …; of OpenCV's packages whichever is there.
         found: whether it is here and works.
-        version: where it says.
-        where: its place.
-        purpose: what it is needed for.
-        fix: what to type, or what is wrong, where it was not found.
+        version: empty where it does not say, or is not found.
+        where: its place and what else is worth knowing, for people; may be empty.
+        purpose: what it is good for, for people.
+        fix: what to type, for people; empty where it is found.
     """
 
     name: str
@@ -66,14 +66,24 @@ class Finding:
     fix: str = ""
 
 
-def doctor(caffe: str | None = None) -> dict[str, Any]:
-    """Looks for everything that rebirth can use; `docs/json.md` describes the result.
+@dataclass(frozen=True, kw_only=True)
+class Findings(Signed):
+    """What `rebirth doctor` found.
+
+    Attributes:
+        findings: engines, packages and programs.
+    """
+
+    findings: Sequence[Finding]
+
+
+def doctor(caffe: str | None = None) -> Findings:
+    """Looks for everything that rebirth can use.
 
     Args:
         caffe: what `--caffe` names.
     """
-    findings = [*_core(), _caffe(caffe), *_packages(), *_programs()]
-    return {"version": 1, "rebirth": __version__, "findings": [asdict(one) for one in findings]}
+    return Findings(findings=[*_core(), _caffe(caffe), *_packages(), *_programs()])
 
 
 def _core() -> Iterator[Finding]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeprebirth_caffe import __version__
 from deeprebirth_caffe.engines.agree import Agreement, agree, first_failure
 from deeprebirth_caffe.engines.libraries import need
 from deeprebirth_caffe.engines.prepare import Ready, plain, random_inputs
@@ -16,7 +16,9 @@ from deeprebirth_caffe.formats.outputs import check_output, write_output
 from deeprebirth_caffe.nets.check import checking
 from deeprebirth_caffe.nets.load import layers_without_weights, load_net, upgrade_notes
 from deeprebirth_caffe.nets.strip import strip
+from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.options.export import ExportOptions
+from deeprebirth_caffe.results import Signed
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Engine
@@ -27,15 +29,88 @@ BATCHES = (1, 3)
 """At which batches a model that takes any is compared."""
 
 
-def export(options: ExportOptions, engine: Engine | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class ModelInput:
+    """An input of an ONNX model.
+
+    Attributes:
+        name: in the model, and of the blob.
+        shape: at the net's own batch.
+    """
+
+    name: str
+    shape: Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOutput:
+    """An output of an ONNX model.
+
+    Attributes:
+        blob: in Caffe.
+        name: in the model: the same, unless an input has that name.
+        shape: at the net's own batch.
+    """
+
+    blob: str
+    name: str
+    shape: Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreed:
+    """An output, compared in ONNX Runtime and real Caffe.
+
+    Attributes:
+        blob: which.
+        batch: at which batch; null where the net has no input.
+        worst: max abs(a-b) / max abs(a).
+    """
+
+    blob: str
+    batch: int | None
+    worst: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Signed):
+    """What `rebirth export` wrote.
+
+    Attributes:
+        net: path.
+        weights: path.
+        output: path of the ONNX file.
+        opset: the version of ONNX's operators.
+        ir_version: the version of the ONNX file format.
+        batch: the batch that the model is bound to; null where it takes any.
+        inputs: what is fed.
+        outputs: blobs that no layer reads.
+        nodes: of the graph.
+        bytes: size of the file.
+        check: with `--check`: each output compared in ONNX Runtime and real Caffe.
+        notes: for people: why the batch is bound, what an old form left open.
+    """
+
+    net: Path
+    weights: Path
+    output: Path
+    opset: int
+    ir_version: int
+    batch: int | None
+    inputs: Sequence[ModelInput]
+    outputs: Sequence[ModelOutput]
+    nodes: int
+    bytes: int
+    check: Sequence[Agreed] | None
+    notes: Sequence[str]
+
+
+def export(options: ExportOptions, engine: Engine | None = None) -> Model:
     """Writes an ONNX file.
 
     Args:
         options: what to do.
         engine: real Caffe, to compare the model in ONNX Runtime with; None: that of `options`, where they want a check.
-
-    Returns:
-        What `--json` prints; see docs/json.md.
 
     Raises:
         RefusedError: a layer has no ONNX form, or the comparison does not hold; nothing is written.
@@ -52,22 +127,20 @@ def export(options: ExportOptions, engine: Engine | None = None) -> dict[str, An
     data = made.model.SerializeToString()
     write_output(options.out, data)
     shapes = ready.outputs
-    return {
-        "version": 1,
-        "rebirth": __version__,
-        "net": str(options.net),
-        "weights": str(options.weights),
-        "output": str(options.out),
-        "opset": made.opset,
-        "ir_version": made.model.ir_version,
-        "batch": made.batch,
-        "inputs": [{"name": name, "shape": list(shape)} for name, shape in made.inputs.items()],
-        "outputs": [{"blob": blob, "name": name, "shape": list(shapes[blob])} for blob, name in made.outputs.items()],
-        "nodes": len(made.model.graph.node),
-        "bytes": len(data),
-        "check": checks,
-        "notes": [*notes, *made.notes],
-    }
+    return Model(
+        net=options.net,
+        weights=options.weights,
+        output=options.out,
+        opset=made.opset,
+        ir_version=made.model.ir_version,
+        batch=made.batch,
+        inputs=[ModelInput(name=name, shape=shape) for name, shape in made.inputs.items()],
+        outputs=[ModelOutput(blob=blob, name=name, shape=shapes[blob]) for blob, name in made.outputs.items()],
+        nodes=len(made.model.graph.node),
+        bytes=len(data),
+        check=checks,
+        notes=[*notes, *made.notes],
+    )
 
 
 def _opset(wanted: int | None, newest: int) -> int:
@@ -108,7 +181,7 @@ def _translate(onnx: Any, ready: Ready, opset: int, dynamic: bool) -> Exported:
     return made
 
 
-def compare(made: Exported, ready: Ready, engine: Engine, *, seed: int = 0) -> list[dict[str, Any]]:
+def compare(made: Exported, ready: Ready, engine: Engine, *, seed: int = 0) -> list[Agreed]:
     """Runs a model in ONNX Runtime and its net in real Caffe on the same random input, at each batch it should take.
 
     Raises:
@@ -129,7 +202,7 @@ def compare(made: Exported, ready: Ready, engine: Engine, *, seed: int = 0) -> l
         failure = "every output is constant, so that it proves nothing"
     if failure:
         raise RefusedError(f"check failed: ONNX Runtime against real Caffe: {failure}; nothing was written")
-    return [{"blob": each.blob, "batch": batch, "worst": each.worst} for batch, each in found]
+    return [Agreed(blob=each.blob, batch=batch, worst=each.worst) for batch, each in found]
 
 
 def _run_onnx(made: Exported, inputs: Mapping[str, Any]) -> dict[str, Any]:

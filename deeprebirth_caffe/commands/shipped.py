@@ -6,13 +6,15 @@ In the repository the package holds links to those two folders. A wheel holds th
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import deeprebirth_caffe
 from deeprebirth_caffe.errors import RebirthError, UsageError
 from deeprebirth_caffe.formats.files import atomic_write
 from deeprebirth_caffe.formats.outputs import check_output
+from deeprebirth_caffe.results import HIDDEN, Result
 
 PACKAGE = Path(deeprebirth_caffe.__file__).parent
 
@@ -22,14 +24,25 @@ class Shipped:
     """A file that comes along.
 
     Attributes:
-        name: its name without the suffix.
-        description: what it is, in a line.
+        name: what `rebirth config show NAME` takes: its name without the suffix.
+        description: for people.
         text: all of it.
     """
 
     name: str
     description: str
-    text: str
+    text: str = field(metadata=HIDDEN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configs(Result):
+    """What `rebirth config list` tells.
+
+    Attributes:
+        configs: the schedules that come along.
+    """
+
+    configs: Sequence[Shipped]
 
 
 def configs() -> tuple[Shipped, ...]:

@@ -2,26 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.formats.outputs import STDOUT, Place, write_output
 from deeprebirth_caffe.options.looking import ZooOptions
+from deeprebirth_caffe.results import Result
 
 
-def list_nets() -> dict[str, Any]:
-    """The nets that there are; `docs/json.md` describes the result."""
-    nets = map(zoo.build, zoo.names())
-    return {"version": 1, "nets": [{"name": net.name, "description": net.description} for net in nets]}
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A net of the zoo.
+
+    Attributes:
+        name: what `rebirth zoo NAME` takes.
+        description: for people.
+    """
+
+    name: str
+    description: str
 
 
-def write_net(options: ZooOptions) -> dict[str, Any] | None:
+@dataclass(frozen=True, kw_only=True)
+class Nets(Result):
+    """What `rebirth zoo list` tells.
+
+    Attributes:
+        nets: all nets, family by family.
+    """
+
+    nets: Sequence[Named]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenNet(Result):
+    """What `rebirth zoo NAME` wrote.
+
+    Attributes:
+        directory: path.
+        files: what was written there.
+        notes: for people.
+    """
+
+    directory: Path
+    files: Sequence[str]
+    notes: Sequence[str]
+
+
+def list_nets() -> Nets:
+    """The nets that there are."""
+    return Nets(nets=[Named(name=net.name, description=net.description) for net in map(zoo.build, zoo.names())])
+
+
+def write_net(options: ZooOptions) -> WrittenNet | None:
     """Writes a net's files into a directory, or one of them on standard output.
 
     Returns:
-        What `--json` prints; None where standard output has a file.
+        What was written; None where standard output has a file.
 
     Raises:
         UsageError: there is no such net.
@@ -39,4 +79,4 @@ def write_net(options: ZooOptions) -> dict[str, Any] | None:
     place.check()
     notes = place.notes(files)
     place.publish(files)
-    return {"version": 1, "directory": str(directory), "files": list(files), "notes": notes}
+    return WrittenNet(directory=directory, files=list(files), notes=notes)

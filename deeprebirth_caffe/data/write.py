@@ -26,7 +26,12 @@ Outcome = tuple[Entry, Record | BadRecordError]
 
 @dataclass(frozen=True)
 class Skipped:
-    """A picture that is not in the database, and why."""
+    """A picture that is not in the database, and why.
+
+    Attributes:
+        file: path.
+        reason: for people.
+    """
 
     file: str
     reason: str

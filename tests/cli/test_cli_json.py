@@ -154,6 +154,15 @@ def test_doctor_without_caffe(cli: Cli) -> None:
     jsondocs.check(result.data, "doctor")
 
 
+def test_doctor_of_a_net(cli: Cli, net28: SmallNet) -> None:
+    text = Path(net28.deploy).read_text(encoding="utf-8")
+    Path("fork.prototxt").write_text(text + 'layer { name: "n" type: "Normalize" bottom: "prob" top: "n" }\n')
+    plain, fork = (cli("doctor", net, "--json").data for net in (net28.deploy, "fork.prototxt"))
+    jsondocs.check(plain, "doctor NET")
+    jsondocs.check(fork, "doctor NET")
+    assert plain["plain"] and fork["dialects"]
+
+
 def test_the_tables_are_made_of_the_classes() -> None:
     text = jsondocs.DOCS.read_text(encoding="utf-8")
     assert text == json_docs.written(text), "python scripts/json_docs.py brings docs/json.md up to date"
@@ -167,6 +176,7 @@ def test_each_table_is_held_against_something() -> None:
         "zoo list",
         "zoo NAME",
         "doctor",
+        "doctor NET",
         *ELSEWHERE,
     }
 

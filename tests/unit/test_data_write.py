@@ -33,6 +33,7 @@ from deeprebirth_caffe.data.writers import BACKENDS, open_database
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.options.data import DataOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
+from deeprebirth_caffe.results import to_json
 
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("lmdb")
@@ -430,7 +431,7 @@ def test_a_run_that_stopped_goes_on(here: Path, backend: str, bad: int, monkeypa
     result = data_list(
         listing, Path("db"), DataOptions(backend=backend), progress=lambda what, done, total: seen.append(done)
     )
-    assert result["databases"][0] == {
+    assert to_json(result.databases[0]) == {
         "path": "db", "backend": backend, "records": 40, "resumed": bad, "skipped": []
     }  # fmt: skip
     assert seen[0] == bad and seen[-1] == 40
@@ -453,7 +454,7 @@ def test_what_was_left_out_before_is_named_again(here: Path, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         data_list(listing, Path("db"), options, progress=interrupt)
     result = data_list(listing, Path("db"), options)
-    assert [(one["file"], one["reason"]) for one in result["databases"][0]["skipped"]] == [
+    assert [(one.file, one.reason) for one in result.databases[0].skipped] == [
         ("pics/2.png", "left out before the interruption"),
         ("pics/3.png", "left out before the interruption"),
         ("pics/11.png", "left out before the interruption"),
@@ -471,7 +472,7 @@ def test_sizes_are_compared_with_the_first_also_after_an_interruption(here: Path
             RebirthError, match=r"pics/9\.png: it is 3 x 6 x 6, but the first is 3 x 6 x 5; use --resize"
         ):
             data_list(listing, Path("db"), options)
-    assert data_list(listing, Path("db"), DataOptions())["databases"][0]["resumed"] == 9
+    assert data_list(listing, Path("db"), DataOptions()).databases[0].resumed == 9
 
 
 def test_none_can_be_used(here: Path) -> None:
@@ -488,8 +489,8 @@ def test_other_parameters_begin_anew(here: Path) -> None:
             data_list(listing, Path("db"), options)
     picture("pics/5.png", 5)
     result = data_list(listing, Path("db"), DataOptions())
-    assert result["databases"][0]["resumed"] == 0
-    assert result["notes"] == ["an unfinished run with other options or pictures was here; this one began anew"]
+    assert result.databases[0].resumed == 0
+    assert result.notes == ["an unfinished run with other options or pictures was here; this one began anew"]
 
 
 def test_another_list_begins_anew(here: Path) -> None:
@@ -499,7 +500,7 @@ def test_another_list_begins_anew(here: Path) -> None:
         data_list(listing, Path("db"), DataOptions())
     listing.write_text(listing.read_text().replace("pics/5.png 2\n", "").replace("0.png 0", "0.png 8"))
     result = data_list(listing, Path("db"), DataOptions())
-    assert (result["databases"][0]["resumed"], result["databases"][0]["records"]) == (0, 5)
+    assert (result.databases[0].resumed, result.databases[0].records) == (0, 5)
 
 
 # ------------------------------------------------------------ staging
@@ -586,7 +587,7 @@ def test_a_marker_that_is_damaged_begins_anew(here: Path) -> None:
     Path(".db.rebirth-data/rebirth-data.json").write_text(json.dumps(["no object"]))
     Path(".db.rebirth-data/db").mkdir()
     Path(".db.rebirth-data/db/data.mdb").write_text("junk")
-    assert data_list(make_list(2), Path("db"), DataOptions())["databases"][0]["records"] == 2
+    assert data_list(make_list(2), Path("db"), DataOptions()).databases[0].records == 2
 
 
 # ------------------------------------------------------------ whole workflows
@@ -600,7 +601,7 @@ def test_a_folder_with_everything(here: Path, backend: str) -> None:
     result = data_folder(Path("d"), Path("out"), options)
     assert sorted(path.name for path in Path("out").iterdir()) == ["labels.txt", f"train_{backend}", f"val_{backend}"]
     assert Path("out/labels.txt").read_text() == "a\nb\n"
-    assert [(one["path"], one["records"]) for one in result["databases"]] == [
+    assert [(str(one.path), one.records) for one in result.databases] == [
         (f"out/train_{backend}", 6),
         (f"out/val_{backend}", 2),
     ]
@@ -621,7 +622,7 @@ def test_a_part_that_is_done_is_kept(here: Path) -> None:
         data_folder(Path("d"), Path("d"), DataOptions())
     assert sorted(path.name for path in Path("d").iterdir()) == [".folder.rebirth-data", "train", "val"]
     result = data_folder(Path("d"), Path("d"), DataOptions(skip_bad=True))
-    assert [(one["records"], one["resumed"]) for one in result["databases"]] == [(4, 4), (3, 2)]
+    assert [(one.records, one.resumed) for one in result.databases] == [(4, 4), (3, 2)]
     # What was made there is no class the next time.
     data_folder(Path("d"), Path("d"), DataOptions(skip_bad=True, force=True))
 

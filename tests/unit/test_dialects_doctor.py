@@ -53,8 +53,8 @@ def net(tmp_path: Path, *layers: str, header: str = "") -> Path:
 )
 def test_the_fork_is_named(tmp_path: Path, layers: list[str], header: str, names: list[list[str]]) -> None:
     found = dialects(net(tmp_path, *layers, header=header))
-    assert [one["names"] for one in found["dialects"]] == names
-    assert found["plain"] == (layers == ['type: "ReLU"'])
+    assert [one.names for one in found.dialects] == names
+    assert found.plain == (layers == ['type: "ReLU"'])
 
 
 def test_the_evidence_has_its_place(tmp_path: Path) -> None:
@@ -62,14 +62,14 @@ def test_the_evidence_has_its_place(tmp_path: Path) -> None:
         tmp_path, 'type: "Pooling"\n  pooling_param { kernel_size: 2 ceil_mode: false twist: 1 }', 'type: "Hologram"'
     )
     found = dialects(path)
-    facts = [(one["layer"], one["kind"], one["what"], one["where"], one["understood"]) for one in found["evidence"]]
+    facts = [(one.layer, one.kind, one.what, one.where, one.understood) for one in found.evidence]
     assert facts == [
         ("x0", "field", "pooling_param.ceil_mode", f"{path}:3:34", True),
         ("x0", "field", "pooling_param.twist", f"{path}:3:51", False),
         ("x1", "type", "Hologram", f"{path}:4:45", False),
     ]
-    assert found["portable"] == []
-    reasons = {one["layer"]: one["reason"] for one in found["not_portable"]}
+    assert found.portable == []
+    reasons = {one.layer: one.reason for one in found.not_portable}
     assert "pooling_param.twist: nobody here knows" in reasons["x0"]
     assert "layer type Hologram" in reasons["x1"]
 
@@ -78,8 +78,8 @@ def test_a_net_that_is_not_sound_is_still_named(tmp_path: Path) -> None:
     path = tmp_path / "net.prototxt"
     path.write_text('layer { name: "p" type: "Permute" bottom: "nowhere" top: "p" }\n')
     found = dialects(path)
-    assert found["dialects"][0]["names"] == ["ssd"]
-    assert "nowhere" in found["not_portable"][0]["reason"]
+    assert found.dialects[0].names == ["ssd"]
+    assert "nowhere" in found.not_portable[0].reason
 
 
 def test_a_type_is_said_to_merge_where_passes_go_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +88,9 @@ def test_a_type_is_said_to_merge_where_passes_go_through_it(tmp_path: Path, monk
     for kind, through in (("Gate", True), ("ReLU6", True), ("ShuffleChannel", False), ("Hologram", False)):
         path = tmp_path / f"{kind}.prototxt"
         path.write_text(DATA + conv("conv", "data") + layer(kind, "x", "conv") + pool("pool", "x"))
-        (evidence,) = dialects(path)["evidence"]
+        (evidence,) = dialects(path).evidence
         made = rewrite(Net.read(path), PoolToStride())
-        assert (evidence["merges"], bool(made.rewrites)) == (through, through)
+        assert (evidence.merges, bool(made.rewrites)) == (through, through)
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -127,8 +127,8 @@ def test_layers_that_run_code_are_told(tmp_path: Path) -> None:
     """As data and in words; what a net calls them does not reach the terminal."""
     python = r'type: "Python" python_param { module: "mine" layer: "Mi\302\233ne" }'
     path = net(tmp_path, python, r'type: "\033]0;title\007"')
-    [found] = dialects(path)["python_layers"]
-    assert found["where"].startswith(f"{path}:2:") and (found["module"], found["class"]) == ("mine", "Mi\x9bne")
+    [found] = dialects(path).python_layers
+    assert found.where.startswith(f"{path}:2:") and (found.module, found.class_) == ("mine", "Mi\x9bne")
     said = CliRunner().invoke(rebirth, ["doctor", str(path)])
     assert said.exit_code == 0
     assert "x0 runs the code of mine.Mi\\x9bne in real Caffe" in said.output and "--python-layers" in said.output

@@ -13,13 +13,14 @@ import torch
 from distil_tools import NET, as_sgd, converted
 from numpy.typing import NDArray
 
-from deeprebirth_caffe.commands.distil import distil
+from deeprebirth_caffe.commands.distil import Distilled, distil
 from deeprebirth_caffe.engines.torch.engine import TorchEngine
 from deeprebirth_caffe.engines.torch.net import TorchNet
 from deeprebirth_caffe.errors import RebirthError, RefusedError
 from deeprebirth_caffe.ir import Net, NetState, Weights
 from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.options.distil import DistilOptions
+from deeprebirth_caffe.results import to_json
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +30,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _written(directory: Path, **more: Any) -> tuple[dict[str, Any], Net]:
+def _written(directory: Path, **more: Any) -> tuple[Distilled, Net]:
     """What distil says, and the net that it wrote."""
     manifest = distil(DistilOptions(directory, force=True, **more))
-    out = Path(manifest["outputs"]["directory"])
+    out = manifest.outputs.directory
     return manifest, Net.read(out / "distil.prototxt", Weights.read(out / "init.caffemodel"))
 
 
@@ -57,7 +58,7 @@ def test_the_net_is_plain_and_the_teacher_learns_nothing(folder: Path) -> None:
     view = net.view("TRAIN")
     types = [layer.type for layer in net.layers]
     assert "Dropout" not in types and "Accuracy" not in types and "SoftmaxWithLoss" not in types
-    assert types.count("EuclideanLoss") == len(manifest["blocks"]) == 4
+    assert types.count("EuclideanLoss") == len(manifest.blocks) == 4
     assert [list(layer.tops) for layer in net.layers if layer.type == "Data"] == [["data"]] * 2
     teachers = [layer for layer in net.layers if layer.name.startswith("teacher/")]
     assert all(top.startswith("teacher/") for layer in teachers for top in layer.tops)
@@ -77,21 +78,21 @@ def test_the_net_is_plain_and_the_teacher_learns_nothing(folder: Path) -> None:
 
 def test_blocks_end_where_a_modules_layers_meet(folder: Path) -> None:
     manifest, _ = _written(converted(folder))
-    found = {block["loss"]: (block["student"], block["layers"]) for block in manifest["blocks"]}
+    found = {block.loss: (block.student, list(block.layers)) for block in manifest.blocks}
     assert found == {
         "distil/conv1_merge": ("norm1", ["conv1_merge"]),
         "distil/m/output": ("pool2", ["m/3x3_merge", "m/5x5_merge"]),
         "distil/r/sum": ("r/sum", ["r/b_merge"]),
         "distil/fc": ("fc", []),
     }
-    assert [row["layer"] for row in manifest["left"]] == ["m/3x3_reduce_merge"]
+    assert [row.layer for row in manifest.left] == ["m/3x3_reduce_merge"]
 
 
 @pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
 def test_the_teacher_says_in_both_phases_what_the_original_does_in_test(folder: Path, phase: str) -> None:
     made = converted(folder)
     manifest, net = _written(made)
-    sides = {block["loss"]: block["teacher"] for block in manifest["blocks"]}
+    sides = {block.loss: block.teacher for block in manifest.blocks}
     found = _blobs(net, phase, list(sides.values()))
     original = load_net("net.prototxt", "net.caffemodel")
     branches = ["m/1x1", "m/3x3", "m/5x5", "m/pool_proj"]
@@ -154,10 +155,10 @@ def test_the_cache_leaves_the_teacher_out_and_changes_nothing(folder: Path) -> N
 
 def test_layers_that_learn_as_several_are_compared_where_they_are_summed(folder: Path) -> None:
     manifest, net = _written(converted(folder, reparam=True))
-    assert [block["student"] for block in manifest["blocks"]] == ["norm1", "pool2", "r/sum", "fc"]
+    assert [block.student for block in manifest.blocks] == ["norm1", "pool2", "r/sum", "fc"]
     names = {layer.name for layer in net.layers}
     assert any(name.startswith("conv1_merge_") for name in names)
-    assert all(np.isfinite(one).all() for one in _blobs(net, "TRAIN", [b["loss"] for b in manifest["blocks"]]).values())
+    assert all(np.isfinite(one).all() for one in _blobs(net, "TRAIN", [b.loss for b in manifest.blocks]).values())
 
 
 def test_options(folder: Path) -> None:
@@ -166,8 +167,8 @@ def test_options(folder: Path) -> None:
     manifest, net = _written(
         made, out=Path("there"), batch=2, max_iter=9, base_lr=0.5, teacher_weights=Path("elsewhere.caffemodel")
     )
-    assert manifest["options"] == {"max_iter": 9, "batch": 2, "base_lr": 0.5, "calibrate": None}
-    assert manifest["source"]["teacher_weights"] == "elsewhere.caffemodel"
+    assert to_json(manifest.options) == {"max_iter": 9, "batch": 2, "base_lr": 0.5, "calibrate": None}
+    assert manifest.source.teacher_weights == Path("elsewhere.caffemodel")
     sizes = [layer.param.data_param.batch_size for layer in net.layers if layer.type == "Data"]
     assert sizes == [2, 4]
     text = Path("there/solver.prototxt").read_text()
@@ -187,7 +188,7 @@ def test_a_deploy_net_can_teach(folder: Path) -> None:
     )
     _, plain = _written(made)
     manifest, net = _written(made, teacher=Path("deploy.prototxt"), out=Path("there"))
-    losses = [block["loss"] for block in manifest["blocks"]]
+    losses = [block.loss for block in manifest.blocks]
     for name, value in _blobs(plain, "TRAIN", losses).items():
         assert np.array_equal(_blobs(net, "TRAIN", losses)[name], value)
 

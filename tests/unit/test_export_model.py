@@ -10,7 +10,7 @@ import pytest
 from nets import conv, data, fc, layer, parse, pool, relu
 
 from deeprebirth_caffe.commands import export as workflow
-from deeprebirth_caffe.commands.export import export
+from deeprebirth_caffe.commands.export import ModelInput, export
 from deeprebirth_caffe.engines.libraries import need
 from deeprebirth_caffe.engines.prepare import plain
 from deeprebirth_caffe.engines.random_weights import random_weights
@@ -216,9 +216,9 @@ def test_a_net_that_trains_is_deployed_first(tmp_path: Path) -> None:
     path.write_text(TRAINS)
     save_weights(weights, net, random_weights(net))
     found = export(ExportOptions(path, weights, tmp_path / "net.onnx", input_shapes={"data": (3, 8, 8)}))
-    assert found["inputs"] == [{"name": "data", "shape": [1, 3, 8, 8]}]
-    assert [one["blob"] for one in found["outputs"]] == ["prob"]
-    assert found["batch"] is None and "rebirth deploy" in found["notes"][0]
+    assert found.inputs == [ModelInput(name="data", shape=(1, 3, 8, 8))]
+    assert [one.blob for one in found.outputs] == ["prob"]
+    assert found.batch is None and "rebirth deploy" in found.notes[0]
     kinds = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
     assert kinds == ["Conv", "Flatten", "Gemm", "Softmax"]
 
@@ -227,8 +227,8 @@ def test_a_bound_batch_and_what_is_written(tmp_path: Path) -> None:
     path, weights = files(tmp_path, IMAGE + conv("c", "data"))
     out = tmp_path / "net.onnx"
     found = export(ExportOptions(path, weights, out, batch=4, opset=17))
-    assert (found["batch"], found["opset"], found["check"]) == (4, 17, None)
-    assert found["bytes"] == out.stat().st_size
+    assert (found.batch, found.opset, found.check) == (4, 17, None)
+    assert found.bytes == out.stat().st_size
     assert dims(onnx.load(out).graph.input[0]) == [4, 3, 8, 8]
 
 
