@@ -68,7 +68,7 @@ class RewriteOptions:
         record="batch",
         kw_only=True,
     )
-    solver_options: SolverOptions = group(SolverOptions, kw_only=True)
+    solver_options: SolverOptions = group(SolverOptions, merged=True, kw_only=True)
     step_over: bool = option(
         False,
         "--step-over",

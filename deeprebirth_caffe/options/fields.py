@@ -79,6 +79,7 @@ class Group:
         model: the class.
         optional: whether there is a value only where the first one of its options is given.
         lent: whether the command has these options itself, so that they belong to nothing else.
+        merged: whether a schedule has their keys among those of the command.
         missing: what to say where the first one is not given and there has to be one; empty: nothing.
         changes: by field, what is another here: attributes of its `Option`, and "default".
     """
@@ -86,6 +87,7 @@ class Group:
     model: type[Any]
     optional: bool = False
     lent: bool = False
+    merged: bool = False
     missing: str = ""
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -145,19 +147,11 @@ def argument(place: str, kind: Kind = TEXT, *, default: Any = MISSING, **told: A
     return _field(default, default is not MISSING, Option(**told))
 
 
-def group(
-    model: type[Any],
-    *,
-    optional: bool = False,
-    lent: bool = False,
-    missing: str = "",
-    usual: Any = None,
-    kw_only: bool = False,
-    changes: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Any:
-    """A field that holds options of another class, `usual` by default; see `Group`."""
-    default = MISSING if missing else usual if optional or usual is not None else model()
-    return _field(default, kw_only, Group(model, optional, lent, missing, changes or {}))
+def group(model: type[Any], *, usual: Any = None, kw_only: bool = False, **told: Any) -> Any:
+    """A field that holds options of another class, `usual` by default; `told` are attributes of `Group`."""
+    made = Group(model, **told)
+    default = MISSING if made.missing else usual if made.optional or usual is not None else model()
+    return _field(default, kw_only, made)
 
 
 def _field(default: Any, kw_only: bool, told: Option | Group) -> Any:
@@ -286,10 +280,35 @@ def words(options: Any) -> list[str]:
     return found
 
 
+def keys(model: type[Any]) -> Iterator[Leaf]:
+    """The options that a schedule has keys for, among those of a command."""
+    for one, told in _told(model):
+        if isinstance(told, Group):
+            yield from (replace(leaf, path=(one.name, *leaf.path)) for leaf in keys(told.model) if told.merged)
+        elif told.schedule:
+            yield Leaf(told, _default(one), (one.name,))
+
+
 def scheduled(options: Any) -> dict[str, Any]:
     """What a schedule has to say of options, as plain data: the keys that it takes, without the defaults."""
-    known = [leaf for leaf in leaves(type(options)) if leaf.option.schedule]
-    return {leaf.path[-1]: _plain(leaf.of(options)) for leaf in known if leaf.of(options) != leaf.default}
+    said = {leaf: leaf.of(options) for leaf in keys(type(options))}
+    return {leaf.path[-1]: _plain(value) for leaf, value in said.items() if value != leaf.default}
+
+
+def taken(model: type[Model], part: object, **more: Any) -> Model:
+    """Makes options of what a part of a schedule says.
+
+    Args:
+        model: their class.
+        part: has the keys as attributes.
+        more: fields that it does not say, or says in another form.
+    """
+    for one, told in _told(model):
+        if one.name not in more and isinstance(told, Group) and told.merged:
+            more[one.name] = taken(told.model, part)
+        elif one.name not in more and isinstance(told, Option) and told.schedule:
+            more[one.name] = getattr(part, one.name)
+    return model(**more)
 
 
 def record(options: Any) -> dict[str, Any]:

@@ -257,11 +257,26 @@ class CalibrationOptions:
 
     TITLE: ClassVar[str] = PICTURES
 
-    source: str = option(None, "--calibrate", metavar="SOURCE", record="calibrate")
-    samples: int = option(
-        256, "--samples", kind=Whole(1, 1_000_000), shown=True, help="How many of its images count.", record="samples"
+    source: str = option(
+        None,
+        "--calibrate",
+        metavar="SOURCE",
+        schedule=(
+            '"own": the net\'s own data layer in TRAIN, "own-test": in TEST; else an LMDB, LevelDB, folder, or text '
+            "file that\nlists pictures."
+        ),
+        record="calibrate",
     )
-    pictures: PictureOptions = group(PictureOptions)
+    samples: int = option(
+        256,
+        "--samples",
+        kind=Whole(1, 1_000_000),
+        shown=True,
+        help="How many of its images count.",
+        schedule="How many images at most.",
+        record="samples",
+    )
+    pictures: PictureOptions = group(PictureOptions, merged=True)
     engine: EngineOptions = group(EngineOptions, lent=True)
 
     def read_files(self) -> tuple[Path | None, ...]:

@@ -18,7 +18,20 @@ from deeprebirth_caffe.cli import COMMANDS, rebirth
 from deeprebirth_caffe.cli.reading import command as told
 from deeprebirth_caffe.errors import UsageError
 from deeprebirth_caffe.options.convert import ConvertOptions
-from deeprebirth_caffe.options.fields import TITLES, argument, group, leaves, needed, option, read, record, words
+from deeprebirth_caffe.options.fields import (
+    TITLES,
+    argument,
+    group,
+    keys,
+    leaves,
+    needed,
+    option,
+    read,
+    record,
+    scheduled,
+    taken,
+    words,
+)
 from deeprebirth_caffe.options.finetune import FinetuneOptions, TeacherOptions
 from deeprebirth_caffe.options.kinds import FLAG, TEXT, Flag, Kind, OneOf, Place, Real, Spelled, Whole
 from deeprebirth_caffe.options.plan import PlanOptions, Target
@@ -171,6 +184,22 @@ def test_what_a_manifest_remembers() -> None:
     assert (found["kernel"], found["input_shapes"], found["calibrate"]) == (3, {"data": [3, 8, 8]}, None)
     assert "fixed_size" not in found and record(replace(made, fixed_size=True))["fixed_size"] is True
     assert "force" not in found and "engine" not in found
+
+
+def test_a_schedule_says_options() -> None:
+    pytest.importorskip("pydantic")
+    from deeprebirth_caffe.runs.schedule.model import EngineChoice, Recipe
+
+    recipe = Recipe.model_validate({"paper": True, "kernel": 3, "skip_passes": "remove-lrn", "lr_factor": 4})
+    made = taken(ConvertOptions, recipe, net=Path("net"), reduce_patterns=())
+    wanted = ConvertOptions(
+        Path("net"), paper=True, kernel=3, skip_passes=("remove-lrn",), solver_options=SolverOptions(lr_factor=4.0)
+    )
+    assert made == wanted
+    known = {leaf.path[-1] for leaf in keys(ConvertOptions)}
+    assert known == set(Recipe.model_fields) - {"calibrate", "distil", "finetune", "budget"}
+    assert taken(EngineOptions, EngineChoice(**scheduled(ENGINE))) == replace(ENGINE, python_layers=False)
+    assert scheduled(EngineOptions()) == {} and scheduled(PICTURES) == {"mean_value": [1.0, 2.5, 3.0], "scale": 0.017}
 
 
 @dataclass(frozen=True)

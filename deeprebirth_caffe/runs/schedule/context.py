@@ -23,6 +23,7 @@ from deeprebirth_caffe.inputs.sources import (
 from deeprebirth_caffe.ir import Net, View
 from deeprebirth_caffe.nets.load import both_phases, load_net
 from deeprebirth_caffe.nets.solver import lend_solver
+from deeprebirth_caffe.options.fields import taken
 from deeprebirth_caffe.options.shared import OWN_PHASES, CalibrationOptions, EngineOptions, PictureOptions
 from deeprebirth_caffe.runs.schedule.accuracy import metrics_of
 from deeprebirth_caffe.runs.schedule.digests import data_digest, digest
@@ -91,12 +92,13 @@ class Inputs:
         caffe = given.caffe
         if caffe is not None and self.file(caffe).exists():
             caffe = str(self.file(caffe))
-        return EngineOptions(given.name, given.device, given.precision, given.threads, caffe=caffe)
+        return taken(EngineOptions, given, caffe=caffe)
 
     @property
     def engine_facts(self) -> dict[str, Any]:
         """What of the engine decides results; how many threads it has does so in the last digits alone."""
-        return self.schedule.engine.model_dump(include={"name", "device", "precision"})
+        facts: dict[str, Any] = self.schedule.engine.model_dump(include={"name", "device", "precision"})
+        return facts
 
     def iterations(self, length: Length, where: str, lent: bool = True) -> int:
         """How many iterations something is trained.
@@ -122,14 +124,10 @@ class Inputs:
     def calibration(self, given: Calibrate) -> CalibrationOptions:
         """The images that a refit or Tucker looks at."""
         source = given.source if given.source in OWN_PHASES else str(self.file(given.source))
-        pictures = PictureOptions(
-            mean_file=self.file(given.mean_file) if given.mean_file is not None else None,
-            mean_value=given.mean_value,
-            scale=given.scale,
-            transform_from=self.file(given.transform_from) if given.transform_from is not None else None,
-            raw_pixels=given.raw_pixels,
-        )
-        return CalibrationOptions(source, given.samples, pictures, self.engine)
+        named = {"mean_file": given.mean_file, "transform_from": given.transform_from}
+        files = {key: self.file(name) if name is not None else None for key, name in named.items()}
+        pictures = taken(PictureOptions, given, **files)
+        return taken(CalibrationOptions, given, source=source, pictures=pictures, engine=self.engine)
 
     def teacher_files(self, given: Teacher) -> tuple[Path, Path]:
         """Net and weights of a teacher."""

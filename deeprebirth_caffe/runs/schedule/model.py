@@ -14,10 +14,14 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from deeprebirth_caffe.commands.convert import PASS_NAMES
-from deeprebirth_caffe.options.shared import REFIT_SAMPLES
+from deeprebirth_caffe.options.convert import ConvertOptions
+from deeprebirth_caffe.options.finetune import TeacherOptions
+from deeprebirth_caffe.options.shared import OWN, REFIT_SAMPLES, CalibrationOptions, EngineOptions
+from deeprebirth_caffe.options.tucker import TuckerOptions
+from deeprebirth_caffe.runs.schedule.keys import Count, Part, Positive, keyed
 from deeprebirth_caffe.runs.schedule.solvers import MAX_INT
 
 VERSION = 1
@@ -26,8 +30,6 @@ VERSION = 1
 RESERVED = ("base", "joint", "tucker", "deploy", "time")
 """What steps cannot be called: the folders of a run have these names."""
 
-Positive = Annotated[float, Field(gt=0, lt=1e38)]
-Count = Annotated[int, Field(ge=1, le=MAX_INT)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -56,62 +58,33 @@ Passes = Annotated[
 ]
 
 
-class Part(BaseModel):
-    """A part of a schedule: fixed once it is read, and without keys that nobody knows."""
+Scale = Annotated[float, Field(gt=0, le=1)]
+_ENGINE: Any = keyed(EngineOptions)
+_IMAGES: Any = keyed(CalibrationOptions, types={"samples": Count}, usual={"source": OWN, "samples": REFIT_SAMPLES})
+_TEACHER: Any = keyed(TeacherOptions)
+_RECIPE: Any = keyed(
+    ConvertOptions,
+    types={"skip_passes": Passes, "reduce": Scale, "reduce_patterns": dict[str, Scale]},
+    usual={"reduce_patterns": {}},
+)
+_TUCKER: Any = keyed(TuckerOptions, texts={"lr_factor": "What lr_mult of the new layers is multiplied by."})
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
-
-class EngineChoice(Part):
+class EngineChoice(_ENGINE):  # type: ignore[misc]
     """What runs the nets; as the options of `rebirth finetune`."""
 
-    name: Literal["auto", "caffe", "torch"] = "auto"
-    """Real Caffe, or the embedded engine; auto: the faster one that runs the net."""
-    device: Literal["cpu", "cuda", "mps"] | None = None
-    """Of the embedded engine."""
-    precision: Literal["fp32", "bf16"] | None = None
-    """Of the embedded engine."""
-    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Of either; left out: as many as it takes."""
-    caffe: str | None = None
-    """Where real Caffe is: its prefix, its binary or a Python with pycaffe. `rebirth run --caffe` must say so too."""
 
-
-class Calibrate(Part):
+class Calibrate(_IMAGES):  # type: ignore[misc]
     """Images that the refit and Tucker look at; no labels are needed."""
 
-    source: str = "own"
-    """"own": the net's own data layer in TRAIN, "own-test": in TEST; else an LMDB, LevelDB, folder, or text file that
-    lists pictures."""
-    samples: Count = REFIT_SAMPLES
-    """How many images at most."""
-    mean_value: tuple[float, ...] = ()
-    """What is taken off pixels: blue, green, red, or one for all; left out: as the net's own data layer does it."""
-    mean_file: str | None = None
-    """Or a mean picture (binaryproto)."""
-    scale: float | None = None
-    """What values are multiplied by then; left out: as the net's own data layer does it."""
-    raw_pixels: bool = False
-    """Pixels go in as they are."""
-    transform_from: str | None = None
-    """Prepare pictures as this net's data layer for TEST does."""
 
-
-class Teacher(Part):
+class Teacher(_TEACHER):  # type: ignore[misc]
     """The net whose outputs the relearning net follows."""
 
     net: str | None = None
     """Its prototxt; left out: the schedule's net."""
     weights: str | None = None
     """Its caffemodel; left out: the schedule's weights."""
-    temperature: Positive = 2.0
-    """What logits are divided by."""
-    alpha: Annotated[float, Field(ge=0, le=1)] | None = None
-    """The teacher's part of the loss; left out: 0.5, and all of it where there are no labels."""
-    match_blobs: bool = False
-    """Whether the outputs of rebirth blocks follow the teacher's too."""
-    match_weight: Positive = 1.0
-    """The weight of that."""
 
     @model_validator(mode="after")
     def _both(self) -> Teacher:
@@ -209,35 +182,9 @@ class Budget(Part):
     """stop: the run ends with exit code 3; rollback: as if the step were not there; continue: only say so."""
 
 
-class Recipe(Part):
+class Recipe(_RECIPE):  # type: ignore[misc]
     """How stages are merged and relearned: what a step says, and `defaults` for all steps."""
 
-    paper: bool = False
-    """As the paper: pools of inception nets alone, BatchNorm pruned, Xavier start."""
-    exact: bool = False
-    """Only rewrites that keep the net's function."""
-    streamline: bool = True
-    """Merge pooling and LRN (and BatchNorm to prune)."""
-    branch: bool = True
-    """Merge branches."""
-    skip_passes: Passes = ()
-    """Passes to leave out."""
-    bn: Literal["fold", "prune"] | None = None
-    """BatchNorm and Scale; left out: fold, or prune as the paper."""
-    kernel: Literal["keep", "receptive"] | Count = "keep"
-    """Kernel of a layer that takes a pool in."""
-    reduce: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Scale of the reducers of merged branches."""
-    reduce_patterns: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
-    """Scale of the reducers with such names (globs), in place of `reduce`."""
-    force_merge: bool = False
-    """Merge even where the predicted cost rises."""
-    init: Literal["inherit", "xavier", "refit"] | None = None
-    """Start of rebirth layers; left out: inherit, or xavier as the paper; refit: least squares on `calibrate`."""
-    reparam: bool = False
-    """Rebirth layers relearn as several parallel kernels with BatchNorm, summed into one when they are deployed."""
-    lr_factor: Positive = 10.0
-    """What a rebirth layer's lr_mult is multiplied by while its step lasts."""
     calibrate: Calibrate = Field(default_factory=Calibrate)
     """Images for `init: refit`, and for what `reparam` starts from."""
     distil: Distil = Field(default_factory=Distil)
@@ -301,21 +248,15 @@ class Joint(Part):
     """What it may lose."""
 
 
-class TuckerStep(Part):
+class TuckerStep(_TUCKER):  # type: ignore[misc]
     """Tucker-2 and SVD on the merged net (`rebirth tucker`), then relearning."""
 
-    ratio: Annotated[float, Field(gt=0, le=1)] | None = None
-    """What part of the weights is left; left out: half, unless `ranks` says otherwise."""
-    ranks: str | None = None
-    """`vbmf`, or a JSON file with ranks by layer."""
     only: Names = ()
     """Only these stages."""
     skip: Names = ()
     """Not these stages."""
     calibrate: Calibrate | None = None
     """Images to weigh errors with; left out: the weights alone count."""
-    lr_factor: Positive = 10.0
-    """What lr_mult of the new layers is multiplied by."""
     finetune: Learn = Field(default_factory=Learn)
     """Relearning."""
     budget: Budget = Field(default_factory=Budget)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeprebirth_caffe.options.convert import ConvertOptions
-from deeprebirth_caffe.options.shared import SolverOptions
+from deeprebirth_caffe.options.fields import taken
+from deeprebirth_caffe.options.finetune import TeacherOptions
+from deeprebirth_caffe.options.tucker import VBMF, TuckerOptions
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.options.tucker import TuckerOptions
     from deeprebirth_caffe.runs.schedule.context import Inputs
     from deeprebirth_caffe.runs.schedule.model import Recipe, Step, Teacher, TuckerStep
 
@@ -24,26 +25,18 @@ def convert_options(inputs: Inputs, step: Step, net: Path, weights: Path | None,
         weights: of that; None: only to see whether it can, so nothing is fitted to data either.
         out: where to.
     """
-    return ConvertOptions(
+    return taken(
+        ConvertOptions,
+        step,
         net=net,
         weights=weights,
         out=out,
         only=step.stages,
         input_shapes=inputs.schedule.input_shapes,
         batch=step.finetune.batch or inputs.batch,
-        solver_options=SolverOptions(lr_factor=step.lr_factor),
         force=True,
         step_over=True,
-        paper=step.paper,
-        exact=step.exact,
-        streamline=step.streamline,
-        branch=step.branch,
-        skip_passes=step.skip_passes,
-        bn=step.bn,
-        kernel=step.kernel,
-        reduce=step.reduce,
         reduce_patterns=tuple(step.reduce_patterns.items()),
-        force_merge=step.force_merge,
         seed=inputs.schedule.seed,
         **_started(inputs, step, weights is not None),
     )
@@ -52,8 +45,6 @@ def convert_options(inputs: Inputs, step: Step, net: Path, weights: Path | None,
 def _started(inputs: Inputs, recipe: Recipe, real: bool) -> dict[str, Any]:
     """The start of rebirth layers, and what they are while they relearn."""
     found: dict[str, Any] = {"init": recipe.init if real or recipe.init != "refit" else "inherit"}
-    if recipe.reparam:
-        found["reparam"] = True
     if real and looks_at_images(recipe):
         found["calibrate"] = inputs.calibration(recipe.calibrate)
     return found
@@ -61,14 +52,14 @@ def _started(inputs: Inputs, recipe: Recipe, real: bool) -> dict[str, Any]:
 
 def looks_at_images(recipe: Recipe) -> bool:
     """Whether a step's start depends on images: a least squares fit, or the statistics of parallel kernels."""
-    return recipe.init == "refit" or recipe.reparam
+    return bool(recipe.init == "refit" or recipe.reparam)
 
 
 def tucker_options(inputs: Inputs, step: TuckerStep, net: Path, weights: Path, out: Path) -> TuckerOptions:
     """How the net is decomposed; see `convert_options`."""
-    from deeprebirth_caffe.options.tucker import VBMF, TuckerOptions
-
-    return TuckerOptions(
+    return taken(
+        TuckerOptions,
+        step,
         net=net,
         weights=weights,
         out=out,
@@ -76,25 +67,14 @@ def tucker_options(inputs: Inputs, step: TuckerStep, net: Path, weights: Path, o
         skip=step.skip,
         input_shapes=inputs.schedule.input_shapes,
         batch=step.finetune.batch or inputs.batch,
-        solver_options=SolverOptions(lr_factor=step.lr_factor),
         force=True,
         step_over=True,
-        ratio=step.ratio,
         ranks=str(inputs.file(step.ranks)) if step.ranks not in (None, VBMF) else step.ranks,
         calibrate=inputs.calibration(step.calibrate) if step.calibrate is not None else None,
     )
 
 
-def teacher_options(inputs: Inputs, given: Teacher) -> Any:
+def teacher_options(inputs: Inputs, given: Teacher) -> TeacherOptions:
     """What a relearning net follows."""
-    from deeprebirth_caffe.options.finetune import TeacherOptions
-
     net, weights = inputs.teacher_files(given)
-    return TeacherOptions(
-        net=net,
-        weights=weights,
-        temperature=given.temperature,
-        alpha=given.alpha,
-        match_blobs=given.match_blobs,
-        match_weight=given.match_weight,
-    )
+    return taken(TeacherOptions, given, net=net, weights=weights)
