@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deeprebirth_caffe.bench.breakdown import Group, grouped
 from deeprebirth_caffe.cli.layout import cut, print_columns, say, terminal_width
 from deeprebirth_caffe.cli.text import printable
-from deeprebirth_caffe.wording import csv_cell, mib, ms
+from deeprebirth_caffe.wording import mib, ms
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.commands.time import NetRatio, TimedNet, Times
+    from deeprebirth_caffe.bench.breakdown import Group
+    from deeprebirth_caffe.commands.time import TimedNet, Times
 
 BAR, SHORTEST = 24, 8
 """Letters of the longest bar, and what is left of it in a narrow window."""
@@ -33,7 +31,7 @@ def show_times(result: Times, by: str) -> None:
     if (batch := nets[0].batch) not in (1, None):
         click.echo(f"times are of a pass of {batch} images")
     for ratio in result.ratios:
-        say(ratio_line(ratio), indent=4)
+        say(ratio.line(), indent=4)
     _groups(nets, heads, by)
     _costs(nets, heads, result.protocol.fit_bytes)
     click.echo()
@@ -43,19 +41,6 @@ def show_times(result: Times, by: str) -> None:
             say(f"note: {net.net}: {note}", indent=6)
     for warning in result.warnings:
         say(f"{warning}", word="warning:", colour="yellow")
-
-
-def ratio_line(ratio: NetRatio) -> str:
-    """A comparison in words."""
-    interval = ""
-    if ratio.low is not None and ratio.high is not None:
-        interval = f" ({ratio.low:.3f} to {ratio.high:.3f} with 95 % confidence)"
-    return f"{ratio.net} takes {ratio.median:.3f} times as long as {ratio.vs}{interval}: {_verdict(ratio)}"
-
-
-def _verdict(ratio: NetRatio) -> str:
-    verdict = ratio.verdict
-    return f"{ratio.vs} is {verdict}" if verdict in ("faster", "slower") else verdict
 
 
 def _heads(paths: Sequence[str]) -> list[str]:
@@ -87,7 +72,7 @@ def _figures(nets: Sequence[TimedNet], heads: Sequence[str]) -> None:
 
 
 def _groups(nets: Sequence[TimedNet], heads: Sequence[str], by: str) -> None:
-    tables = [grouped(net.layers, by) for net in nets]
+    tables = [net.groups(by) for net in nets]
     if not any(tables):
         click.echo("\nthis engine does not say how long each layer takes")
         return
@@ -197,17 +182,3 @@ def _range(before: Mapping[str, float], after: Mapping[str, float], unit: str) -
     """The highest value before and after."""
     highest, then = (max(state.values(), default=None) for state in (before, after))
     return "" if highest is None or then is None else f"{highest:.0f} to {then:.0f} {unit}"
-
-
-def csv_text(result: Times) -> str:
-    """A line a layer of each net, and one for each whole pass."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("net", "engine", "layer", "type", "stage", "tensor", "forward_ms"))
-    for net in result.nets:
-        for layer in net.layers:
-            tensor = "" if layer.tensor is None else int(layer.tensor)
-            names = (str(net.net), net.engine, layer.name, layer.type, layer.stage)
-            writer.writerow((*map(csv_cell, names), tensor, layer.forward_ms))
-        writer.writerow((csv_cell(str(net.net)), net.engine, "", "", "", "", net.median_ms))
-    return file.getvalue()

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from deeprebirth_caffe.cli.reading import command as told
 from deeprebirth_caffe.cli.streams import quiet
-from deeprebirth_caffe.cli.text import print_json
+from deeprebirth_caffe.cli.text import print_json, printable
 from deeprebirth_caffe.options.time import TimeOptions
-
-if TYPE_CHECKING:
-    from deeprebirth_caffe.commands.time import Times
 
 
 @told("time", TimeOptions)
@@ -25,17 +20,12 @@ def command(options: TimeOptions, as_json: bool) -> None:
     with NET run by run, each in a process of its own. Of a net that trains, what `rebirth deploy` makes of it is timed.
     """
     from deeprebirth_caffe.commands.time import time_nets
-    from deeprebirth_caffe.formats.outputs import check_output
+    from deeprebirth_caffe.commands.time_files import check_files, write_files
 
-    for place in (options.csv_file, options.html_file):
-        if place is not None:
-            check_output(place, options.force, [path for pair in options.nets for path in pair])
+    check_files(options)
     with _Bar() as bar:
         result = time_nets(options.nets, options.timing, bar)
-    if options.csv_file is not None:
-        _write(options.csv_file, "csv", result, options.by)
-    if options.html_file is not None:
-        _write(options.html_file, "html", result, options.by)
+    write_files(options, result)
     if as_json:
         print_json(result)
     else:
@@ -44,24 +34,9 @@ def command(options: TimeOptions, as_json: bool) -> None:
         show_times(result, options.by)
         for place in (options.csv_file, options.html_file):
             if place is not None:
-                from deeprebirth_caffe.cli.text import printable
-
                 click.echo(printable(f"wrote {place}"))
     if result.interrupted:
         click.get_current_context().exit(130)
-
-
-def _write(path: Path, kind: str, result: Times, by: str) -> None:
-    from deeprebirth_caffe.formats.outputs import write_output
-
-    if kind == "csv":
-        from deeprebirth_caffe.cli.show_time import csv_text
-
-        write_output(path, csv_text(result))
-    else:
-        from deeprebirth_caffe.cli.time_page import page
-
-        write_output(path, page(result, by))
 
 
 class _Bar:

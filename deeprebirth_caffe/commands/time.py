@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from deeprebirth_caffe.bench import machine, stats
-from deeprebirth_caffe.bench.breakdown import LayerTime, layer_times, tensor_share
+from deeprebirth_caffe.bench.breakdown import Group, LayerTime, grouped, layer_times, tensor_share
 from deeprebirth_caffe.bench.costs import Costs, costs, storage_bytes
 from deeprebirth_caffe.bench.energy import EnergyMeter, per_pass
 from deeprebirth_caffe.bench.protocol import Measured, Subject, idle_watts, interleave
@@ -190,6 +190,10 @@ class TimedNet:
     runtime: Mapping[str, str]
     notes: Sequence[str]
 
+    def groups(self, by: str) -> dict[str, Group]:
+        """Its layers added up by one of `breakdown.BY`."""
+        return grouped(self.layers, by)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetRatio:
@@ -210,6 +214,14 @@ class NetRatio:
     low: float | None
     high: float | None
     verdict: str
+
+    def line(self) -> str:
+        """The comparison in words."""
+        interval = ""
+        if self.low is not None and self.high is not None:
+            interval = f" ({self.low:.3f} to {self.high:.3f} with 95 % confidence)"
+        verdict = f"{self.vs} is {self.verdict}" if self.verdict in ("faster", "slower") else self.verdict
+        return f"{self.net} takes {self.median:.3f} times as long as {self.vs}{interval}: {verdict}"
 
 
 @dataclass(frozen=True, kw_only=True)
