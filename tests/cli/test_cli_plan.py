@@ -16,6 +16,7 @@ import pytest
 from cli_tools import Cli, Result, SmallNet, complaint, listing
 from tiny import write_lmdb
 
+from deeprebirth_caffe.bench.machine import Facts, facts
 from deeprebirth_caffe.bench.targets import Job
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.passes.costs import predicted
@@ -232,8 +233,8 @@ class Machine:
     ) -> None:
         pass
 
-    def describe(self) -> dict[str, Any]:
-        return {}
+    def describe(self) -> Facts:
+        return facts({})
 
     def read_files(self, patterns: Iterable[str]) -> Mapping[str, str]:
         return {"/proc/loadavg": f"{self.load} 0 0 1/1 1"}

@@ -7,13 +7,13 @@ import html.parser
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import jsondocs
 import pytest
 from cli_tools import Cli, SmallNet, complaint
 
 from deeprebirth_caffe.bench.energy import EnergyMeter
+from deeprebirth_caffe.bench.machine import Facts, facts
 from deeprebirth_caffe.bench.targets import Job
 from deeprebirth_caffe.engines.runners import RUNNERS
 from deeprebirth_caffe.ir import Net
@@ -89,17 +89,8 @@ class FakeTarget:
     ) -> None:
         pass
 
-    def describe(self) -> dict[str, Any]:
-        return {
-            "cpu": "A CPU",
-            "cores": 2,
-            "cpu_limit": None,
-            "arch": "x86_64",
-            "system": "6",
-            "memory_bytes": 1,
-            "governors": ["performance"],
-            "max_mhz": 1.0,
-        }
+    def describe(self) -> Facts:
+        return facts({"/proc/cpuinfo": "model name : A CPU\n", "/sys/devices/system/cpu/online": "0-1"})
 
     def read_files(self, patterns: Iterable[str]) -> Mapping[str, str]:
         return {"/proc/loadavg": "0.10 0 0 1/1 1\n", "/sys/class/thermal/thermal_zone0/temp": "40000\n"}
