@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deeprebirth_caffe.engines.caffe.client import CaffeWorker, Handle, _handle, _path
+from deeprebirth_caffe.engines.caffe.client import CaffeWorker, Handle, LoadedNet, _handle, _path
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Array, FloatArray
@@ -44,10 +44,60 @@ class Gradients:
     params: dict[str, list[FloatArray]]
 
 
+@dataclass(frozen=True)
+class DescribedNet(LoadedNet):
+    """A net inside the worker, with all that Caffe tells.
+
+    Attributes:
+        layers: Name and type of each layer, in Caffe's order, inserted Split layers included.
+        params: Shapes of each layer's parameters; layers without any are left out.
+        bottoms: Blobs that each layer reads.
+        tops: Blobs that each layer writes.
+        copies: For each blob that an inserted Split makes, the blob it copies.
+        shared: For each layer that uses another one's parameters: parameter index -> (owner, its index).
+        memory_required_for_data: Caffe's own figure, in bytes; None where its log could not be read.
+    """
+
+    layers: tuple[tuple[str, str], ...]
+    params: dict[str, tuple[tuple[int, ...], ...]]
+    bottoms: dict[str, tuple[str, ...]]
+    tops: dict[str, tuple[str, ...]]
+    copies: dict[str, str]
+    shared: dict[str, dict[int, tuple[str, int]]]
+    memory_required_for_data: int | None
+
+
 class MeasuringWorker(CaffeWorker):
-    """A worker that can do more."""
+    """A worker that can do more.
+
+    Attributes:
+        respawn: Whether a call starts a new process where the last one has died. Its nets are gone.
+    """
 
     script = Path(__file__).with_name("measuring_worker.py")
+
+    def __init__(self, *args: Any, respawn: bool = False, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.respawn = respawn
+
+    def call(self, *args: Any, **options: Any) -> Any:
+        """Starts the process anew where need be."""
+        if self.respawn and self._process is None:
+            self.start()
+        return super().call(*args, **options)
+
+    def _described(self, told: dict[str, Any]) -> DescribedNet:
+        names = [name for name, _ in told["layers"]]
+        return DescribedNet(
+            **vars(super()._described(told)),
+            layers=tuple((name, kind) for name, kind in told["layers"]),
+            params={name: tuple(tuple(shape) for shape in shapes) for name, shapes in told["params"]},
+            bottoms={name: tuple(blobs) for name, blobs in zip(names, told["bottoms"], strict=True)},
+            tops={name: tuple(blobs) for name, blobs in zip(names, told["tops"], strict=True)},
+            copies=told["copies"],
+            shared={n: {int(i): (o[0], o[1]) for i, o in by.items()} for n, by in told["shared"].items()},
+            memory_required_for_data=told["memory"],
+        )
 
     def schema(self) -> bytes:
         """Gives pycaffe's own caffe.proto as a serialized FileDescriptorProto."""

@@ -13,10 +13,45 @@ _path = Path(__file__).parents[1] / "deeprebirth_caffe/engines/caffe/worker.py"
 _spec = importlib.util.spec_from_file_location("worker", _path)
 worker: Any = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(worker)
+load = worker.op_load
 
 
 def _params(held: worker.Held, name: str) -> list[Any]:
     return list(held.net.layers[held.layer(name)].blobs)
+
+
+def _owners(held: worker.Held) -> dict[str, dict[str, list[Any]]]:
+    """For parameters that several layers share: whose memory they are, as [layer, index]."""
+    seen: dict[int, list[Any]] = {}
+    shared: dict[str, dict[str, list[Any]]] = {}
+    for name, layer in zip(held.names, held.net.layers):
+        for index, blob in enumerate(layer.blobs):
+            if not blob.count:
+                continue
+            owner = seen.setdefault(blob.data.ctypes.data, [name, index])
+            if owner != [name, index]:
+                shared.setdefault(name, {})[str(index)] = owner
+    return shared
+
+
+def op_load(arrays: worker.Arrays, **kw: Any) -> worker.Answer:
+    """Loads a net and describes it in full."""
+    position = worker._log_position()
+    told, _ = load(arrays, **kw)
+    log = worker._log_since(position)
+    held = worker._held(told["handle"])
+    blobs = [(name, layer.blobs) for name, layer in zip(held.names, held.net.layers)]
+    memory = [line.rsplit(" ", 1)[1] for line in log.splitlines() if "Memory required for data: " in line]
+    return {
+        **told,
+        "layers": list(zip(held.names, held.types)),
+        "params": [[name, [list(blob.shape) for blob in own]] for name, own in blobs if len(own)],
+        "bottoms": held.bottoms,
+        "tops": held.tops,
+        "copies": held.copies,
+        "shared": _owners(held),
+        "memory": int(memory[-1]) if memory else None,
+    }, []
 
 
 def op_schema(arrays: worker.Arrays) -> worker.Answer:

@@ -22,7 +22,7 @@ from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.engines.caffe.client import LoadedNet, MeasuringWorker
+    from measured_caffe import DescribedNet, MeasuringWorker
 
 NAMES = ["googlenet", "googlenet64", "alexnet", "resnet50", "squeezenet1.0"]
 MODES = ["default", "paper", "exact"]
@@ -61,7 +61,7 @@ def written_view(net: Net, phase: str, path: Path) -> Path:
     return path
 
 
-def load(caffe: MeasuringWorker, net: Net, phase: str, path: Path) -> LoadedNet:
+def load(caffe: MeasuringWorker, net: Net, phase: str, path: Path) -> DescribedNet:
     """Loads one view and compares everything that we foretell of it."""
     loaded = caffe.load(written_view(net, phase, path), phase)
     caffe.close(loaded)

@@ -19,7 +19,7 @@ from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.engines.caffe.client import LoadedNet
+    from measured_caffe import DescribedNet
 
 IMAGE = (2, 6, 8, 9)
 
@@ -370,7 +370,7 @@ def predicted(case: Case, name: str, datum: ops.Datum | None = None) -> tuple[li
     return tops, found.params(layer, case.bottoms)
 
 
-def compare(cases: list[Case], net: LoadedNet, datum: ops.Datum | None = None) -> None:
+def compare(cases: list[Case], net: DescribedNet, datum: ops.Datum | None = None) -> None:
     wrong: list[str] = []
     memory = 0
     for index, case in enumerate(cases):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,11 @@ from nets import conv, data, fc, layer, pool, relu
 
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.commands.convert import convert
-from deeprebirth_caffe.engines.agree import agree, check_runner, first_failure
+from deeprebirth_caffe.engines.agree import Agreement, agree, first_failure
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.hosted import HostedRunner
 from deeprebirth_caffe.engines.prepare import prepare, random_inputs
-from deeprebirth_caffe.engines.runners import RUNNERS, open_runner
+from deeprebirth_caffe.engines.runners import RUNNERS, Runner, open_runner
 from deeprebirth_caffe.options.convert import ConvertOptions
 
 if TYPE_CHECKING:
@@ -59,6 +60,13 @@ def same(caffe: CaffeWorker, name: str, folder: Path, net: Path, batch: int | No
         found = agree(wanted, runner.forward(inputs))
         assert not first_failure(found)
         assert len(runner.time(2, warmup=1)) == 2
+
+
+def compared(runner: Runner, net: Path, batch: int | None = None) -> list[Agreement]:
+    """Runs the net of an open runner in real Caffe too, on the same random input."""
+    inputs = random_inputs(prepare(net, None, batch=batch))
+    with closing(open_runner("caffe", net, batch=batch)) as reference:
+        return agree(reference.forward(inputs), runner.forward(inputs))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -164,7 +172,7 @@ def test_an_engine_that_computes_something_else_is_found_out(caffe: CaffeWorker,
     pytest.importorskip("MNN")
     net = write(tmp_path, data(1, 4, 8, 8) + conv("c", "data") + layer("LRN", "x", "c", fields="lrn_param { k: 2 }"))
     runner = open_runner("mnn", net)
-    assert "differs by" in first_failure(check_runner(runner, net, None))
+    assert "differs by" in first_failure(compared(runner, net))
     runner.close()
 
 
@@ -192,7 +200,7 @@ def test_a_runner_that_agrees(caffe: CaffeWorker, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     net = write(tmp_path, data(2, 4, 8, 8) + conv("c", "data") + layer("LRN", "x", "c", fields="lrn_param { k: 2 }"))
     runner = open_runner("onnxruntime", net, batch=3)
-    [found] = check_runner(runner, net, None, batch=3)
+    [found] = compared(runner, net, batch=3)
     assert not found.failure and found.varies and 0 < found.worst < 1e-4
 
 

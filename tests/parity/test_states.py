@@ -15,7 +15,7 @@ from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.engines.caffe.client import LoadedNet, MeasuringWorker
+    from measured_caffe import DescribedNet, MeasuringWorker
 
 STAGES = ((), ("a",), ("b",), ("a", "b"), ("c",))
 LEVELS = (-1, 0, 1, 2)
@@ -56,7 +56,7 @@ def grid() -> pb.NetParameter:
     return net
 
 
-def own_layers(real: LoadedNet) -> list[str]:
+def own_layers(real: DescribedNet) -> list[str]:
     """The layers that are the file's own: Caffe adds Splits."""
     return [name for name, kind in real.layers if kind != "Split"]
 

@@ -7,6 +7,7 @@ import math
 import subprocess
 import zlib
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,14 +26,13 @@ from torch_grid import CASES, Case, fill
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.torch.layers.base import made_types
 from deeprebirth_caffe.engines.torch.layers.refused import REFUSED
-from deeprebirth_caffe.engines.torch.net import FED, READ, TorchNet, opened
+from deeprebirth_caffe.engines.torch.net import FED, READ, TorchNet
 from deeprebirth_caffe.ir import Net, NetState
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
+    from measured_caffe import DescribedNet, MeasuringWorker
     from numpy.typing import NDArray
-
-    from deeprebirth_caffe.engines.caffe.client import LoadedNet, MeasuringWorker
 
     Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -64,7 +64,7 @@ class Pair:
         self.rng = chance(case)
         path = folder / "net.prototxt"
         path.write_text(case.net())
-        self.real: LoadedNet = caffe.load(path, case.phase, seed=1)
+        self.real: DescribedNet = caffe.load(path, case.phase, seed=1)
         net, state = Net.read(path), NetState(case.phase)
         self.ours = TorchNet(net, state, seed=1, sources=False)
         self.comparison = Comparison()
@@ -257,7 +257,7 @@ def test_memory_data(caffe: MeasuringWorker, tmp_path: Path) -> None:
         "numpy.savez(sys.argv[3], **{name: blob.data for name, blob in net.blobs.items()})\n"
     )
     run(caffe, script, path, tmp_path / "given.npz", tmp_path / "real.npz")
-    with opened(TorchNet(Net.read(path), NetState("TEST"))) as net:
+    with closing(TorchNet(Net.read(path), NetState("TEST"))) as net:
         ours = net.forward(batch, keep=["x", "l"])
     with np.load(tmp_path / "real.npz") as real:
         for name in batch:
@@ -275,7 +275,7 @@ def test_hdf5_output(caffe: MeasuringWorker, tmp_path: Path, shape: tuple[int, .
     with type(caffe)(caffe.install, threads=1) as worker:  # it closes the file when it ends
         worker.forward(worker.load(path), batch)
     path.write_text(case.net().replace("FILE", str(tmp_path / "ours.h5")))
-    with opened(TorchNet(Net.read(path), NetState("TEST"))) as net:
+    with closing(TorchNet(Net.read(path), NetState("TEST"))) as net:
         net.forward(batch)
         with pytest.raises(EngineError, match=r'layer "case".*one batch'):  # Caffe aborts there
             net.forward(batch)
@@ -336,7 +336,7 @@ def test_channels_may_come_last(kind: str) -> None:
     for case in [case for case in CASES if case.type == kind]:
         found = []
         for layout in (torch.contiguous_format, torch.channels_last):
-            with opened(lone(case)) as net:
+            with closing(lone(case)) as net:
                 inputs = {name: torch.from_numpy(values) for name, values in given(case, chance(case)).items()}
                 inputs = {n: v.contiguous(memory_format=layout) if v.dim() == 4 else v for n, v in inputs.items()}
                 before = {name: values.clone() for name, values in inputs.items()}
@@ -355,7 +355,7 @@ def test_thrift_changes_nothing(kind: str) -> None:
             continue
         found = []
         for retain in (True, False):
-            with opened(lone(case, relu)) as net:
+            with closing(lone(case, relu)) as net:
                 tops = list(
                     net.forward(given(case, chance(case)), keep=[*case.outputs, *net.outputs], retain=retain).values()
                 )
@@ -371,7 +371,7 @@ def test_bf16_stays_near(kind: str) -> None:
         learning = case if case.way == "none" else replace(case, way="loss")
         found = []
         for precision in ("fp32", "bf16"):
-            with opened(lone(learning, precision=precision)) as net:
+            with closing(lone(learning, precision=precision)) as net:
                 tops = list(net.forward(given(learning, chance(case)), keep=[*case.outputs, *net.outputs]).values())
                 if learning.way == "loss":
                     net.backward()

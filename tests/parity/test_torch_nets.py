@@ -30,9 +30,9 @@ from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
+    from measured_caffe import DescribedNet, MeasuringWorker
     from numpy.typing import NDArray
 
-    from deeprebirth_caffe.engines.caffe.client import LoadedNet, MeasuringWorker
     from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 
 Arrays = dict[str, "NDArray[np.float32]"]
@@ -44,7 +44,7 @@ class Pair:
     def __init__(self, caffe: MeasuringWorker, path: Path, phase: str) -> None:
         self.caffe = caffe
         self.net = net = Net.read(path)
-        self.real: LoadedNet = caffe.load(path, phase, seed=1)
+        self.real: DescribedNet = caffe.load(path, phase, seed=1)
         self.ours = FollowingNet(net, NetState(phase), seed=1, sources=False)
         self.ours.load(random_weights(net))
         caffe.set_params(self.real, {name: blobs for name, _, blobs in self.ours.export()[1] if blobs})
@@ -113,7 +113,7 @@ def batched(text: str, batch: int, shape: tuple[int, ...]) -> pb.NetParameter:
     return net
 
 
-def random_inputs(net: LoadedNet, labels: int = 10) -> Arrays:
+def random_inputs(net: DescribedNet, labels: int = 10) -> Arrays:
     rng = np.random.default_rng(5)
     return {
         name: rng.integers(0, labels, net.blobs[name]).astype(np.float32)

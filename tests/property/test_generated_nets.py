@@ -16,17 +16,18 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from measured_caffe import MeasuringWorker
 from netgen import MAKERS, Made, Sources, grow
 
 from deeprebirth_caffe import ops
-from deeprebirth_caffe.engines.caffe.client import CaffeWorker
 from deeprebirth_caffe.formats.prototxt import format_message
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ir.summary import summarize
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.engines.caffe.client import LoadedNet
+    from measured_caffe import DescribedNet
+
     from deeprebirth_caffe.engines.caffe.locate import CaffeInstall
 
 NETS = int(os.environ.get("REBIRTH_GENERATED", "100"))
@@ -62,7 +63,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.fixture(scope="module")
-def worker(caffe_install: CaffeInstall, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaffeWorker]:
+def worker(caffe_install: CaffeInstall, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuringWorker]:
     """A Caffe that finds the module of the Python layers."""
     folder = tmp_path_factory.mktemp("modules")
     (folder / "generated_layers.py").write_text(PYTHON)
@@ -71,13 +72,16 @@ def worker(caffe_install: CaffeInstall, tmp_path_factory: pytest.TempPathFactory
     launcher.write_text(f"#!/bin/sh\nexec '{caffe_install.need_python()}' '{folder / 'start.py'}' \"$@\"\n")
     launcher.chmod(0o755)
     install = replace(caffe_install, python=launcher)
-    with pytest.MonkeyPatch.context() as patch, CaffeWorker(install, threads=1, timeout=300, respawn=True) as worker:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        MeasuringWorker(install, threads=1, timeout=300, respawn=True) as worker,
+    ):
         patch.setenv("REBIRTH_PYTHON_LAYERS", "1")
         yield worker
 
 
 @pytest.fixture(scope="module")
-def sources(worker: CaffeWorker, tmp_path_factory: pytest.TempPathFactory) -> Sources:
+def sources(worker: MeasuringWorker, tmp_path_factory: pytest.TempPathFactory) -> Sources:
     """One file of each kind that data layers read."""
     folder = tmp_path_factory.mktemp("sources")
     cv2 = pytest.importorskip("cv2")
@@ -117,7 +121,7 @@ def _records(path: Path, datum: pb.Datum) -> Path:
     return path
 
 
-def _write_hdf5(worker: CaffeWorker, folder: Path) -> None:
+def _write_hdf5(worker: MeasuringWorker, folder: Path) -> None:
     net = pb.NetParameter()
     source = net.layer.add(name="in", type="Input", top=list(HDF5_SHAPES))
     for shape in HDF5_SHAPES.values():
@@ -131,7 +135,7 @@ def _write_hdf5(worker: CaffeWorker, folder: Path) -> None:
     (folder / "hdf5.txt").write_text(f"{folder / 'stored.h5'}\n")
 
 
-def compare(made: Made, text: str, real: LoadedNet, phase: str) -> None:
+def compare(made: Made, text: str, real: DescribedNet, phase: str) -> None:
     """All that can be known beforehand is as in real Caffe."""
     net = Net.parse(text)
     net.data = {layer: made.data[layer.name] for layer in net.layers if layer.name in made.data}  # type: ignore[misc]
@@ -165,13 +169,13 @@ def compare(made: Made, text: str, real: LoadedNet, phase: str) -> None:
         assert summarize(view).memory_required_for_data == real.memory_required_for_data
 
 
-def inserted(real: LoadedNet, net: Net) -> set[tuple[str, str]]:
+def inserted(real: DescribedNet, net: Net) -> set[tuple[str, str]]:
     """The Split layers that Caffe made."""
     own = {layer.name for layer in net.layers}
     return {(name, kind) for name, kind in real.layers if kind == "Split" and name not in own}
 
 
-def test_generated_nets(worker: CaffeWorker, sources: Sources, tmp_path: Path) -> None:
+def test_generated_nets(worker: MeasuringWorker, sources: Sources, tmp_path: Path) -> None:
     seen: Counter[str] = Counter()
     sizes: list[int] = []
     assert set(MAKERS) == set(worker.info()["layer_types"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,31 +28,15 @@ class LoadedNet:
 
     Attributes:
         handle: What the worker knows it by.
-        path: The file it came from.
-        layers: Name and type of each layer, in Caffe's order, inserted Split layers included.
         blobs: Shape of each blob, in Caffe's order, the copies that Splits make included.
-        params: Shapes of each layer's parameters; layers without any are left out.
         inputs: Blobs without a producer, and those of Input layers.
         outputs: Blobs that nobody reads.
-        bottoms: Blobs that each layer reads.
-        tops: Blobs that each layer writes.
-        copies: For each blob that an inserted Split makes, the blob it copies.
-        shared: For each layer that uses another one's parameters: parameter index -> (owner, its index).
-        memory_required_for_data: Caffe's own figure, in bytes; None where its log could not be read.
     """
 
     handle: int
-    path: Path
-    layers: tuple[tuple[str, str], ...]
     blobs: dict[str, tuple[int, ...]]
-    params: dict[str, tuple[tuple[int, ...], ...]]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    bottoms: dict[str, tuple[str, ...]]
-    tops: dict[str, tuple[str, ...]]
-    copies: dict[str, str] = field(default_factory=dict)
-    shared: dict[str, dict[int, tuple[str, int]]] = field(default_factory=dict)
-    memory_required_for_data: int | None = None
 
 
 Handle = LoadedNet | int
@@ -118,7 +102,7 @@ class CaffeWorker(WorkerProcess):
         if phase not in ("TRAIN", "TEST"):
             raise EngineError(f"phase must be TRAIN or TEST, not {phase!r}")
         with tempfile.TemporaryDirectory(prefix="rebirth-caffe-") as folder:
-            r, _ = self.call(
+            told, _ = self.call(
                 "load",
                 timeout=timeout,
                 net=str(plain_net(Path(_path(net)), Path(folder))),
@@ -129,20 +113,15 @@ class CaffeWorker(WorkerProcess):
                 seed=seed,
                 cwd=None if cwd is None else _path(cwd),
             )
-        names = [name for name, _ in r["layers"]]
+        return self._described(told)
+
+    def _described(self, told: dict[str, Any]) -> LoadedNet:
+        """What the worker tells of a net that it has loaded."""
         return LoadedNet(
-            handle=r["handle"],
-            path=Path(net),
-            layers=tuple((name, kind) for name, kind in r["layers"]),
-            blobs={name: tuple(shape) for name, shape in r["blobs"]},
-            params={name: tuple(tuple(s) for s in shapes) for name, shapes in r["params"]},
-            inputs=tuple(r["inputs"]),
-            outputs=tuple(r["outputs"]),
-            bottoms={name: tuple(b) for name, b in zip(names, r["bottoms"], strict=True)},
-            tops={name: tuple(t) for name, t in zip(names, r["tops"], strict=True)},
-            copies=r["copies"],
-            shared={n: {int(i): (o[0], o[1]) for i, o in by.items()} for n, by in r["shared"].items()},
-            memory_required_for_data=r["memory"],
+            handle=told["handle"],
+            blobs={name: tuple(shape) for name, shape in told["blobs"]},
+            inputs=tuple(told["inputs"]),
+            outputs=tuple(told["outputs"]),
         )
 
     def close(self, net: Handle) -> None:
@@ -155,8 +134,6 @@ class CaffeWorker(WorkerProcess):
         net: Handle,
         inputs: Mapping[str, Array] | None = None,
         blobs: Sequence[str] | None = None,
-        start: str | None = None,
-        end: str | None = None,
         *,
         timeout: float | None = None,
     ) -> dict[str, FloatArray]:
@@ -167,14 +144,11 @@ class CaffeWorker(WorkerProcess):
             inputs: Values to set first, of any blob; a layer that writes the blob overwrites them.
             blobs: Which to give back; None: all but the copies that inserted Splits make. A blob that
                 in-place layers work on has its final contents.
-            start: First layer to run.
-            end: Last layer to run.
             timeout: Seconds.
         """
         arrays = [(name, np.asarray(a)) for name, a in (inputs or {}).items()]
         names = None if blobs is None else list(blobs)
-        _, out = self.call("forward", arrays, timeout=timeout, handle=_handle(net), blobs=names, start=start, end=end)
-        return dict(out)
+        return dict(self.call("forward", arrays, timeout=timeout, handle=_handle(net), blobs=names)[1])
 
     def reshape(self, net: Handle, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
         """Reshapes input blobs and everything behind them; gives the new shape of every blob."""

@@ -57,7 +57,6 @@ class WorkerProcess:
         threads: int | None = None,
         kernels: Kernels | None = None,
         timeout: float | None = None,
-        respawn: bool = False,
     ) -> None:
         """Prepares a worker; the process starts with `start()` or `with`.
 
@@ -66,13 +65,11 @@ class WorkerProcess:
             threads: Threads of the matrix library; None leaves it to the environment.
             kernels: Those that OpenBLAS shall use, whatever the environment says; None: `choose_kernels` finds them.
             timeout: Seconds that a call may take; None: as long as it likes.
-            respawn: Whether a call starts a new process where the last one has died. Its nets are gone.
         """
         self.install = caffe if isinstance(caffe, CaffeInstall) else find_caffe(caffe)
         self.threads = threads
         self._kernels = kernels
         self.timeout = timeout
-        self.respawn = respawn
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._lifeline: int | None = None
@@ -112,7 +109,7 @@ class WorkerProcess:
     def environment(self) -> dict[str, str]:
         """Gives the environment of the process."""
         env = dict(os.environ)
-        # "Memory required for data" is read from the log, so nothing of it may be switched off.
+        # Errors are told out of the log, so nothing of it may be switched off.
         for name in [n for n in env if n.startswith("GLOG_")]:
             del env[name]
         env["GLOG_minloglevel"] = "0"
@@ -244,9 +241,7 @@ class WorkerProcess:
         if not self.running:
             if self._process is not None:
                 raise self._death(f"before {op}")
-            if not self.respawn:
-                raise EngineError("the Caffe process is not running", fatal=True)
-            self.start()
+            raise EngineError("the Caffe process is not running", fatal=True)
         self._trim_log()
         try:
             self._send(op, kw, list(arrays))

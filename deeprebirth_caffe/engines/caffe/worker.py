@@ -168,20 +168,6 @@ def _held(handle: int) -> Held:
     return _nets[handle]
 
 
-def _owners(held: Held) -> dict[str, dict[str, list[Any]]]:
-    """For parameters that several layers share: whose memory they are, as [layer, index]."""
-    seen: dict[int, list[Any]] = {}
-    shared: dict[str, dict[str, list[Any]]] = {}
-    for name, layer in zip(held.names, held.net.layers):
-        for index, blob in enumerate(layer.blobs):
-            if not blob.count:
-                continue
-            owner = seen.setdefault(blob.data.ctypes.data, [name, index])
-            if owner != [name, index]:
-                shared.setdefault(name, {})[str(index)] = owner
-    return shared
-
-
 def _put(blob: Any, array: Any, what: str) -> None:
     if tuple(blob.shape) != tuple(array.shape):
         raise WorkerError(f"{what} is {_shape_text(blob.shape)}, got {_shape_text(array.shape)}")
@@ -416,35 +402,18 @@ def op_load(
         _need_file(weights, "weights file")
         if seed is not None:
             caffe.set_random_seed(seed)
-        position = _log_position()
         number = caffe.TRAIN if phase == "TRAIN" else caffe.TEST
         loaded = caffe.Net(net, number, level=level, stages=stages)
-        log = _log_since(position)
         if weights is not None:
             loaded.copy_from(weights)
     held = Held(loaded)
     handle, _next_handle = _next_handle, _next_handle + 1
     _nets[handle] = held
-    memory = None
-    for line in log.splitlines():
-        if "Memory required for data: " in line:
-            memory = int(line.rsplit(" ", 1)[1])
     return {
         "handle": handle,
-        "layers": [list(pair) for pair in zip(held.names, held.types)],
         "blobs": [[name, list(blob.shape)] for name, blob in zip(held.blob_names, loaded._blobs)],
-        "params": [
-            [name, [list(b.shape) for b in layer.blobs]]
-            for name, layer in zip(held.names, loaded.layers)
-            if len(layer.blobs)
-        ],
         "inputs": [held.blob_names[index] for index in loaded._inputs],
         "outputs": [held.blob_names[index] for index in loaded._outputs],
-        "bottoms": held.bottoms,
-        "tops": held.tops,
-        "copies": held.copies,
-        "shared": _owners(held),
-        "memory": memory,
     }, []
 
 
@@ -469,24 +438,16 @@ def op_reshape(arrays: Arrays, handle: int, shapes: dict[str, list[int]]) -> Ans
     return {"blobs": [[name, list(blob.shape)] for name, blob in zip(held.blob_names, held.net._blobs)]}, []
 
 
-def op_forward(
-    arrays: Arrays,
-    handle: int,
-    blobs: list[str] | None = None,
-    start: str | None = None,
-    end: str | None = None,
-) -> Answer:
-    """Sets blobs, runs layers, gives blobs."""
+def op_forward(arrays: Arrays, handle: int, blobs: list[str] | None = None) -> Answer:
+    """Sets blobs, runs the net, gives blobs."""
     held = _held(handle)
     wanted = held.shown() if blobs is None else blobs
     for name in wanted:
         held.blob(name)
-    first = 0 if start is None else held.layer(start)
-    last = len(held.names) - 1 if end is None else held.layer(end)
     for name, array in arrays:
         _put(held.blob(name), array, f"blob {name!r}")
-    loss = held.net._forward(first, last)
-    return {"loss": loss}, [(name, held.blob(name).data) for name in wanted]
+    held.net._forward(0, len(held.names) - 1)
+    return {}, [(name, held.blob(name).data) for name in wanted]
 
 
 def _fill(held: Held) -> int:
