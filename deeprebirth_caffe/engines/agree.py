@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Array
-    from deeprebirth_caffe.engines.runners import Runner
 
 TOLERANCE = 1e-4
 """Largest max|a-b| / max|a| of an output that counts as the same."""
@@ -60,40 +58,6 @@ def _agreement(name: str, wanted: Array, found: Array | None) -> Agreement:
     if worst > TOLERANCE:
         failure = f'output "{name}" differs by {worst:.2e} of its largest value (at most {TOLERANCE:.0e} is allowed)'
     return Agreement(name, worst, varies, failure)
-
-
-def check_runner(
-    runner: Runner,
-    net: Path,
-    weights: Path | None,
-    *,
-    batch: int | None = None,
-    caffe: str | None = None,
-    seed: int = 0,
-) -> list[Agreement]:
-    """Runs the net of a runner in real Caffe too, on the same random input.
-
-    Args:
-        runner: open.
-        net: what it was opened with.
-        weights: likewise.
-        batch: likewise.
-        caffe: what `--caffe` names.
-        seed: of the input.
-
-    Raises:
-        EngineError: one of the two cannot run it.
-    """
-    from deeprebirth_caffe.engines.prepare import prepare, random_inputs
-    from deeprebirth_caffe.engines.runners import open_runner
-
-    inputs = random_inputs(prepare(net, weights, batch=batch), seed)
-    reference = open_runner("caffe", net, weights, batch=batch, caffe=caffe)
-    try:
-        wanted = reference.forward(inputs)
-    finally:
-        reference.close()
-    return agree(wanted, runner.forward(inputs))
 
 
 def first_failure(found: Sequence[Agreement]) -> str:

@@ -14,12 +14,6 @@ _SPELLED = (
     "Threshold",
 )
 # fmt: on
-_V0_SHORT = {
-    "conv": "Convolution",
-    "pool": "Pooling",
-    "images": "ImageData",
-    "softmax_loss": "SoftmaxWithLoss",
-}
 
 
 def _v1_types() -> dict[int, str]:
@@ -63,7 +57,4 @@ def fork_type(word: str) -> str:
 
 def v0_type(name: str) -> str:
     """Today's type for a V0 layer's type (``conv``, ``innerproduct``); unknown ones stay as they are."""
-    if name in _V0_SHORT:
-        return _V0_SHORT[name]
-    flat = name.replace("_", "").upper()
-    return next((today for today in _SPELLED if today.upper() == flat), name)
+    return V1_TYPES[V0_TYPES[name]] if name in V0_TYPES else name

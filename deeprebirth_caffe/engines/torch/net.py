@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from deeprebirth_caffe.data import DataLayer
 
-__all__ = ["AUTOMATIC", "FED", "READ", "TorchNet", "opened"]
+__all__ = ["AUTOMATIC", "FED", "READ", "TorchNet"]
 
 Given = Mapping[str, "NDArray[Any] | torch.Tensor"]
 
@@ -453,12 +453,3 @@ def _encoded(tensor: torch.Tensor) -> str:
 
 def _decoded(text: str, kind: type[np.generic]) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(base64.b64decode(text), dtype=kind).copy())
-
-
-@contextmanager
-def opened(net: TorchNet) -> Iterator[TorchNet]:
-    """Closes the net at the end."""
-    try:
-        yield net
-    finally:
-        net.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -38,29 +38,8 @@ from deeprebirth_caffe.formats.hdf5 import check_writable
 from deeprebirth_caffe.formats.solverstate import SolverState, read_solverstate
 from deeprebirth_caffe.ir import Weights
 
-
-class Where(Protocol):
-    """Where and how nets run; TorchEngine is one."""
-
-    @property
-    def device(self) -> str:
-        """PyTorch's name of it."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """fp32 or bf16."""
-        ...
-
-    @property
-    def seed(self) -> int | None:
-        """Of the random numbers where the solver gives none; None: any."""
-        ...
-
-    @property
-    def cache(self) -> int | None:
-        """Bytes to keep what never changes in; None: a quarter of what is free."""
-        ...
+if TYPE_CHECKING:
+    from deeprebirth_caffe.engines.torch.engine import TorchEngine
 
 
 @dataclass(frozen=True)
@@ -284,7 +263,7 @@ class TorchTrainer:
 
 @contextmanager
 def open_trainer(
-    engine: Where,
+    engine: TorchEngine,
     solver: Path | str,
     *,
     weights: Sequence[Path | str] = (),
@@ -353,7 +332,7 @@ def read_weights(path: Path, planned: PlannedNet) -> Weights:
     return Weights.read(path, [layer.param for layer in planned.net.layers])
 
 
-def _seed(plan: Plan, engine: Where) -> int:
+def _seed(plan: Plan, engine: TorchEngine) -> int:
     if plan.param.random_seed >= 0:
         return int(plan.param.random_seed)
     return secrets.randbits(31) if engine.seed is None else engine.seed
