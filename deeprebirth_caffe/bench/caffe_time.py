@@ -33,9 +33,6 @@ WHOLE = ("Embed", "BatchReindex", "LSTM", "RNN", "LSTMUnit")
 def dressed(net: Net) -> tuple[pb.NetParameter, frozenset[str]]:
     """A deploy net that fills itself.
 
-    Args:
-        net: with Input layers.
-
     Returns:
         Its message, and the names of the layers that make the input.
     """

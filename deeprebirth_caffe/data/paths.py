@@ -13,10 +13,6 @@ from deeprebirth_caffe.proto import caffe_pb2 as pb
 def find_path(name: str, root: str | Path = ".") -> Path:
     """Where a path of a net leads: from the directory that Caffe would be started in, whatever file names it.
 
-    Args:
-        name: the path, as the file gives it.
-        root: that directory.
-
     Raises:
         RebirthError: it cannot be a path.
     """

@@ -11,15 +11,7 @@ BATCH, EPOCH, START, FILES = range(4)
 
 
 def generator(seed: int, layer: str, kind: int, number: int = 0, part: int = 0) -> np.random.Generator:
-    """Random numbers for one purpose.
-
-    Args:
-        seed: the run's.
-        layer: the layer's name.
-        kind: BATCH, EPOCH, START or FILES.
-        number: of the batch or epoch.
-        part: of it.
-    """
+    """Random numbers for one purpose."""
     name = zlib.crc32(layer.encode("utf-8", "surrogatepass"))
     key = (seed % (1 << 64)) + ((kind << 32 | name) << 64)
     return np.random.Generator(np.random.Philox(key=key, counter=(number << 64) + (part << 128)))

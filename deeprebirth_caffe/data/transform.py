@@ -30,12 +30,6 @@ class Transform:
     def __init__(self, param: pb.LayerParameter, train: bool, root: Path, scale: float | None = None) -> None:
         """Reads transform_param, and the mean file it names.
 
-        Args:
-            param: the data layer.
-            train: whether crops are random.
-            root: where its paths start.
-            scale: used instead of its own.
-
         Raises:
             RebirthError: fields contradict each other, or the mean file cannot be used.
         """

@@ -40,10 +40,6 @@ def choose(options: EngineOptions, views: Iterable[View]) -> Choice:
     oldest ones PyTorch is 1.9 to 4 times as fast. The figures were taken on one core of x86 servers, and say nothing
     close to the border between the two. On a GPU it is always PyTorch: this Caffe has none.
 
-    Args:
-        options: what the user says.
-        views: all that it will have to run.
-
     Raises:
         EngineError: the one that is wanted is not here or does not run the nets, or none does.
         UsageError: an option belongs to the other engine.

@@ -27,12 +27,7 @@ _SLACK = 1 << 20
 
 
 def snapshot_room(solver: pb.SolverParameter, numbers: int) -> int:
-    """About how many bytes must be free for a snapshot while it is written.
-
-    Args:
-        solver: what saves.
-        numbers: how many weights the net has.
-    """
+    """About how many bytes must be free for a snapshot while it is written."""
     histories = 2 if solver.type in TWO_HISTORIES else 1
     # Real Caffe's state stands there twice for a while, before and after its weights have been renamed.
     return 4 * numbers * (1 + bool(solver.snapshot_diff) + 2 * histories) + _SLACK

@@ -48,9 +48,6 @@ class LmdbCursor:
     def __init__(self, path: Path) -> None:
         """Opens a database at its first record.
 
-        Args:
-            path: its directory, or its only file.
-
         Raises:
             RebirthError: it is no database, damaged, cut off or empty.
         """

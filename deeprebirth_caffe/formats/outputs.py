@@ -137,9 +137,6 @@ class Place:
     def check(self, inputs: Iterable[Path | None] = ()) -> None:
         """Refuses the directory before any work is done.
 
-        Args:
-            inputs: files that the command reads.
-
         Raises:
             RebirthError: it is not empty and `force` is not set, or the command reads what it would replace or remove.
         """
@@ -148,11 +145,7 @@ class Place:
         check_inputs(known, [path for path in inputs if _is_file(path)])
 
     def notes(self, written: Collection[str]) -> list[str]:
-        """What people should know of files that are in the directory already.
-
-        Args:
-            written: the files of the new result.
-        """
+        """What people should know of files that are in the directory already."""
         gone = self._gone(written)
         found = [f"{self.directory}: removed, for it is an older result's: {_some(gone)}"] if gone else []
         there = sorted(one.name for one in self.directory.iterdir()) if self.directory.is_dir() else []

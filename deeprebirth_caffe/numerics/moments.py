@@ -21,11 +21,7 @@ class SecondMoment:
     """
 
     def __init__(self, size: int) -> None:
-        """Starts from nothing.
-
-        Args:
-            size: of the vectors.
-        """
+        """Starts from nothing."""
         self.count = 0
         self._sum = np.zeros((size, size) if size <= MAX_WHOLE else size)
 

@@ -24,12 +24,7 @@ class RowFile:
     """A file of float32 rows, all of one width: first written from end to end, then read."""
 
     def __init__(self, path: Path, width: int) -> None:
-        """Opens it.
-
-        Args:
-            path: of the file, which is made anew.
-            width: numbers in a row.
-        """
+        """Opens it."""
         self.width = width
         self.count = 0
         self._path = path

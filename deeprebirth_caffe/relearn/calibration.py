@@ -65,14 +65,6 @@ def read_moments(
 ) -> dict[str, Any]:
     """The second moment of what each layer reads.
 
-    Args:
-        path: of the net.
-        net: it, with its weights.
-        weights: their file.
-        readings: of the layers.
-        options: what to run through the net.
-        notes: takes what people should know.
-
     Returns:
         By layer, as `numerics.moments.SecondMoment` gives it; one that says nothing is left out.
     """

@@ -41,10 +41,6 @@ def older_snapshots(plan: Plan) -> list[Path]:
 def check_overwriting(plan: Plan, iterations: Sequence[int]) -> None:
     """Refuses to write over an older run's snapshots.
 
-    Args:
-        plan: of the run.
-        iterations: when it will save.
-
     Raises:
         RebirthError: it names the first.
     """
@@ -67,11 +63,6 @@ def check_overwriting(plan: Plan, iterations: Sequence[int]) -> None:
 
 def check_room(plan: Plan, solver: pb.SolverParameter, view: View) -> None:
     """Makes the directory of the snapshots and looks whether one fits into it.
-
-    Args:
-        plan: of the run.
-        solver: as it will run.
-        view: the training net.
 
     Raises:
         RebirthError: the directory cannot be made or written, or there is no room.

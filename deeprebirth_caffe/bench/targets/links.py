@@ -13,9 +13,6 @@ FORMS = "adb, adb:SERIAL, ssh:[USER@]HOST[:PORT]"
 def link(spec: str) -> Callable[[], Transport]:
     """What opens the link to a device.
 
-    Args:
-        spec: one of FORMS.
-
     Raises:
         UsageError: it is none.
     """

@@ -99,9 +99,6 @@ def _bytes_in(folder: Path) -> int:
 def remove(prefix: Path) -> bool:
     """Deletes a directory that the script made, finished or not.
 
-    Args:
-        prefix: the directory.
-
     Returns:
         Whether there was one.
 

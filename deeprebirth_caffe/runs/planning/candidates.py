@@ -91,14 +91,7 @@ def find_merges(net: Net, passes: Sequence[Pass], selected: Selected) -> Found:
 
 
 def find_variants(net: Net, passes: Sequence[Pass], selected: Selected, merges: Sequence[Merge]) -> list[list[Merge]]:
-    """What some of the relearning passes do, for every choice of them: all first, then ever fewer.
-
-    Args:
-        net: left as it is.
-        passes: all.
-        selected: which stages may change.
-        merges: what all of them do.
-    """
+    """What some of the relearning passes do, for every choice of them: all first, then ever fewer."""
     names = [one.name for one in passes if any(one.name in merge.passes for merge in merges)]
     found = [list(merges)]
     for size in range(len(names) - 1, 0, -1):
@@ -118,12 +111,7 @@ def exactly(stage: str, stages: Iterable[str]) -> str:
 
 
 def together(net: Net, merges: Sequence[Merge]) -> list[tuple[Merge, ...]]:
-    """The steps in which merges are learned, as the paper groups them; see the module.
-
-    Args:
-        net: as it is before.
-        merges: from the bottom to the top.
-    """
+    """The steps in which merges are learned, as the paper groups them; see the module."""
     view = _test_view(net)
     names = {**_modules(view, merges), **_branches(view)}
     # What has no group of its own is alone in it.

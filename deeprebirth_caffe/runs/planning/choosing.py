@@ -67,12 +67,7 @@ def choose(
 
 
 def frontier(offers: Sequence[Offer], total_ms: float) -> list[dict[str, Offer]]:
-    """What can be had: choices from the slowest to the fastest, none of them slower and dearer than another.
-
-    Args:
-        offers: all that there are.
-        total_ms: what the net takes without any.
-    """
+    """What can be had: choices from the slowest to the fastest, none of them slower and dearer than another."""
     found: list[dict[str, Offer]] = []
     for grown in _grown(offers, None):
         # Moves that lower the error come first, so that an earlier choice may be slower and no cheaper.

@@ -221,13 +221,7 @@ def _passes_of(merge: Merge, chosen: set[tuple[str, tuple[str, ...]]]) -> list[t
 
 
 def _steps(net: Net, whole: Sequence[Merge], merges: Sequence[Merge]) -> Iterator[PlannedStep]:
-    """The steps.
-
-    Args:
-        net: as it is before.
-        whole: what all passes would do.
-        merges: what is done.
-    """
+    """The steps."""
     from deeprebirth_caffe.runs.schedule.model import RESERVED
 
     stages = list(dict.fromkeys(layer.stage for layer in net.layers))

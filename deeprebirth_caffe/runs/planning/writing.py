@@ -96,11 +96,7 @@ def _title(options: PlanOptions, name: str, reached: Reached | None, unmet: str)
 
 
 def run_words(options: PlanOptions) -> list[str]:
-    """The command that runs the schedule, from the current folder: what it names as a program or a device stands there.
-
-    Args:
-        options: what the user says.
-    """
+    """The command that runs the schedule, from the current folder, with the programs and devices it needs."""
     words = ["rebirth", "run", str(options.out)]
     if options.engine.caffe is not None:
         words += ["--caffe", options.engine.caffe]

@@ -75,11 +75,6 @@ def own_output(metric: str, outputs: Sequence[str]) -> str:
 def drop(base: Step, step: Step, metric: str) -> Drop | None:
     """What a step's net lost.
 
-    Args:
-        base: of the first net.
-        step: of the other.
-        metric: the output to look at.
-
     Returns:
         None where one of them was not tested.
     """
@@ -175,11 +170,6 @@ def trade(run: Run, pair: Pair, metric: str) -> list[Point]:
 
     Nets that were timed have their measured times. Those between them have a time that is put together from the first
     and the last merged one: a stage that has been merged takes its time in the latter, the others theirs in the former.
-
-    Args:
-        run: the run.
-        pair: a timing's first and last net.
-        metric: the accuracy to look at.
     """
     base = run.base
     if base is None or metric not in base.test:

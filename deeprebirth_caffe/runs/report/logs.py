@@ -48,10 +48,6 @@ class Log:
 def read_log(path: Path, label: str = "") -> Log:
     """Reads a log line by line.
 
-    Args:
-        path: of the file.
-        label: what to call it.
-
     Raises:
         RebirthError: a line is none of a log. The last one may be torn: the run may be at it now.
     """

@@ -14,13 +14,7 @@ SPECIAL = re.compile(r"([\\`*\[\]<>|~]|^#|(?<!\w)_|_(?!\w))")
 
 
 def text(title: str, remark: str, found: Sequence[Section]) -> str:
-    """The whole file.
-
-    Args:
-        title: its heading.
-        remark: a line below that.
-        found: the sections.
-    """
+    """The whole file."""
     parts = [f"# {_shown(title)}", _shown(remark)]
     for section in found:
         parts.append(f"## {_shown(section.title)}")

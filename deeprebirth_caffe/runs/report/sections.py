@@ -401,8 +401,8 @@ def _remarks(log: Log) -> str:
     return "; ".join(remarks) or NONE
 
 
-def _log_plots(name: str, log: Log, shown: Sequence[str]) -> Sequence[str]:
-    found = []
+def _log_plots(name: str, log: Log, shown: Sequence[str]) -> list[str]:
+    found: list[str] = []
     if log.loss:
         found.append(plot([Line(log.loss)], f"{name}: loss", "iteration", marks=log.falls))
     metric = own_output(shown[0], list(log.tests)) if shown else ""

@@ -20,9 +20,6 @@ HTML, MARKDOWN = "report.html", "report.md"
 def report(options: ReportOptions) -> dict[str, Any]:
     """Writes a run's report.
 
-    Args:
-        options: what to do.
-
     Returns:
         The figures that docs/json.md describes.
 

@@ -209,10 +209,6 @@ class Context:
 def read_inputs(schedule: Schedule, path: Path) -> Inputs:
     """Finds and reads the files of a schedule.
 
-    Args:
-        schedule: read and sound.
-        path: of its file.
-
     Raises:
         RebirthError: one is not there or cannot be read, or they do not belong together.
     """

@@ -34,7 +34,7 @@ from deeprebirth_caffe.runs.schedule.accuracy import over_budget, points, values
 from deeprebirth_caffe.runs.schedule.context import Context, Stage
 from deeprebirth_caffe.runs.schedule.digests import file_digest
 from deeprebirth_caffe.runs.schedule.solvers import PREFIX, SolverText, relearning, without_places
-from deeprebirth_caffe.runs.schedule.state import Parts
+from deeprebirth_caffe.runs.schedule.state import Parts, remove
 from deeprebirth_caffe.training.runlog import LINE_SHAPE
 from deeprebirth_caffe.wording import WORTH_TELLING, about
 
@@ -94,16 +94,6 @@ def relearn(
     paper: bool = False,
 ) -> list[Attempt]:
     """Relearns a net, again and longer while its budget is overdrawn and retries are left.
-
-    Args:
-        context: of the run.
-        parts: of the step.
-        net: the training net.
-        start: weights to begin with.
-        learn: how.
-        budget: what it may lose.
-        before: the net of the step before.
-        paper: as the paper did it.
 
     Returns:
         All attempts; `chosen` takes one.
@@ -273,13 +263,6 @@ def last_state(folder: Path, iterations: int) -> Path | None:
 def evaluate(context: Context, parts: Parts, name: str, net: Path, weights: Path) -> tuple[dict[str, Any], str | None]:
     """Tests a net.
 
-    Args:
-        context: of the run.
-        parts: of the step.
-        name: of this test.
-        net: what is tested.
-        weights: of it.
-
     Returns:
         Its figures, and the name of the file with the hits of each image (uint8, images x 2: top-1, top-5).
     """
@@ -342,12 +325,8 @@ def copy_file(source: Path, target: Path) -> None:
 
 def _clear(folder: Path, keep: Sequence[str]) -> None:
     for one in folder.iterdir():
-        if one.name in keep:
-            continue
-        if one.is_dir() and not one.is_symlink():
-            shutil.rmtree(one)
-        else:
-            one.unlink(missing_ok=True)
+        if one.name not in keep:
+            remove(one)
 
 
 def _number(state: Path) -> int:

@@ -59,10 +59,6 @@ SHOWN = ("step", "kind", "stages", "status", "net", "weights", "test", "drop", "
 def run(options: RunOptions, watcher: Watcher) -> dict[str, Any]:
     """Runs a schedule, or goes on with it.
 
-    Args:
-        options: what to do.
-        watcher: is told what happens.
-
     Returns:
         What docs/json.md describes.
 

@@ -109,7 +109,7 @@ class Parts:
             self._parts[name] = {"of": key, "done": False, "seconds": 0.0}
             self._write()
             for file in files:
-                _remove(self.folder / file)
+                remove(self.folder / file)
         row = self._parts[name]
         began, earlier = time.monotonic(), float(row["seconds"])
         try:
@@ -136,7 +136,8 @@ class Parts:
         write_json(self.folder / STEP, {"version": 1, **self._facts, "parts": self._parts})
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Removes a file, a link or a whole folder."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -160,7 +161,7 @@ def sweep(out: Path) -> None:
     """Removes what a killed run was writing in its folder; nobody else may work there."""
     for one in list(out.rglob(".*.tmp")):
         if _HALF.fullmatch(one.name):
-            _remove(one)
+            remove(one)
 
 
 def arrange(out: Path, names: Sequence[str]) -> list[Path]:
@@ -168,10 +169,6 @@ def arrange(out: Path, names: Sequence[str]) -> list[Path]:
 
     A step that has another number than before keeps its folder, under the new number; folders of steps that are not in
     the schedule any more go to `unused`, and come back from there.
-
-    Args:
-        out: the run's folder.
-        names: of the steps.
     """
     wanted = [f"{number:02}-{name}" for number, name in enumerate(names)]
     there = {one: found[1] for one in out.iterdir() if (found := _FOLDER.fullmatch(one.name)) and _is_step(one)}
@@ -179,7 +176,7 @@ def arrange(out: Path, names: Sequence[str]) -> list[Path]:
         if folder.name not in wanted:
             aside = out / UNUSED / name
             aside.parent.mkdir(exist_ok=True)
-            _remove(aside)
+            remove(aside)
             folder.rename(aside)
     for name, numbered in zip(names, wanted, strict=True):
         aside = out / UNUSED / name

@@ -26,9 +26,6 @@ TAIL = 1 << 16
 def status(directory: Path) -> dict[str, Any]:
     """What a run has done.
 
-    Args:
-        directory: of the run.
-
     Returns:
         What docs/json.md describes.
 

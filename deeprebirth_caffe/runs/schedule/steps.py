@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,28 +83,16 @@ def tasks_of(schedule: Schedule) -> list[Task]:
     """The steps of a run, in order."""
     found = [Task("base", "base", (), _base)]
     for step in schedule.steps:
-        found.append(Task(step.name, "step", step.stages, _step_of(step)))
+        found.append(Task(step.name, "step", step.stages, partial(_step, step=step)))
     if (joint := schedule.joint) is not None:
-        found.append(Task("joint", "joint", (), _joint_of(joint)))
+        found.append(Task("joint", "joint", (), partial(_joint, step=joint)))
     if (tucker := schedule.tucker) is not None:
-        found.append(Task("tucker", "tucker", tucker.only, _tucker_of(tucker)))
+        found.append(Task("tucker", "tucker", tucker.only, partial(_tucker, step=tucker)))
     if schedule.deploy is not None:
         found.append(Task("deploy", "deploy", (), _deploy))
     if schedule.time is not None:
         found.append(Task("time", "time", (), _time))
     return found
-
-
-def _step_of(step: Step) -> Callable[[Context, Parts, Stage | None], Stage]:
-    return lambda context, parts, before: _step(context, parts, before, step)
-
-
-def _joint_of(step: Joint) -> Callable[[Context, Parts, Stage | None], Stage]:
-    return lambda context, parts, before: _joint(context, parts, before, step)
-
-
-def _tucker_of(step: TuckerStep) -> Callable[[Context, Parts, Stage | None], Stage]:
-    return lambda context, parts, before: _tucker(context, parts, before, step)
 
 
 def _base(context: Context, parts: Parts, _: Stage | None) -> Stage:

@@ -32,12 +32,6 @@ class Floor(torch.autograd.Function):
 def class_numbers(spec: Spec, values: Tensor, classes: int, what: str = "label") -> Tensor:
     """Labels or indices as whole numbers, cut off as C does it.
 
-    Args:
-        spec: the layer's.
-        values: the numbers.
-        classes: how many there are to choose from.
-        what: what to call a number in an error.
-
     Raises:
         EngineError: one lies outside; Caffe would read beyond its memory.
     """
