@@ -128,8 +128,8 @@ def read_floats(data: wire.Buffer, number: int) -> NDArray[Any]:
     resume, end = 0, len(data)
     while resume < end:
         at, resume = resume, end
-        for found, kind, first, last in wire.fields(data, at, end):
-            if found == number:
+        for field, kind, first, last in wire.fields(data, at, end):
+            if field == number:
                 behind = floats.take(data, kind, first, last, end)
                 if behind != last:
                     resume = behind
@@ -184,9 +184,9 @@ class _Values:
         while rows < most:
             look = min(2 * look, most - rows)
             tags = np.frombuffer(data, np.uint8, look * step, begin + rows * step)[::step]
-            others = np.flatnonzero(tags != self._tag)
-            if others.size:
-                rows += int(others[0])
+            gaps = np.flatnonzero(tags != self._tag)
+            if gaps.size:
+                rows += int(gaps[0])
                 break
             rows += look
         run = np.frombuffer(data, np.uint8, rows * step, begin).reshape(rows, step)

@@ -89,9 +89,9 @@ def read_caffemodel(path: str | os.PathLike[str]) -> Caffemodel:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise CaffemodelError(f"{name}: cannot read it: {reason}") from error
     logging.getLogger(__name__).info("read %s", name)
-    other = not_weights(data[:1024], name)
-    if other:
-        raise CaffemodelError(f"{name}: {other}")
+    kind = not_weights(data[:1024], name)
+    if kind:
+        raise CaffemodelError(f"{name}: {kind}")
     try:
         model = _Reader(name, data).net()
     except wire.WireError as error:

@@ -232,7 +232,7 @@ def publish_directory(
     check_directory(directory, force)
     target = Path(os.path.realpath(directory))
     fresh = not target.exists()
-    made = _missing_parents(target) if fresh else []
+    parents = _missing_parents(target) if fresh else []
     done = False
     work = (target.parent if fresh else target) / f".rebirth-{secrets.token_hex(4)}.tmp"
     try:
@@ -262,7 +262,7 @@ def publish_directory(
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if not done:
-            for parent in made:
+            for parent in parents:
                 with contextlib.suppress(OSError):
                     parent.rmdir()
 

@@ -90,31 +90,31 @@ _LINKS = 16
 
 def _follow(group: Any, path: str, links: int) -> Any:
     h5py = _h5py(path)
-    found = group.file["/"] if path.startswith("/") else group
+    item = group.file["/"] if path.startswith("/") else group
     for part in path.split("/"):
         if part in ("", "."):
             continue
-        link = found.get(part, getlink=True) if isinstance(found, h5py.Group) else None
+        link = item.get(part, getlink=True) if isinstance(item, h5py.Group) else None
         if isinstance(link, h5py.ExternalLink):
             raise Hdf5Error(f"{path!r} is a link into another file ({link.filename}), which is not read")
         if isinstance(link, h5py.SoftLink):
             if not links:
                 raise Hdf5Error(f"{path!r} is a link to a link to a link without end")
-            found = _follow(found, os.fsdecode(link.path), links - 1)  # bytes where it is no UTF-8
+            item = _follow(item, os.fsdecode(link.path), links - 1)  # bytes where it is no UTF-8
         else:
-            found = found.get(part) if link is not None else None
-        if found is None:
+            item = item.get(part) if link is not None else None
+        if item is None:
             return None
-    return found
+    return item
 
 
 def find_dataset(file: Any, path: str, *, itemsize: int = 0) -> Any:
     """A dataset that may be read; None where there is none of that name. See `find_object` and `check_dataset`."""
-    found = find_object(file, path)
-    if not isinstance(found, _h5py(path).Dataset):
+    dataset = find_object(file, path)
+    if not isinstance(dataset, _h5py(path).Dataset):
         return None
-    check_dataset(found, path, itemsize=itemsize)
-    return found
+    check_dataset(dataset, path, itemsize=itemsize)
+    return dataset
 
 
 def count_rows(path: str | os.PathLike[str], name: str) -> int:
@@ -126,9 +126,9 @@ def count_rows(path: str | os.PathLike[str], name: str) -> int:
     """
     with open_hdf5(path) as file:
         with told_as_damage(f"{os.fspath(path)}: cut off or damaged at {name!r}"):
-            found = find_dataset(file, name)
-            if found is not None:
-                return len(found)
+            dataset = find_dataset(file, name)
+            if dataset is not None:
+                return len(dataset)
         raise KeyError(name)
 
 
@@ -282,10 +282,10 @@ class Reader:
 
     def group(self, name: str) -> Any:
         """A group of the file; another object, or nothing, is told as damage."""
-        found = self._get(self.file, name)
-        if not isinstance(found, self._group):
+        group = self._get(self.file, name)
+        if not isinstance(group, self._group):
             raise Hdf5Error(f"{self.name}: cut off or damaged at {name!r}; download or copy it again")
-        return found
+        return group
 
     def numbered(self, group: Any, what: str) -> dict[int, Array]:
         """The arrays of a group, by the numbers they are called."""
@@ -301,18 +301,18 @@ class Reader:
 
     def array(self, group: Any, key: str) -> Array | None:
         """The values of a dataset; None where there is none of that name."""
-        found = self._get(group, key)
-        if not isinstance(found, self._dataset):
+        dataset = self._get(group, key)
+        if not isinstance(dataset, self._dataset):
             return None
         with told_as_damage(f"{self.name}: cut off or damaged at {key!r}"):
             try:
-                if found.dtype.kind == "O" and found.shape:
+                if dataset.dtype.kind == "O" and dataset.shape:
                     raise Hdf5Error(f"{key!r} holds texts, not numbers")
-                self._size += check_dataset(found, key, packed=PACKED)
+                self._size += check_dataset(dataset, key, packed=PACKED)
                 memory.need(self._size, "what it holds")
             except RebirthError as error:
                 raise Hdf5Error(f"{self.name}: {error}") from error
-            return np.asarray(found[()])
+            return np.asarray(dataset[()])
 
     def _get(self, group: Any, key: str) -> Any:
         with told_as_damage(f"{self.name}: cut off or damaged at {key!r}"):

@@ -193,8 +193,8 @@ def shaped(data: Any, shape: Shape, where: str = "") -> Any:
 
 def as_number(value: object) -> float | None:
     """A figure of a file as a float; None for what is none."""
-    found = _number(value, NUMBER)
-    return None if found is None else float(found)
+    number = _number(value, NUMBER)
+    return None if number is None else float(number)
 
 
 _TOO_DEEP = f"its lists and objects are nested more than {DEEPEST} deep"

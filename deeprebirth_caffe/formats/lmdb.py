@@ -201,8 +201,8 @@ class LmdbCursor:
             raise _damaged(f"it points to page {number} of {self._last + 1}")
         start: int = number * self._size
         self._need(start + self._size)
-        own, _, flags, _, _ = _PAGE.unpack_from(self._view, start)
-        if own != number or flags & (_BRANCH | _LEAF | _BIG | _META_PAGE) != kind:
+        stored, _, flags, _, _ = _PAGE.unpack_from(self._view, start)
+        if stored != number or flags & (_BRANCH | _LEAF | _BIG | _META_PAGE) != kind:
             raise _damaged(f"page {number} is none of its tree")
         return start
 

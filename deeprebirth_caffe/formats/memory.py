@@ -27,7 +27,7 @@ def free_bytes() -> int | None:
     if os.environ.get(VARIABLE, "").strip():
         return environment_limit(VARIABLE, 0) << 20
     free = [
-        found for found in (_available(), *(_left(*files) for files in _GROUPS), _address_space()) if found is not None
+        limit for limit in (_available(), *(_left(*files) for files in _GROUPS), _address_space()) if limit is not None
     ]
     return min(free, default=None)
 

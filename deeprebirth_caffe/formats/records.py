@@ -109,8 +109,8 @@ def _first_hdf5(listing: Path, root: str | os.PathLike[str], top: str) -> tuple[
         if path is None:
             return None
         with told_as_damage(str(path)), open_hdf5(path) as file:
-            found = find_object(file, top)
-            shape = getattr(found, "shape", None)
+            dataset = find_object(file, top)
+            shape = getattr(dataset, "shape", None)
             return tuple(int(size) for size in shape[1:]) if shape else None
     return None
 

@@ -129,7 +129,7 @@ def _release(shared: _Shared) -> None:
         shared.users -= 1
         if shared.users or shared.process != os.getpid():
             return
-        for name in [name for name, one in _shared.items() if one is shared]:
+        for name in [name for name, store in _shared.items() if store is shared]:
             del _shared[name]
         shared.handle.close()
 

@@ -40,18 +40,18 @@ def strangers(doc: Document, nodes: Sequence[Node], table: Table, prefix: str = 
 
 def extra_fields(doc: Document, nodes: Sequence[Node], table: Table) -> Extra:
     """Everything in a block that its message type does not know."""
-    found: dict[str, list[Scalar]] = {}
+    fields: dict[str, list[Scalar]] = {}
     for path, node in strangers(doc, nodes, table):
-        _collect(doc, path, node, found)
-    return {path: tuple(values) for path, values in found.items()}
+        _collect(doc, path, node, fields)
+    return {path: tuple(values) for path, values in fields.items()}
 
 
-def _collect(doc: Document, path: str, node: Node, found: dict[str, list[Scalar]]) -> None:
-    values = found.setdefault(path, [])
+def _collect(doc: Document, path: str, node: Node, fields: dict[str, list[Scalar]]) -> None:
+    values = fields.setdefault(path, [])
     for item in occurrences(node):
         if item.kind == BLOCK:
             for kid in item.kids:
-                _collect(doc, f"{path}.{kid.name}", kid, found)
+                _collect(doc, f"{path}.{kid.name}", kid, fields)
         else:
             values.append(_value(doc.text[item.vstart : item.end], item.kind))
 

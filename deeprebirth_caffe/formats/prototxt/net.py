@@ -53,8 +53,8 @@ class LayerSource:
         """The fields that the schema does not have, with their values."""
         if not self.unknown:
             return {}
-        found = extra_fields(self._doc, self._node.kids, _LAYER)
-        return {path: values for path, values in found.items() if not _within(path, self._cut)}
+        fields = extra_fields(self._doc, self._node.kids, _LAYER)
+        return {path: values for path, values in fields.items() if not _within(path, self._cut)}
 
     def where_of(self, path: str) -> str:
         """``file:line:column`` of a field that the schema does not have; of the layer where it is not there."""
@@ -158,8 +158,8 @@ class NetSource:
     def where_of(self, path: str) -> str:
         """``file:line:column`` of a field of the header that the schema does not have; else of the file."""
         header = [node for node in self._file_nodes if node.name not in ("layer", "layers")]
-        found = strangers(self._file, header, _NET)
-        return self._file.where(next((node.start for name, node in found if path.split(".")[0] == name), 0))
+        nodes = strangers(self._file, header, _NET)
+        return self._file.where(next((node.start for name, node in nodes if path.split(".")[0] == name), 0))
 
     def render(
         self,

@@ -83,12 +83,12 @@ class Patcher:
     def _neighbour(self, field: Field, alive: list[Node]) -> Node | None:
         """The last field that the schema has in front of `field`."""
         by_name = self._table.by_name
-        found = None
+        nearest = None
         for node in alive:
             known = by_name.get(node.name)
             if known is not None and known.order <= field.order:
-                found = node
-        return found
+                nearest = node
+        return nearest
 
 
 class _Repeated:

@@ -16,9 +16,9 @@ _ON_ONE_LINE = {"BlobShape"}
 def present(message: Message) -> list[tuple[Field, list[Any]]]:
     """The fields that are set, in the schema's order, with their values (one for a singular field)."""
     by_name = table_of(message.DESCRIPTOR).by_name
-    found = [(by_name[descriptor.name], value) for descriptor, value in message.ListFields()]
-    found.sort(key=lambda pair: pair[0].order)
-    return [(field, list(value) if field.repeated else [value]) for field, value in found]
+    pairs = [(by_name[descriptor.name], value) for descriptor, value in message.ListFields()]
+    pairs.sort(key=lambda pair: pair[0].order)
+    return [(field, list(value) if field.repeated else [value]) for field, value in pairs]
 
 
 def message_lines(message: Message, indent: str, unit: str) -> list[str]:

@@ -203,12 +203,12 @@ class _Parser:
         text = self.text
         if kind == 0:
             return self.doc.error(len(text.rstrip()), f"the text ends where {wanted} should be; is it cut off?")
-        found = text[start:end]
-        if kind == _BAD and found in "\"'":
-            return self.doc.error(start, f"a string that starts here is not closed on its line; add {found}")
-        if len(found) > 40:
-            found = found[:37] + "..."
-        return self.doc.error(start, f"unexpected {found!a}, expected {wanted}; correct the text here")
+        token = text[start:end]
+        if kind == _BAD and token in "\"'":
+            return self.doc.error(start, f"a string that starts here is not closed on its line; add {token}")
+        if len(token) > 40:
+            token = token[:37] + "..."
+        return self.doc.error(start, f"unexpected {token!a}, expected {wanted}; correct the text here")
 
 
 def parse_tree(doc: Document) -> list[Node]:
