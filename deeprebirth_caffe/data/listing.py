@@ -176,7 +176,7 @@ def _visible(letter: str) -> str:
 
 
 def _numbered(entries: Iterable[Entry]) -> list[Entry]:
-    return [Entry(number, one.name, one.path, one.label) for number, one in enumerate(entries)]
+    return [Entry(number, entry.name, entry.path, entry.label) for number, entry in enumerate(entries)]
 
 
 def _join(listing: Path, root: Path | None, name: str) -> str:
@@ -206,8 +206,8 @@ def _read_labels(path: Path) -> list[str]:
 def _subfolders(folder: Path) -> list[str]:
     """The folders in a folder that may be classes: not hidden, no databases."""
     try:
-        with os.scandir(folder) as found:
-            names = [one.name for one in found if one.is_dir() and not one.name.startswith(".")]
+        with os.scandir(folder) as items:
+            names = [item.name for item in items if item.is_dir() and not item.name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -223,24 +223,24 @@ def _read_part(part: str, root: Path, classes: list[str], notes: list[str]) -> P
             f"{root / strangers[0]}: there is no such class ({len(classes)} are known); remove this folder"
         )
     entries: list[Entry] = []
-    others = 0
+    skipped = 0
     for name in classes:
         files, more = _pictures(root / name)
-        others += more
+        skipped += more
         if not files:
             notes.append(f"{root / name}: there is no picture of this class")
         entries.extend(Entry(0, f"{name}/{file}", f"{root / name}/{file}", numbers[name]) for file in files)
     if not entries:
         raise RebirthError(f"{root}: there is no picture in its {len(classes)} folders")
-    if others:
-        notes.append(f"{root}: {others} files in it are left out: their names are not those of pictures")
+    if skipped:
+        notes.append(f"{root}: {skipped} files in it are left out: their names are not those of pictures")
     return Part(part, _numbered(entries))
 
 
 def _pictures(folder: Path) -> tuple[list[str], int]:
     """The pictures below a folder, relative to it and sorted, and how many other files there are."""
     files: list[str] = []
-    others = 0
+    skipped = 0
     seen: set[str] = set()
 
     def fail(error: OSError) -> None:
@@ -260,8 +260,8 @@ def _pictures(folder: Path) -> tuple[list[str], int]:
             if Path(name).suffix.lower() in SUFFIXES:
                 files.append(os.path.relpath(os.path.join(place, name), folder))
             else:
-                others += 1
-    return sorted(files), others
+                skipped += 1
+    return sorted(files), skipped
 
 
 def _divide(part: Part, fraction: float, seed: int) -> list[Part]:

@@ -33,15 +33,15 @@ class Staging:
         self.folder = folder
         self.outputs = dict(outputs)
         self._parameters = dict(parameters)
-        found = _read_marker(folder)
-        self.resumed = found is not None and found.get("parameters") == self._parameters
-        self.changed = found is not None and not self.resumed
-        self._publishing = self.resumed and found is not None and found.get("publishing") is True
+        marker = _read_marker(folder)
+        self.resumed = marker is not None and marker.get("parameters") == self._parameters
+        self.changed = marker is not None and not self.resumed
+        self._publishing = self.resumed and marker is not None and marker.get("publishing") is True
 
     def place(self, name: str) -> Path:
         """Where an output is made, or is: a run that was killed while publishing has moved some already."""
-        made = self.folder / name
-        return self.outputs[name] if self._publishing and not made.exists() else made
+        staged = self.folder / name
+        return self.outputs[name] if self._publishing and not staged.exists() else staged
 
     def begin(self, force: bool) -> None:
         """Clears away what does not belong to this run, and leaves the mark that it has begun.
@@ -62,18 +62,18 @@ class Staging:
         """Gives every output its name; a run that is killed here does the rest the next time."""
         self._mark(publishing=True)
         for name, target in self.outputs.items():
-            made = self.folder / name
-            if not made.exists():
+            staged = self.folder / name
+            if not staged.exists():
                 continue
-            if made.is_file():
+            if staged.is_file():
                 # It may go to another disk, where a rename does not lead.
-                atomic_write(target, made.read_bytes())
+                atomic_write(target, staged.read_bytes())
                 continue
             if target.is_symlink() or target.exists():
                 old = self.folder / f"old-{name}"
                 _remove(old)
                 target.rename(old)
-            made.rename(target)
+            staged.rename(target)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _mark(self, publishing: bool) -> None:
@@ -123,10 +123,10 @@ def staging(
 
 def _read_marker(folder: Path) -> dict[str, Any] | None:
     try:
-        found = parse_json(read_regular(folder / _MARKER))
+        marker = parse_json(read_regular(folder / _MARKER))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else {}
+    return marker if isinstance(marker, dict) else {}
 
 
 def _check(path: Path, force: bool) -> None:

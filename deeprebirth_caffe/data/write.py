@@ -84,19 +84,19 @@ def fill(
     done = start
     outcomes = _outcomes(entries[start:], form, threads or _processors())
     try:
-        for entry, found in outcomes:
-            if isinstance(found, Record) and one_size:
-                shape = shape or found.shape
-                if found.shape != shape:
-                    found = BadRecordError(f"it is {_by(found.shape)}, but the first is {_by(shape)}; use --resize")
-            if isinstance(found, BadRecordError):
+        for entry, outcome in outcomes:
+            if isinstance(outcome, Record) and one_size:
+                shape = shape or outcome.shape
+                if outcome.shape != shape:
+                    outcome = BadRecordError(f"it is {_by(outcome.shape)}, but the first is {_by(shape)}; use --resize")
+            if isinstance(outcome, BadRecordError):
                 if not skip_bad:
                     what_to_do = "--skip-bad leaves such pictures out; the same command goes on from here"
-                    raise RebirthError(f"{entry.path}: {found}; {what_to_do}")
-                filled.skipped.append(Skipped(entry.path, str(found)))
+                    raise RebirthError(f"{entry.path}: {outcome}; {what_to_do}")
+                filled.skipped.append(Skipped(entry.path, str(outcome)))
             else:
-                batch.append((entry.key, found.value))
-                size += len(found.value)
+                batch.append((entry.key, outcome.value))
+                size += len(outcome.value)
             done += 1
             if len(batch) >= BATCH_RECORDS or size >= BATCH_BYTES:
                 filled.records += _flush(database, batch)
@@ -154,7 +154,7 @@ def _outcomes(entries: Sequence[Entry], form: RecordFormat, threads: int) -> Gen
                 waiting.append(pool.submit(_read_chunk, entries[place : place + length], form))
                 place += length
             chunk = waiting.popleft().result()
-            largest = max((len(found.value) for _, found in chunk if isinstance(found, Record)), default=1)
+            largest = max((len(outcome.value) for _, outcome in chunk if isinstance(outcome, Record)), default=1)
             length = max(1, min(_CHUNK_RECORDS, _CHUNK_BYTES // max(largest, 1)))
             yield from chunk
     finally:

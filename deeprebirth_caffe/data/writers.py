@@ -133,12 +133,12 @@ class _LevelDb(Database):
                 writer.put(key, value)
 
     def items(self) -> Generator[tuple[bytes, bytes], None, None]:
-        with self._explained(_CANNOT_READ), self._db.iterator() as found:
-            yield from found
+        with self._explained(_CANNOT_READ), self._db.iterator() as items:
+            yield from items
 
     def each_key(self) -> Generator[bytes, None, None]:
-        with self._explained(_CANNOT_READ), self._db.iterator(include_value=False) as found:
-            yield from found
+        with self._explained(_CANNOT_READ), self._db.iterator(include_value=False) as keys:
+            yield from keys
 
     def close(self) -> None:
         self._db.close()
