@@ -40,14 +40,14 @@ def _body(plan: Plan) -> Callable[[NetBuilder, str, int], None]:
         return net.lrn(f"norm{stage}", net.pool(f"pool{stage}", blob, 3, 2))
 
     def body(net: NetBuilder, data: str, classes: int) -> None:
-        one, two, three, four, five = plan.channels
-        blob = net.conv("conv1", data, one, plan.kernel, stride=plan.stride, pad=plan.pad)
+        first, second, third, fourth, fifth = plan.channels
+        blob = net.conv("conv1", data, first, plan.kernel, stride=plan.stride, pad=plan.pad)
         blob = pooled(net, 1, net.relu("relu1", blob))
-        blob = net.conv("conv2", blob, two, 5, pad=2, group=2, bias=plan.bias)
+        blob = net.conv("conv2", blob, second, 5, pad=2, group=2, bias=plan.bias)
         blob = pooled(net, 2, net.relu("relu2", blob))
-        blob = net.relu("relu3", net.conv("conv3", blob, three, 3, pad=1))
-        blob = net.relu("relu4", net.conv("conv4", blob, four, 3, pad=1, group=2, bias=plan.bias))
-        blob = net.relu("relu5", net.conv("conv5", blob, five, 3, pad=1, group=2, bias=plan.bias))
+        blob = net.relu("relu3", net.conv("conv3", blob, third, 3, pad=1))
+        blob = net.relu("relu4", net.conv("conv4", blob, fourth, 3, pad=1, group=2, bias=plan.bias))
+        blob = net.relu("relu5", net.conv("conv5", blob, fifth, 3, pad=1, group=2, bias=plan.bias))
         blob = net.pool("pool5", blob, 3, 2)
         for stage in (6, 7):
             blob = net.relu(f"relu{stage}", net.dense(f"fc{stage}", blob, plan.hidden, bias=plan.bias))

@@ -56,11 +56,11 @@ def inception(net: NetBuilder, name: str, bottom: str, widths: Widths) -> str:
         blob = net.conv(f"{name}/{part}", source, channels, kernel, pad=kernel // 2)
         return net.relu(f"{name}/relu_{part}", blob)
 
-    one = conv("1x1", bottom, widths.one, 1)
+    direct = conv("1x1", bottom, widths.one, 1)
     three = conv("3x3", conv("3x3_reduce", bottom, widths.three_reduce, 1), widths.three, 3)
     five = conv("5x5", conv("5x5_reduce", bottom, widths.five_reduce, 1), widths.five, 5)
     pooled = conv("pool_proj", net.pool(f"{name}/pool", bottom, 3, 1, pad=1), widths.pool_proj, 1)
-    return net.concat(f"{name}/output", [one, three, five, pooled])
+    return net.concat(f"{name}/output", [direct, three, five, pooled])
 
 
 def auxiliary(net: NetBuilder, name: str, bottom: str, head: Head, classes: int) -> None:
