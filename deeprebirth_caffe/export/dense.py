@@ -18,8 +18,8 @@ def inner_product(site: Site) -> list[str]:
     flat = site.reshape(site.x.name, site.x, (rows[0], inputs), (rows[1], inputs))
     terms = [site.weight(0)] + ([site.weight(1)] if p.bias_term else [])
     name = site.one("Gemm", flat, *terms, transB=int(not p.transpose))
-    made = Tensor(name, (rows[0], p.num_output), (rows[1], p.num_output))
-    return [site.reshape(name, made, *site.tops[0])]
+    product = Tensor(name, (rows[0], p.num_output), (rows[1], p.num_output))
+    return [site.reshape(name, product, *site.tops[0])]
 
 
 def embed(site: Site) -> list[str]:

@@ -80,20 +80,20 @@ class Graph:
         """An initializer; one that was made under the same key is used again."""
         if key is not None and key in self._known:
             return self._known[key]
-        made = self.fresh(name)
+        fresh = self.fresh(name)
         self.constant_bytes += array.nbytes
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), made))
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), fresh))
         if key is not None:
-            self._known[key] = made
-        return made
+            self._known[key] = fresh
+        return fresh
 
 
 def _unused(name: str, taken: set[str]) -> str:
-    found, number = name, 2
-    while found in taken or not found:
-        found, number = f"{name}_{number}", number + 1
-    taken.add(found)
-    return found
+    free, number = name, 2
+    while free in taken or not free:
+        free, number = f"{name}_{number}", number + 1
+    taken.add(free)
+    return free
 
 
 class Site:
@@ -213,10 +213,10 @@ class Site:
         ):
             return self.one("Flatten", name, axis=1)
         dims: list[int] = []
-        for index, (mine, its) in enumerate(zip(shape, other, strict=True)):
-            if mine == its:
-                dims.append(mine)
-            elif index < len(before.shape) and (mine, its) == (before.shape[index], before.other[index]):
+        for index, (extent, twin) in enumerate(zip(shape, other, strict=True)):
+            if extent == twin:
+                dims.append(extent)
+            elif index < len(before.shape) and (extent, twin) == (before.shape[index], before.other[index]):
                 dims.append(0)
             else:
                 dims.append(-1)

@@ -155,7 +155,7 @@ def _build(
     net: Net, view: View, twin: View, arrays: _Arrays, graph: Graph, batch: int | None, notes: tuple[str, ...]
 ) -> Exported:
     tensors: dict[Value, Tensor] = {}
-    other = dict(zip(view.values, twin.values, strict=True))
+    twin_of = dict(zip(view.values, twin.values, strict=True))
     fed = [value for value in _inputs(view) if value.read]
     outputs = view.results
     # Inputs first, then last contents, then what is overwritten: in this order blobs get their own names.
@@ -166,7 +166,7 @@ def _build(
     for value in view.values:
         if value not in names:
             names[value] = graph.fresh(f"{value.name}/{value.producer.name if value.producer else 'input'}")
-        tensors[value] = Tensor(names[value], _shape(value), _shape(other[value]))
+        tensors[value] = Tensor(names[value], _shape(value), _shape(twin_of[value]))
     twins = dict(zip(view.layers, twin.layers, strict=True))
     for layer in view.layers:
         if layer.type == "Input":
@@ -174,27 +174,27 @@ def _build(
         shapes = param_shapes(view, layer) or ()
         if shapes != (param_shapes(twin, twins[layer]) or ()):
             raise BatchVariesError(f'the weights of layer "{layer.name}" ({layer.type}) depend on it')
-        found = list(arrays.of(layer, shapes))
+        learned = list(arrays.of(layer, shapes))
         outs = view.outs[layer]
         site = Site(
             graph,
             layer,
             [tensors[value] for value in view.ins[layer]],
-            [(_shape(value), _shape(other[value])) for value in outs],
-            [array for array, _ in found],
-            [owner for _, owner in found],
+            [(_shape(value), _shape(twin_of[value])) for value in outs],
+            [array for array, _ in learned],
+            [owner for _, owner in learned],
         )
         begin = len(graph.nodes)
-        made = TRANSLATORS[layer.type](site)
+        names_made = TRANSLATORS[layer.type](site)
         if graph.constant_bytes > MAX_BYTES:
             raise RefusedError("this net has more than 2 GiB of weights, which one ONNX file cannot hold")
-        for value, name in zip(outs, made, strict=True):
+        for value, name in zip(outs, names_made, strict=True):
             if not _lend(site, begin, name, names[value]):
                 if value in outputs:
                     label = graph.label(f"{layer.name}/Identity")
                     graph.nodes.append(helper.make_node("Identity", [name], [names[value]], name=label))
                 else:
-                    tensors[value] = Tensor(name, _shape(value), _shape(other[value]))
+                    tensors[value] = Tensor(name, _shape(value), _shape(twin_of[value]))
         if len(graph.nodes) > begin:
             graph.nodes[-1].name = graph.label(layer.name)
     model = _model(net, graph, [tensors[value] for value in fed], [tensors[value] for value in outputs])
@@ -215,10 +215,10 @@ def _shape(value: Value) -> Shape:
 
 def _lend(site: Site, begin: int, old: str, new: str) -> bool:
     """Gives a tensor that the layer's own nodes make the name of its top; says whether one of them makes it."""
-    own = site.graph.nodes[begin:]
-    if not any(old in node.output for node in own):
+    nodes = site.graph.nodes[begin:]
+    if not any(old in node.output for node in nodes):
         return False
-    for node in own:
+    for node in nodes:
         for names in (node.input, node.output):
             for index, name in enumerate(names):
                 if name == old:
@@ -227,16 +227,16 @@ def _lend(site: Site, begin: int, old: str, new: str) -> bool:
 
 
 def _model(net: Net, graph: Graph, inputs: list[Tensor], outputs: list[Tensor]) -> ModelProto:
-    made = helper.make_graph(
+    model_graph = helper.make_graph(
         graph.nodes,
         net.header.name or "net",
-        [_info(one) for one in inputs],
-        [_info(one) for one in outputs],
+        [_info(tensor) for tensor in inputs],
+        [_info(tensor) for tensor in outputs],
         graph.constants,
     )
     opsets = [helper.make_opsetid("", graph.opset)]
     return helper.make_model(
-        made,
+        model_graph,
         opset_imports=opsets,
         ir_version=helper.find_min_ir_version_for(opsets),
         producer_name="deeprebirth-caffe",

@@ -124,6 +124,6 @@ def eltwise(site: Site) -> list[str]:
 def _chain(site: Site, kind: str, names: list[str]) -> str:
     """One by one, in Caffe's order; readers that fuse know pairs best."""
     name = names[0]
-    for other in names[1:]:
-        name = site.one(kind, name, other)
+    for operand in names[1:]:
+        name = site.one(kind, name, operand)
     return name

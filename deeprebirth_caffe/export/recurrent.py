@@ -73,7 +73,7 @@ def _start(site: Site, states: int) -> tuple[int, int, list[str]]:
             [site.array(f"state{index}", np.zeros((batch, hidden), np.float32)) for index in range(states)],
         )
     given = site.ins[len(site.ins) - states :]
-    return steps, hidden, [site.reshape(one.name, one, (batch, hidden), (batch, hidden)) for one in given]
+    return steps, hidden, [site.reshape(tensor.name, tensor, (batch, hidden), (batch, hidden)) for tensor in given]
 
 
 def _from_input(site: Site, rows: int) -> str:
@@ -107,6 +107,6 @@ def _step(site: Site, inputs: str, step: int) -> str:
 
 def _joined(site: Site, outs: list[str], states: list[str]) -> list[str]:
     first = site.integers([0])
-    steps = [site.one("Unsqueeze", one, first) for one in outs]
+    steps = [site.one("Unsqueeze", name, first) for name in outs]
     whole = steps[0] if len(steps) == 1 else site.one("Concat", *steps, axis=0)
-    return [whole, *(site.one("Unsqueeze", one, first) for one in states[: len(site.tops) - 1])]
+    return [whole, *(site.one("Unsqueeze", name, first) for name in states[: len(site.tops) - 1])]

@@ -22,7 +22,7 @@ def concat(site: Site) -> list[str]:
     """Inputs one behind the other."""
     if len(site.ins) == 1:
         return same(site)
-    return [site.one("Concat", *(one.name for one in site.ins), axis=concat_axis(site.param, site.x.shape))]
+    return [site.one("Concat", *(tensor.name for tensor in site.ins), axis=concat_axis(site.param, site.x.shape))]
 
 
 def slice_(site: Site) -> list[str]:

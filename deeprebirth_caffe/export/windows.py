@@ -59,8 +59,8 @@ def _convolve(site: Site, kind: str, bottom: Tensor, top: tuple[Shape, Shape]) -
         group=window.group,
     )
     spatial = top[0][axis + 1 :] or (1,)
-    made = Tensor(name, (rows[0], window.num_output, *spatial), (rows[1], window.num_output, *spatial))
-    return site.reshape(name, made, *top)
+    conv = Tensor(name, (rows[0], window.num_output, *spatial), (rows[1], window.num_output, *spatial))
+    return site.reshape(name, conv, *top)
 
 
 def pooling(site: Site) -> list[str]:
