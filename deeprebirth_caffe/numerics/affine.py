@@ -93,10 +93,10 @@ def fold_ahead(weight: Array, bias: Array | None, before: Affine, *, group: int 
         sees every tap.
     """
     wide = np.asarray(weight, dtype=np.float64)
-    own = before.scale.size // group
-    taps = wide.reshape(group, wide.shape[0] // group, own, -1)
-    new = taps * before.scale.reshape(group, 1, own, 1)
-    shifted = (taps * before.shift.reshape(group, 1, own, 1)).sum(axis=(2, 3)).reshape(-1)
+    inputs = before.scale.size // group
+    taps = wide.reshape(group, wide.shape[0] // group, inputs, -1)
+    new = taps * before.scale.reshape(group, 1, inputs, 1)
+    shifted = (taps * before.shift.reshape(group, 1, inputs, 1)).sum(axis=(2, 3)).reshape(-1)
     old_bias = 0.0 if bias is None else np.asarray(bias, dtype=np.float64).reshape(-1)
     return new.reshape(wide.shape), old_bias + shifted
 

@@ -87,20 +87,22 @@ def compose(
         axes: the two windows, for height and for width.
     """
     group = gcd(first[2], second[2])
-    one, two = (regroup(np.asarray(weight, dtype=np.float64), own, group) for weight, _, own in (first, second))
-    one = one.reshape(group, -1, *one.shape[1:])
-    two = two.reshape(group, -1, *two.shape[1:])
+    first_kernel, second_kernel = (
+        regroup(np.asarray(weight, dtype=np.float64), groups, group) for weight, _, groups in (first, second)
+    )
+    first_kernel = first_kernel.reshape(group, -1, *first_kernel.shape[1:])
+    second_kernel = second_kernel.reshape(group, -1, *second_kernel.shape[1:])
     (high1, high2), (wide1, wide2) = axes
     rows, columns = high1.places(high2), wide1.places(wide2)
     size = high1.then(high2).kernel, wide1.then(wide2).kernel
-    new = np.zeros((group, two.shape[1], one.shape[2], *size))
+    new = np.zeros((group, second_kernel.shape[1], first_kernel.shape[2], *size))
     taps = product(range(high2.kernel), range(high1.kernel), range(wide2.kernel), range(wide1.kernel))
     for b, a, d, c in taps:
-        new[..., rows[b][a], columns[d][c]] += two[..., b, d] @ one[..., a, c]
+        new[..., rows[b][a], columns[d][c]] += second_kernel[..., b, d] @ first_kernel[..., a, c]
     bias = None if second[1] is None else np.asarray(second[1], dtype=np.float64)
     if first[1] is not None:
         # two is (group, out, mid, kh, kw): what a constant of each middle channel adds up to.
         constant = np.asarray(first[1], dtype=np.float64).reshape(group, 1, -1)
-        added = (two.sum(axis=(3, 4)) * constant).sum(axis=2).reshape(-1)
+        added = (second_kernel.sum(axis=(3, 4)) * constant).sum(axis=2).reshape(-1)
         bias = added if bias is None else bias + added
-    return new.reshape(-1, one.shape[2], *size), bias, group
+    return new.reshape(-1, first_kernel.shape[2], *size), bias, group

@@ -54,9 +54,9 @@ def strongest(makes: Array, reads: Array, count: int) -> Array:
         Their indices, ascending.
     """
     channels = makes.shape[0]
-    made = np.abs(makes.reshape(channels, -1)).sum(axis=1, dtype=np.float64)
+    written = np.abs(makes.reshape(channels, -1)).sum(axis=1, dtype=np.float64)
     read = np.abs(np.moveaxis(reads, 1, 0).reshape(channels, -1)).sum(axis=1, dtype=np.float64)
-    order = np.argsort(-(made * read), kind="stable")
+    order = np.argsort(-(written * read), kind="stable")
     return np.sort(order[:count])
 
 

@@ -43,15 +43,15 @@ def around(windows: Sequence[Axis], sizes: Sizes) -> Around:
     Raises:
         ValueError: the windows do not give these sizes themselves.
     """
-    lies = [[tap * one.dilation - one.pad for tap in range(one.kernel)] for one in windows]
-    start = min(min(own) for own in lies)
-    step = gcd(*(place - start for own in lies for place in own)) or 1
-    needed = (max(max(own) for own in lies) - start) // step + 1
+    lies = [[tap * window.dilation - window.pad for tap in range(window.kernel)] for window in windows]
+    start = min(min(lie) for lie in lies)
+    step = gcd(*(place - start for lie in lies for place in lie)) or 1
+    needed = (max(max(lie) for lie in lies) - start) // step + 1
     for more in range(needed):
         for front in {0, more}:
-            found = Axis(needed + more, windows[0].stride, front * step - start, step)
-            if _gives(found, sizes):
-                return Around(found, [[(place - start) // step + front for place in own] for own in lies])
+            axis = Axis(needed + more, windows[0].stride, front * step - start, step)
+            if _gives(axis, sizes):
+                return Around(axis, [[(place - start) // step + front for place in lie] for lie in lies])
     raise ValueError("the windows do not fit into their image or put out images of different sizes")
 
 
@@ -69,8 +69,8 @@ def within(host: Axis, kernel: int, sizes: Sizes) -> Axis | None:
     free = host.kernel - kernel
     for first in sorted(range(free + 1), key=lambda first: (abs(2 * first - free), first)):
         pad = host.pad - first * host.dilation
-        if pad >= 0 and _gives(found := Axis(kernel, host.stride, pad, host.dilation), sizes):
-            return found
+        if pad >= 0 and _gives(axis := Axis(kernel, host.stride, pad, host.dilation), sizes):
+            return axis
     return None
 
 
@@ -94,8 +94,8 @@ def add_up(
     kernel = [axis.window.kernel for axis in axes]
     weight = np.zeros((*parts[0][0].shape[:2], *kernel))
     bias: Array | None = None
-    for (own, shift), factor, rows, columns in zip(parts, coefficients, axes[0].taps, axes[1].taps, strict=True):
-        weight[:, :, np.array(rows)[:, None], np.array(columns)] += factor * np.asarray(own, dtype=np.float64)
+    for (part, shift), factor, rows, columns in zip(parts, coefficients, axes[0].taps, axes[1].taps, strict=True):
+        weight[:, :, np.array(rows)[:, None], np.array(columns)] += factor * np.asarray(part, dtype=np.float64)
         if shift is not None:
             added = factor * np.asarray(shift, dtype=np.float64).reshape(-1)
             bias = added if bias is None else bias + added

@@ -71,13 +71,13 @@ Picked = tuple[float, dict[str, int]]
 
 
 def _steps(menus: Mapping[str, Menu], fronts: Mapping[str, Array]) -> Steps:
-    found = []
+    steps = []
     for place, (name, front) in enumerate(fronts.items()):
         for number, (before, after) in enumerate(pairwise(_hull(menus[name], front))):
             gain = float(menus[name].errors[before] - menus[name].errors[after]) / _spent(menus[name], before, after)
             # Within a layer the steps stay in their order, whatever rounding does to gains.
-            found.append((-gain, place, number, name, after))
-    return [(name, after) for _, _, _, name, after in sorted(found)]
+            steps.append((-gain, place, number, name, after))
+    return [(name, after) for _, _, _, name, after in sorted(steps)]
 
 
 def _onwards(menus: Mapping[str, Menu], start: dict[str, int], left: int, steps: Steps) -> Picked:
@@ -135,6 +135,6 @@ def _hull(menu: Menu, front: Array) -> list[int]:
 def _above(menu: Menu, first: int, middle: int, last: int) -> bool:
     """Whether a choice lies on or above the line between two others."""
     weights, errors = menu.weights, menu.errors
-    one = (errors[first] - errors[middle]) * float(weights[last] - weights[middle])
-    two = (errors[middle] - errors[last]) * float(weights[middle] - weights[first])
-    return bool(one <= two)
+    left = (errors[first] - errors[middle]) * float(weights[last] - weights[middle])
+    right = (errors[middle] - errors[last]) * float(weights[middle] - weights[first])
+    return bool(left <= right)

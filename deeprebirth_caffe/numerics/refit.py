@@ -111,14 +111,14 @@ def fit(
             return Fit(start_weight, None, before, before, "what it reads is constant, so there is nothing to fit")
         note = "what it reads is constant: only its bias was fitted"
     problem.prepare(options, start_weight)
-    found = problem.solve()
+    solution = problem.solve()
     for _ in range(options.rounds if relu else 0):
-        problem.measure(*found, again=True)
-        found = problem.solve()
-    after = problem.measure(*found)
+        problem.measure(*solution, again=True)
+        solution = problem.solve()
+    after = problem.measure(*solution)
     if before is not None and (after is None or not after < before):
         return Fit(start_weight, start_bias, before, before, note or "no fit is better than its start; left as it was")
-    return Fit(*found, before, after, note)
+    return Fit(*solution, before, after, note)
 
 
 def rescale(rows: RowFile, goals: RowFile, weight: Array, bias: Array | None, group: int, relu: bool) -> Fit:
@@ -135,11 +135,11 @@ def rescale(rows: RowFile, goals: RowFile, weight: Array, bias: Array | None, gr
         given, wanted = np.maximum(given - given_mean**2, 0), np.maximum(wanted - wanted_mean**2, 0)
     known = (given > 0) & (wanted > 0)
     gain = np.sqrt(np.divide(wanted, given, out=np.ones_like(given), where=known))
-    found, offset = start_weight * gain[:, None], None
+    scaled, offset = start_weight * gain[:, None], None
     if start_bias is not None:
         offset = start_bias * gain if relu else wanted_mean + (start_bias - given_mean) * gain
     note = "" if known.all() else f"{int((~known).sum())} of its outputs are constant, or are to be; left as they were"
-    return Fit(found, offset, before, problem.measure(found, offset), note)
+    return Fit(scaled, offset, before, problem.measure(scaled, offset), note)
 
 
 class _Problem:

@@ -57,8 +57,8 @@ class RowFile:
         left = self.count
         while left > 0:
             taken = min(rows, left)
-            found = np.fromfile(self._file, np.float32, taken * self.width)
-            yield found.reshape(taken, self.width)
+            values = np.fromfile(self._file, np.float32, taken * self.width)
+            yield values.reshape(taken, self.width)
             left -= taken
 
     def close(self) -> None:
@@ -89,11 +89,11 @@ def sample_places(seed: int, what: str, images: range, places: int, most: int) -
     if places <= most:
         return np.tile(np.arange(places), (len(images), 1))
     key = zlib.crc32(what.encode("utf-8", "surrogateescape"))
-    found = [
+    samples = [
         np.sort(np.random.default_rng((seed, key, image)).choice(places, most, replace=False, shuffle=False))
         for image in images
     ]
-    return np.stack(found) if found else np.zeros((0, most), int)
+    return np.stack(samples) if samples else np.zeros((0, most), int)
 
 
 def at_places(blob: Array, places: Array) -> Array:
@@ -107,8 +107,8 @@ def at_places(blob: Array, places: Array) -> Array:
         (images * count, channels).
     """
     flat = blob.reshape(*blob.shape[:2], -1)
-    found: Array = np.take_along_axis(flat, places[:, None, :], axis=2).transpose(0, 2, 1).reshape(-1, blob.shape[1])
-    return found
+    rows: Array = np.take_along_axis(flat, places[:, None, :], axis=2).transpose(0, 2, 1).reshape(-1, blob.shape[1])
+    return rows
 
 
 def patches(
@@ -143,5 +143,5 @@ def patches(
     rows = starts[0][:, :, None, None] + taps[0][:, None]
     columns = starts[1][:, :, None, None] + taps[1][None, :]
     images = np.arange(len(blob))[:, None, None, None]
-    found: Array = padded.transpose(0, 2, 3, 1)[images, rows, columns]
-    return np.moveaxis(found, -1, 2).reshape(places.size, -1)
+    windows: Array = padded.transpose(0, 2, 3, 1)[images, rows, columns]
+    return np.moveaxis(windows, -1, 2).reshape(places.size, -1)

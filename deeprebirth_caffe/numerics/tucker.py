@@ -90,8 +90,8 @@ def energies(weight: Array, axis: int) -> Array:
 
 def matrix_errors(weight: Array) -> Array:
     """The squared errors of a matrix (out, in, 1) cut to each rank from 1 to full, as parts of its energy."""
-    found = energies(weight, 0 if weight.shape[0] <= weight.shape[1] * weight.shape[2] else 1)
-    return _losses(np.cumsum(found), found.sum())
+    spectrum = energies(weight, 0 if weight.shape[0] <= weight.shape[1] * weight.shape[2] else 1)
+    return _losses(np.cumsum(spectrum), spectrum.sum())
 
 
 def tucker_errors(weight: Array) -> Array:
@@ -161,16 +161,16 @@ def tucker2(weight: Array, ranks: tuple[int, int], metric: Metric) -> tuple[Arra
 
 def product(first: Array | None, core: Array, last: Array | None) -> Array:
     """The weight (out, in, taps) that factors stand for."""
-    found = np.asarray(core, dtype=np.float64)
+    kernel = np.asarray(core, dtype=np.float64)
     if first is not None:
-        found = np.einsum("rst,si->rit", found, first, optimize=True)
-    return found if last is None else np.einsum("or,rit->oit", last, found, optimize=True)
+        kernel = np.einsum("rst,si->rit", kernel, first, optimize=True)
+    return kernel if last is None else np.einsum("or,rit->oit", last, kernel, optimize=True)
 
 
-def relative_error(weight: Array, other: Array, metric: Metric) -> float:
+def relative_error(weight: Array, approximation: Array, metric: Metric) -> float:
     """How far another weight is off, as a part of the norm, both weighed; 0 where there is nothing to be off from."""
     whole = float(np.linalg.norm(metric.weigh(np.asarray(weight, dtype=np.float64))))
-    lost = float(np.linalg.norm(metric.weigh(np.asarray(weight, dtype=np.float64) - other)))
+    lost = float(np.linalg.norm(metric.weigh(np.asarray(weight, dtype=np.float64) - approximation)))
     return lost / whole if whole else 0.0
 
 
@@ -202,13 +202,13 @@ def _left_vectors(matrix: Array, rank: int) -> Array:
     tensorly = _tensorly()
     large = min(matrix.shape) > MAX_EXACT and 2 * rank < min(matrix.shape)
     more = {"n_iter": 2, "random_state": 0} if large else {}
-    found, _, _ = tensorly.tenalg.svd_interface(
+    vectors, _, _ = tensorly.tenalg.svd_interface(
         matrix.astype(np.float32) if large else matrix,
         n_eigenvecs=rank,
         method="randomized_svd" if large else "truncated_svd",
         **more,
     )
-    return np.asarray(found)
+    return np.asarray(vectors)
 
 
 def _tensorly() -> Any:
