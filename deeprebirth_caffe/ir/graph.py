@@ -268,9 +268,9 @@ class View:
     def _overwritten(self, layer: Layer, value: Value) -> str:
         """Caffe puts a Split behind a blob with several readers, and then nobody can overwrite it."""
         start = f'{layer.where}: layer "{layer.name}" overwrites blob "{value.name}" in place, which'
-        other = next((reader.name for reader, _ in value.uses if reader is not layer), "")
-        if other:
-            return f'{start} layer "{other}" reads before that in {self.state}; give it a top of its own'
+        early = next((reader.name for reader, _ in value.uses if reader is not layer), "")
+        if early:
+            return f'{start} layer "{early}" reads before that in {self.state}; give it a top of its own'
         return f"{start} is read more than once in {self.state}; give it a top of its own"
 
     def _dangling(self, layer: Layer, name: str) -> NetError:
@@ -285,7 +285,7 @@ class View:
                 f'{start} before layer "{later[0].name}" ({later[0].where}) produces it; put the layers in order'
             )
         start += f", which no layer produces in {self.state}"
-        if other := next((one for one in self._dead if name in one.tops), None):
+        if other := next((dead for dead in self._dead if name in dead.tops), None):
             return AbsentStateError(f'{start}: the rules of layer "{other.name}" ({other.where}) keep it out')
         return NetError(f"{start}; check the spelling and the include rules")
 

@@ -97,9 +97,9 @@ class Fit:
         return max(0, (size - self.bytes(0)) // self.image_bytes)
 
 
-def fit(one: View, two: View) -> Fit | None:
+def fit(single_view: View, double_view: View) -> Fit | None:
     """The model of a net from its views at batch 1 and 2; None where shapes are not known or no blob grows."""
-    single, double = summarize(one), summarize(two)
+    single, double = summarize(single_view), summarize(double_view)
     if single.uncounted or single.params is None or single.memory_bytes is None or double.memory_bytes is None:
         return None
     first = single.batch * single.memory_bytes

@@ -80,8 +80,8 @@ class Net:
         header = pb.NetParameter()
         header.CopyFrom(source.header)
         if not header.input_shape and not header.input_dim:  # Caffe drops inputs without a shape
-            made = {top for layer in layers for index, top in enumerate(layer.tops) if not layer.in_place(index)}
-            header.input[:] = [name for name in header.input if name not in made]
+            produced = {top for layer in layers for index, top in enumerate(layer.tops) if not layer.in_place(index)}
+            header.input[:] = [name for name in header.input if name not in produced]
         net = cls(header, layers, source, weights)
         assign_stages(net.layers)
         return net
@@ -159,8 +159,8 @@ class Net:
                 if view.state.phase == phase:
                     return view
             if stand_in and phase == "TEST" and phase in self._absent:
-                other = self.views[0].state
-                return View(NetState(phase, other.level, other.stages), self.header, self.layers, self.data, other)
+                only = self.views[0].state
+                return View(NetState(phase, only.level, only.stages), self.header, self.layers, self.data, only)
         state = NetState(phase, level, wanted | frozenset(self.header.state.stage))
         return View(state, self.header, self.layers, self.data)
 
@@ -173,8 +173,8 @@ class Net:
         phases = ("TRAIN", "TEST") if self.trains or self._has_train() else ("TEST",)
         failed: list[tuple[str, NetError]] = []
         sound: list[View] = []
-        own = self.header.state if self.header.HasField("state") else None
-        for state in states_of([layer.param for layer in self.layers], phases, own):
+        given = self.header.state if self.header.HasField("state") else None
+        for state in states_of([layer.param for layer in self.layers], phases, given):
             try:
                 view = View(state, self.header, self.layers, self.data)
             except NetError as error:
@@ -225,12 +225,12 @@ class Net:
 
     def producers(self, layer: Layer, index: int = 0) -> list[tuple[Layer | None, int]]:
         """Who makes what a layer reads, in any state; None stands for a net input."""
-        found: dict[tuple[Layer | None, int], None] = {}
+        producers: dict[tuple[Layer | None, int], None] = {}
         for view in self.views:
             if layer in view.ins:
                 value = view.ins[layer][index]
-                found.setdefault((value.producer, value.index))
-        return list(found)
+                producers.setdefault((value.producer, value.index))
+        return list(producers)
 
     def values_in(self, layer: Layer, index: int = 0) -> list[Value]:
         """What a layer reads, once for each state it is alive in."""
@@ -259,7 +259,7 @@ class Net:
             for name, value in view.blobs.items():
                 if value.shape is not None:
                     shapes.setdefault(name, set()).add(value.shape)
-        return {name: frozenset(found) for name, found in shapes.items()}
+        return {name: frozenset(extents) for name, extents in shapes.items()}
 
     @uncollected
     def text(self) -> str:

@@ -35,8 +35,8 @@ class OtherSizes:
             fixed: whether the images always have the size of the file.
         """
         self._view = view
-        found = [] if fixed else [_scaled(view, scale) for scale in SCALES]
-        self.views = [one for one in found if one is not None]
+        views = [] if fixed else [_scaled(view, scale) for scale in SCALES]
+        self.views = [scaled for scaled in views if scaled is not None]
         twice = _resized(view, {value: (2 * value.shape[0], *value.shape[1:]) for value in view.fed if value.shape})
         self.batches = [] if twice is None else [twice]
 
@@ -57,11 +57,11 @@ def _scaled(view: View, scale: tuple[int, int]) -> View | None:
             for value in images
             if value.shape is not None and value.shape[2:] in wanted
         }
-        found = _resized(view, shapes) if shapes else None
-        if found is not None and all(
-            param_shapes(view, layer) == param_shapes(found, layer) for layer in found.layers if layer in view.ins
+        resized = _resized(view, shapes) if shapes else None
+        if resized is not None and all(
+            param_shapes(view, layer) == param_shapes(resized, layer) for layer in resized.layers if layer in view.ins
         ):
-            return found
+            return resized
     return None
 
 

@@ -46,9 +46,9 @@ def assign_stages(layers: Sequence[Layer]) -> None:
     for layer in layers:
         stage = tensor_stages.get(id(layer))
         if stage is None:
-            own = _prefix(layer.name)
+            prefix = _prefix(layer.name)
             reads = next((made_by[bottom] for bottom in layer.bottoms if bottom in made_by), "")
-            stage = own if own in known or not reads else reads
+            stage = prefix if prefix in known or not reads else reads
         layer.stage = stage
         for top in layer.tops:
             made_by[top] = stage

@@ -64,7 +64,7 @@ MAX_STATES = 1000
 
 
 def states_of(
-    layers: Sequence[pb.LayerParameter], phases: Iterable[str] = PHASES, own: pb.NetState | None = None
+    layers: Sequence[pb.LayerParameter], phases: Iterable[str] = PHASES, given: pb.NetState | None = None
 ) -> list[NetState]:
     """The states worth telling apart: each phase with no stage, each stage and each rule's own stages, at each level.
 
@@ -74,20 +74,20 @@ def states_of(
     Args:
         layers: of the file.
         phases: of these alone.
-        own: the net's own `state`, whose stages Caffe adds to those it is started with.
+        given: the net's own `state`, whose stages Caffe adds to those it is started with.
 
     Raises:
         NetError: there are more than MAX_STATES.
     """
-    base = frozenset(own.stage) if own is not None else frozenset()
+    base = frozenset(given.stage) if given is not None else frozenset()
     rules = [rule for layer in layers for rule in (*layer.include, *layer.exclude)]
     if not rules:
         return [NetState(phase, stages=base) for phase in phases]
     stage_sets: dict[frozenset[str], None] = {base: None}
     names: dict[str, None] = {}
     levels: dict[int, None] = {0: None}
-    if own is not None:
-        levels.setdefault(own.level)
+    if given is not None:
+        levels.setdefault(given.level)
     for rule in rules:
         stage_sets.setdefault(base | frozenset(rule.stage))
         names.update(dict.fromkeys((*rule.stage, *rule.not_stage)))
@@ -96,10 +96,10 @@ def states_of(
     if len(names) <= MAX_STAGES:
         for size in range(2, len(names) + 1):
             stage_sets.update((base | frozenset(some), None) for some in combinations(names, size))
-    found: dict[tuple[str, int], NetState] = {}
+    states: dict[tuple[str, int], NetState] = {}
     # Only layers with rules can differ between states.
     ruled = [(tuple(layer.include or layer.exclude), bool(layer.include)) for layer in layers]
-    ruled = [one for one in ruled if one[0]]
+    ruled = [entry for entry in ruled if entry[0]]
     for phase in phases:
         for stages in stage_sets:
             state = NetState(phase, stages=stages)
@@ -110,13 +110,13 @@ def states_of(
                 alive = 0
                 for (_, includes), own_rules in zip(ruled, live, strict=True):
                     alive = alive << 1 | (any(meets(state, rule) for rule in own_rules) == includes)
-                found.setdefault((phase, alive), state)
-                if len(found) > MAX_STATES:
+                states.setdefault((phase, alive), state)
+                if len(states) > MAX_STATES:
                     raise NetError(
                         f"this net's include and exclude rules tell more than {MAX_STATES:,} nets apart; "
                         "leave out the layers of stages and levels that you do not need"
                     )
-    return list(found.values())
+    return list(states.values())
 
 
 def _levels(always: Iterable[int], rules: Iterable[pb.NetStateRule]) -> list[int]:

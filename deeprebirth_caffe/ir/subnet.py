@@ -10,14 +10,14 @@ from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 def above(view: View, values: Iterable[Value]) -> dict[Value, None]:
     """The values that some depend on, themselves included."""
-    found: dict[Value, None] = {}
+    seen: dict[Value, None] = {}
     waiting = list(values)
     while waiting:
         value = waiting.pop()
-        if value not in found:
-            found[value] = None
+        if value not in seen:
+            seen[value] = None
             waiting += view.ins[value.producer] if value.producer is not None else []
-    return found
+    return seen
 
 
 def ancestors(view: View, values: Iterable[Value]) -> set[Layer]:

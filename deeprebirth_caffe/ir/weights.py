@@ -109,19 +109,19 @@ def _with_shared(
     arrays: dict[str, tuple[Array, ...]], layers: Iterable[pb.LayerParameter]
 ) -> dict[str, LayerBlobs | tuple[Array, ...]]:
     """Puts in what HDF5 leaves out: the parameters that belong to an earlier layer."""
-    found: dict[str, LayerBlobs | tuple[Array, ...]] = dict(arrays)
+    shared: dict[str, LayerBlobs | tuple[Array, ...]] = dict(arrays)
     owners: dict[str, Array] = {}
     for layer in layers:
-        mine = list(arrays.get(layer.name, ()))
+        blobs = list(arrays.get(layer.name, ()))
         for index, spec in enumerate(layer.param):
-            has = index < len(mine) and mine[index].size > 0
+            has = index < len(blobs) and blobs[index].size > 0
             if spec.name and has:
-                owners.setdefault(spec.name, mine[index])
-            elif spec.name in owners and index <= len(mine):
-                mine[index : index + 1] = [owners[spec.name]]
-        if mine:
-            found[layer.name] = tuple(mine)
-    return found
+                owners.setdefault(spec.name, blobs[index])
+            elif spec.name in owners and index <= len(blobs):
+                blobs[index : index + 1] = [owners[spec.name]]
+        if blobs:
+            shared[layer.name] = tuple(blobs)
+    return shared
 
 
 class WeightsError(RebirthError):
