@@ -33,7 +33,9 @@ def pip_install(extra: str, package: str = "") -> str:
     if not wanted:  # run from a clone that was not installed, or not since the extra is new
         return f"pip install -e '{Path(__file__).parents[1]}[{extra}]'"
     missing = [requirement for name, requirement in wanted if not version_of(name)]
-    return " ".join(["pip install", *(f"'{one}'" for one in missing or (requirement for _, requirement in wanted))])
+    return " ".join(
+        ["pip install", *(f"'{missed}'" for missed in missing or (requirement for _, requirement in wanted))]
+    )
 
 
 def version_of(package: str) -> str:
@@ -52,12 +54,12 @@ def _requirements(extra: str, package: str) -> list[tuple[str, str]]:
         lines = importlib.metadata.requires(DISTRIBUTION) or ()
     except importlib.metadata.PackageNotFoundError:
         return []
-    found = []
+    requirements = []
     for line in lines:
         requirement, _, marker = line.partition(";")
         name = re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0]
         belongs = re.search(rf"""extra == ['"]{re.escape(extra)}['"]""", marker)
         conditional = " and " in marker
         if belongs and (name == package if package else not conditional):
-            found.append((name, requirement.strip()))
-    return found
+            requirements.append((name, requirement.strip()))
+    return requirements

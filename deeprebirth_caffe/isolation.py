@@ -27,15 +27,15 @@ def module_path() -> list[str]:
     here = os.path.abspath(os.curdir)  # noqa: PTH100 - as Python writes it
     parts = _named()
     named = [os.path.abspath(part) for part in parts if part not in ("", os.curdir)]  # noqa: PTH100
-    own = str(Path(__file__).resolve().parents[1])
+    package = str(Path(__file__).resolve().parents[1])
     kept = []
     for index, part in enumerate(sys.path):
         # First stands what nobody named (of `-m` and `-c`), then PYTHONPATH, then what belongs to this Python.
         unnamed = index <= len(parts) and os.path.abspath(part) == here and here not in named  # noqa: PTH100
-        if part and (not unnamed or os.path.realpath(part) == own):
+        if part and (not unnamed or os.path.realpath(part) == package):
             kept.append(os.path.abspath(part))  # noqa: PTH100
-    if own not in map(os.path.realpath, kept):
-        kept.append(own)
+    if package not in map(os.path.realpath, kept):
+        kept.append(package)
     return list(dict.fromkeys(kept))
 
 

@@ -108,7 +108,7 @@ def _printable(data: Any) -> Any:
     if isinstance(data, Path):
         return Path(_printable(str(data)))
     if is_dataclass(data) and not isinstance(data, type):
-        return replace(data, **{one.name: _printable(getattr(data, one.name)) for one in fields(data)})
+        return replace(data, **{field.name: _printable(getattr(data, field.name)) for field in fields(data)})
     return data
 
 
@@ -151,7 +151,9 @@ def csv_cell(value: object) -> object:
         return value
     # Bytes that are no text stay: such a cell still names its file.
     text = (
-        value if value.isprintable() else "".join(one if "\udc80" <= one <= "\udcff" else escaped(one) for one in value)
+        value
+        if value.isprintable()
+        else "".join(char if "\udc80" <= char <= "\udcff" else escaped(char) for char in value)
     )
     return f"'{text}" if value.startswith(_FORMULA) and not _NUMBER.fullmatch(value) else text
 
