@@ -1,1 +1,1 @@
-"""Files in and out: prototxt (lossless), caffemodel, solver, records; the only room that parses bytes."""
+"""Reads and writes files: prototxt (lossless), caffemodel, solver, records. The only room that parses bytes."""

@@ -1,4 +1,4 @@
-"""BlobProto, the one message that holds arrays, as NumPy arrays that share the file's bytes."""
+"""BlobProto, Caffe's message for arrays, as NumPy arrays that share the file's bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_AXES = 32
 """Caffe's own limit."""
 
 _RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
-"""NVCaffe's Type: DOUBLE, FLOAT, FLOAT16; it has INT and UINT too, which no weights are."""
+"""NVCaffe's Type: DOUBLE, FLOAT, FLOAT16. Its INT and UINT never hold weights."""
 _GRADIENTS = (6, 9, 11, 13)
 """The fields of a blob's gradients, NVCaffe's among them."""
 
@@ -26,7 +26,7 @@ class BlobView:
     """One stored array.
 
     Attributes:
-        array: float32, float64 or (NVCaffe alone) float16, a read-only view of the buffer wherever the values stand
+        array: float32, float64 or (only NVCaffe) float16; a read-only view of the buffer where the values stand
             together.
         legacy: whether the shape was given by num, channels, height and width.
         plain: whether plain Caffe reads it; false for NVCaffe's raw data.
@@ -38,19 +38,19 @@ class BlobView:
 
 
 class ForkBlobError(ValueError):
-    """A blob whose values a fork of Caffe keeps in a way that is not understood."""
+    """A blob whose values a fork of Caffe stores in an unknown way."""
 
 
 def read_blob(data: wire.Buffer, begin: int, end: int) -> BlobView:
-    """Reads the BlobProto that fills ``[begin, end)``; gradients are passed over.
+    """Reads the BlobProto that fills ``[begin, end)``; gradients are skipped.
 
     Besides Caffe's own fields, NVCaffe's are read: ``raw_data_type`` (10) and ``raw_data`` (12), the values as they lie
     in memory. NVCaffe has written them since 0.16, and so does OpenCV's ``shrinkCaffeModel``.
 
     Raises:
         WireError: the bytes are no message.
-        ForkBlobError: the values are kept in a fork's own way.
-        ValueError: shape and values do not fit each other.
+        ForkBlobError: a fork stores the values in an unknown way.
+        ValueError: shape and values do not match.
     """
     old = [0, 0, 0, 0]
     legacy = False
@@ -96,7 +96,7 @@ def read_blob(data: wire.Buffer, begin: int, end: int) -> BlobView:
 
 
 def _raw_array(data: wire.Buffer, raw_type: int, first: int, last: int) -> NDArray[Any]:
-    """The values that NVCaffe keeps as bytes, which mean what `raw_type` says."""
+    """The values of NVCaffe's raw bytes, decoded by `raw_type`."""
     if raw_type not in _RAW_TYPES:
         raise ForkBlobError(
             f"its raw_data (field 12, NVCaffe's) is of type {raw_type}, and only 0 (DOUBLE), 1 (FLOAT) and 2 (FLOAT16) "
@@ -121,8 +121,8 @@ def read_floats(data: wire.Buffer, number: int) -> NDArray[Any]:
     """Reads one repeated float field of a message, much faster than protobuf gives its values.
 
     Args:
-        data: the message, which has been parsed before.
-        number: the field's, at most 15.
+        data: the message, already parsed once.
+        number: the field's number, at most 15.
     """
     floats = _Values("<f4", number, wire.FIXED32)
     resume, end = 0, len(data)
@@ -167,7 +167,7 @@ class _Values:
         self.count = 0
 
     def take(self, data: wire.Buffer, kind: int, first: int, last: int, end: int) -> int:
-        """Adds the values at ``[first, last)`` and, if unpacked, those that follow; where the rest begins."""
+        """Adds the values at ``[first, last)`` and, if unpacked, those that follow; returns the offset behind them."""
         size = self._dtype.itemsize
         if kind == wire.BYTES:
             if (last - first) % size:
@@ -208,7 +208,7 @@ def encode_blob(array: NDArray[Any], legacy: bool = False) -> tuple[int, list[An
 
     Args:
         array: the values.
-        legacy: give its shape by the old four dimensions, which it then has.
+        legacy: write its shape as the old four dimensions; the array must have four.
 
     Returns:
         The size of the whole in bytes, and the pieces.

@@ -1,8 +1,8 @@
-"""caffemodel files: read as views into the file, written as a stream.
+"""Reads caffemodel files as views into the file, and writes them as a stream.
 
-A file of any size costs no more memory than the arrays that are changed. All three formats are read: today's
+A file of any size takes only the memory of the changed arrays. All three formats are read: today's
 ``layer``, V1's ``layers`` and V0's layer inside it; today's is written. A blob is the same message in all of
-them, so an array that nobody changed is copied byte by byte.
+them, so an unchanged array is copied byte by byte.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from deeprebirth_caffe.formats.legacy import V1_TYPES, v0_type
 from deeprebirth_caffe.formats.sniff import not_weights
 
 MAX_LAYERS = 1_000_000
-"""More layers than this are refused; a real net has some thousands."""
+"""More layers than this are refused; real nets have a few thousand."""
 
 MAX_FILE = (1 << 31) - 1
 """Caffe reads no protobuf file above this size, in bytes."""
@@ -43,9 +43,9 @@ class LayerBlobs:
     Attributes:
         name: the layer's name.
         type: its type in today's spelling; empty where the file does not say.
-        blobs: the arrays, float32, float64 or (NVCaffe alone) float16, read-only views of the file wherever they can
+        blobs: the arrays, float32, float64 or (only NVCaffe) float16; read-only views of the file where they can
             be.
-        raw: each blob's message as it stands in the file; None where plain Caffe would not read it.
+        raw: each blob's message in the file; None where plain Caffe would not read it.
         legacy: for each blob, whether its shape was given by the old four dimensions (num, channels, height,
             width): a bias of N values then has the shape (1, 1, 1, N), and an M x N matrix (1, 1, M, N).
     """
@@ -63,8 +63,7 @@ class Caffemodel:
 
     Attributes:
         name: the net's name.
-        layers: every layer in the file's order, those without parameters too; a name may stand more than
-            once.
+        layers: every layer in the file's order, also without parameters; names may repeat.
     """
 
     name: str
@@ -75,8 +74,7 @@ def read_caffemodel(path: str | os.PathLike[str]) -> Caffemodel:
     """Reads a weights file without loading its arrays.
 
     Raises:
-        CaffemodelError: it is missing, cut off, damaged, or something else than a caffemodel, which is then
-        named.
+        CaffemodelError: it is missing, cut off, damaged, or no caffemodel; the text says what it is.
     """
     name = os.fspath(path)
     try:
@@ -193,17 +191,17 @@ def write_caffemodel(path: str | os.PathLike[str], name: str, layers: Iterable[E
     Args:
         path: where to.
         name: the net's name.
-        layers: the layers in order. Arrays of any float type are written as float32, one at a time.
+        layers: the layers in order. Arrays of any float type become float32, one at a time.
 
     Raises:
-        RebirthError: it cannot be written, or would be too large for Caffe to read.
+        RebirthError: the file cannot be written, or would be too large for Caffe to read.
     """
     with files.atomic_file(path) as file:
         stream_caffemodel(file, name, layers, os.fspath(path))
 
 
 def stream_caffemodel(file: BinaryIO, name: str, layers: Iterable[Entry], path: str = "weights") -> None:
-    """Writes the bytes of a weights file into an open one; see `write_caffemodel`."""
+    """Writes the bytes of a weights file into an open file; see `write_caffemodel`."""
     title = name.encode("utf-8", "surrogateescape")
     total = file.write(wire.encode_head(1, len(title)) + title)
     for layer_name, kind, content in layers:
@@ -236,8 +234,8 @@ def matches_shape(shape: Sequence[int], wanted: Sequence[int], legacy: bool) -> 
     """Whether Caffe would load a stored blob into a parameter of the shape `wanted`.
 
     Args:
-        shape: the stored blob's.
-        wanted: the parameter's.
+        shape: of the stored blob.
+        wanted: of the parameter.
         legacy: whether the stored shape came from the old four dimensions, which are then compared from the
             end.
     """

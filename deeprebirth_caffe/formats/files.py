@@ -1,4 +1,4 @@
-"""Files that are read only where they are files, and that appear whole or not at all."""
+"""Reads only regular files; writes files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from deeprebirth_caffe.errors import RebirthError, UsageError
 log = logging.getLogger(__name__)
 
 Content = str | bytes | Callable[[BinaryIO], object]
-"""What goes into a file: a text (lone surrogates as the bytes they stand for), bytes, or what writes them."""
+"""The content of a file: text (lone surrogates as the bytes they stand for), bytes, or a function that writes them."""
 
 
 TEXT_LIMIT = 256 << 20
 """Bytes of a text (a list, JSON, labels) that are read; `$REBIRTH_MAX_FILE` (in MiB) allows more."""
 
 PICTURE_LIMIT = 2**31 - 2**16
-"""Bytes of a picture's file that are read: what one record of a database holds."""
+"""Bytes of a picture's file that are read: as many as a database record holds."""
 
 
 def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> BinaryIO:
-    """Opens a regular file for reading; a pipe, a device or a socket would be read for ever.
+    """Opens a regular file for reading. Reading a pipe, a device or a socket might never end.
 
     Args:
         path: the file; a link to one is followed.
-        limit: how many bytes it may have; None: any number.
+        limit: the most bytes it may have; None: any number.
 
     Raises:
-        OSError: it cannot be opened, is something else than a file, or is larger; `strerror` is fit for people.
-        ValueError: there is a NUL in the path.
+        OSError: it cannot be opened, is no regular file, or is larger; `strerror` is written for people.
+        ValueError: the path has a NUL.
     """
     # O_NONBLOCK: a pipe without a writer would not even open.
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY))  # noqa: SIM115
@@ -61,11 +61,11 @@ def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> byte
 
     Args:
         path: the file.
-        limit: how many bytes it may have; None: `text_limit()`.
+        limit: the most bytes it may have; None: `text_limit()`.
     """
     most = text_limit() if limit is None else limit
     with open_regular(path, most) as file:
-        data = file.read(most + 1)  # what grows meanwhile, and /proc, say no true size
+        data = file.read(most + 1)  # a growing file and /proc report no true size
     if len(data) > most:
         raise OSError(errno.EFBIG, _too_large(len(data), most), path)
     return data
@@ -77,7 +77,7 @@ def read_regular_text(path: str | os.PathLike[str], errors: str = "surrogateesca
     See `read_regular`.
 
     Raises:
-        UnicodeDecodeError: it is no UTF-8, and `errors` is "strict".
+        UnicodeDecodeError: the file is no UTF-8, and `errors` is "strict".
     """
     text = read_regular(path, limit).decode("utf-8-sig", errors)
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
@@ -92,7 +92,7 @@ def environment_limit(name: str, otherwise: int) -> int:
     """A limit that the user may set by an environment variable, as a whole number above zero.
 
     Raises:
-        UsageError: the variable holds something else.
+        UsageError: the variable is no such number.
     """
     text = os.environ.get(name, "").strip()
     if not text:
@@ -119,10 +119,10 @@ def _kind(mode: int) -> str:
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write that takes its name only when all is written and on the disk.
+    """A file to write. It gets its name only when all of it is on the disk.
 
-    Until then it stands under a hidden name in the same directory, and goes away if the block fails. A file
-    of that name is replaced and lends its permissions, from the first byte on. A symbolic link is followed. Nothing
+    Until then it has a hidden name in the same directory, and it is removed if the block fails. A file
+    of that name is replaced, and its permissions are kept from the first byte on. A symbolic link is followed. Nothing
     but a file is replaced; `/dev/null` and `/dev/stdout` are written into at the end.
 
     Raises:
@@ -153,7 +153,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _new_file(path: Path, mode: int) -> BinaryIO:
-    """A new file to write, which has permissions from its beginning."""
+    """A new file to write, with its permissions from the start."""
     return open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))
 
 
@@ -164,14 +164,14 @@ def _to_stdout(data: bytes) -> None:
 
 
 _STREAMS: dict[str, Callable[[bytes], object]] = {os.devnull: len, "/dev/stdout": _to_stdout}
-"""What is written into, for it cannot be replaced, and how."""
+"""Paths that cannot be replaced, and how to write into them."""
 
 
 def _mode_to_keep(target: Path, name: str) -> int | None:
-    """The permissions of a file that is replaced; None where there is none.
+    """The permissions of the file to replace; None where there is none.
 
     Raises:
-        RebirthError: there is something that must not be replaced.
+        RebirthError: what is there must not be replaced.
     """
     try:
         mode = target.stat().st_mode
@@ -189,10 +189,10 @@ def atomic_write(path: str | os.PathLike[str], content: Content) -> None:
 
 
 def check_directory(directory: str | os.PathLike[str], force: bool = False) -> None:
-    """Refuses a directory that `publish_directory` would refuse, so that work is not done in vain.
+    """Refuses a directory that `publish_directory` would refuse, before any work is done.
 
     Raises:
-        RebirthError: it is no directory, or holds something and `force` is not set.
+        RebirthError: it is no directory, or is not empty and `force` is not set.
     """
     path = Path(directory)
     try:
@@ -213,14 +213,14 @@ def publish_directory(
 ) -> None:
     """Writes files into a directory, all of them or none.
 
-    A new directory appears at once, under its name only when it is complete. Into one that exists the files
-    are moved one by one, and moved back out if that fails or is interrupted; other files in it stay.
+    A new directory gets its name only when it is complete. Files are moved into an existing directory one by one,
+    and moved back out if that fails or is interrupted; other files in it stay.
 
     Args:
-        staged: what to write, by name; a name may lead into a subdirectory (``a/b``).
-        directory: where to; made with its parents if need be.
+        staged: contents by file name; a name may lead into a subdirectory (``a/b``).
+        directory: where to write; it and its parents are created if missing.
         force: write into a directory that is not empty, over files of the same name.
-        gone: names of files right in the directory that are removed when the others are there.
+        gone: names of files directly in the directory, to remove once the others are there.
 
     Raises:
         RebirthError: the directory is not empty and `force` is not set, or something cannot be written.
@@ -238,7 +238,7 @@ def publish_directory(
     try:
         if fresh:
             target.parent.mkdir(parents=True, exist_ok=True)
-        # Nobody else looks into it before each file has the permissions of the one that it replaces.
+        # Nobody else may look into it before each file has the permissions of the file it replaces.
         work.mkdir(mode=0o777 if fresh else 0o700)
         for name, content in staged.items():
             file = work / name
@@ -268,7 +268,7 @@ def publish_directory(
 
 
 def _move_in(names: list[str], work: Path, target: Path, gone: Sequence[str]) -> None:
-    """Moves files from `work` to `target`, and `gone` out of it; on any failure puts everything back as it was."""
+    """Moves files from `work` to `target`, and `gone` out of it; a failure restores everything."""
     kept = work / f"kept-{secrets.token_hex(4)}"
     undo: list[tuple[Path, Path | None]] = []
     folders: list[Path] = []
@@ -333,7 +333,7 @@ def _fill(file: BinaryIO, content: Content) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Makes a rename last; not every system can."""
+    """Makes a rename durable; not every system can."""
     with contextlib.suppress(OSError):
         handle = os.open(directory, os.O_RDONLY)
         try:

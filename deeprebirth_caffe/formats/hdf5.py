@@ -1,6 +1,6 @@
 """Caffe's HDF5 files: weights (`.caffemodel.h5`) as ``data/LAYER/N``, and what `solverstate` needs.
 
-Caffe tells weights in HDF5 by their first bytes, not by their name; so does this.
+Caffe recognises weights in HDF5 by their first bytes, not by their name; so does this module.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 Array = NDArray[Any]
 
 SHARED: Array = np.empty(0, np.float32)
-"""Stands for a parameter that the file leaves out because it is another layer's: an array without values."""
+"""Stands for a parameter that the file leaves out because another layer owns it: an array without values."""
 
 Entry = tuple[str, Sequence["Array | None"]]
-"""(name, parameters) of a layer to write; None for a parameter that is another layer's."""
+"""(name, parameters) of a layer to write; None for a parameter that another layer owns."""
 
 
 class Hdf5Error(RebirthError):
@@ -48,7 +48,7 @@ def open_hdf5(path: str | os.PathLike[str]) -> Any:
     """Opens an HDF5 file for reading, as h5py does.
 
     Raises:
-        OSError: it is not there, damaged, or no file.
+        OSError: it is missing, damaged, or no file.
         Hdf5Error: h5py is missing.
     """
     h5py = _h5py(os.fspath(path))
@@ -58,10 +58,10 @@ def open_hdf5(path: str | os.PathLike[str]) -> Any:
 
 @contextmanager
 def told_as_damage(what: str) -> Iterator[None]:
-    """Makes one error of ours of what h5py raises over a damaged file: nearly any class, from an OSError to a KeyError.
+    """Turns any error of h5py about a damaged file, from an OSError to a KeyError, into an `Hdf5Error`.
 
     Args:
-        what: the error's first words: the file, and what of it cannot be read.
+        what: the error's first words: the file, and the part that cannot be read.
 
     Raises:
         Hdf5Error: h5py raised something.
@@ -75,11 +75,11 @@ def told_as_damage(what: str) -> Iterator[None]:
 
 
 def find_object(group: Any, path: str) -> Any:
-    """What a group or a file holds under a path; None where there is nothing.
+    """The object under a path of a group or a file; None where there is nothing.
 
     Raises:
-        Hdf5Error: it lies in another file, which is not read: such a link can name any file of this machine. The text
-            does not say in which file: the caller knows.
+        Hdf5Error: it lies in another file. That is not read, because such a link can name any file of this machine.
+            The caller adds the file's name to the text.
     """
     return _follow(group, path, _LINKS)
 
@@ -100,7 +100,7 @@ def _follow(group: Any, path: str, links: int) -> Any:
         if isinstance(link, h5py.SoftLink):
             if not links:
                 raise Hdf5Error(f"{path!r} is a link to a link to a link without end")
-            item = _follow(item, os.fsdecode(link.path), links - 1)  # bytes where it is no UTF-8
+            item = _follow(item, os.fsdecode(link.path), links - 1)  # bytes if it is no UTF-8
         else:
             item = item.get(part) if link is not None else None
         if item is None:
@@ -109,7 +109,7 @@ def _follow(group: Any, path: str, links: int) -> Any:
 
 
 def find_dataset(file: Any, path: str, *, itemsize: int = 0) -> Any:
-    """A dataset that may be read; None where there is none of that name. See `find_object` and `check_dataset`."""
+    """A dataset that may be read; None if the name is missing. See `find_object` and `check_dataset`."""
     dataset = find_object(file, path)
     if not isinstance(dataset, _h5py(path).Dataset):
         return None
@@ -121,7 +121,7 @@ def count_rows(path: str | os.PathLike[str], name: str) -> int:
     """How many rows a dataset of a file has.
 
     Raises:
-        OSError, KeyError: the file, or the dataset, is not there.
+        OSError, KeyError: the file or the dataset is missing.
         RebirthError: it must not be read.
     """
     with open_hdf5(path) as file:
@@ -133,7 +133,7 @@ def count_rows(path: str | os.PathLike[str], name: str) -> int:
 
 
 PACKED = 200
-"""How many times larger than what a file stores of them weights may be."""
+"""How many times larger weights may be than their bytes in the file."""
 
 _SMALL = 64 << 20
 
@@ -145,13 +145,13 @@ def check_dataset(dataset: Any, name: str, *, itemsize: int = 0, packed: int | N
         dataset: h5py's.
         name: what the error calls it.
         itemsize: bytes of each number once it is read; 0: as stored.
-        packed: see PACKED; None: any number of times.
+        packed: as PACKED; None: no limit.
 
     Returns:
-        How many bytes it takes in memory.
+        The bytes it takes in memory.
 
     Raises:
-        RebirthError: it must not be read. The text does not say in which file.
+        RebirthError: it must not be read. The caller adds the file's name to the text.
     """
     if dataset.external or dataset.is_virtual:
         raise Hdf5Error(f"{name!r} keeps its numbers in another file, which is not read")
@@ -167,12 +167,12 @@ def check_dataset(dataset: Any, name: str, *, itemsize: int = 0, packed: int | N
 
 
 def read_hdf5_model(path: str | os.PathLike[str]) -> dict[str, tuple[Array, ...]]:
-    """Reads weights: the parameters of each layer that has any, in the file's order of layers.
+    """Reads the parameters of each layer that has any, in the file's order of layers.
 
-    A parameter that the file leaves out in front of one it has is `SHARED`; a layer that shares all is left out.
+    A missing parameter in front of a stored one is `SHARED`. A layer that shares all its parameters is left out.
 
     Raises:
-        Hdf5Error: it cannot be read or is something else; h5py is missing.
+        Hdf5Error: it cannot be read or holds no weights; h5py is missing.
     """
     with Reader(path) as file:
         layers: dict[str, tuple[Array, ...]] = {}
@@ -186,15 +186,15 @@ def read_hdf5_model(path: str | os.PathLike[str]) -> dict[str, tuple[Array, ...]
 
 
 def stream_hdf5_model(file: BinaryIO, layers: Iterable[Entry], path: str = "weights") -> None:
-    """Writes weights as Caffe does into an open file.
+    """Writes weights into an open file, as Caffe does.
 
     Args:
         file: where to.
-        layers: all layers of the net in order, those without parameters too.
+        layers: all layers of the net in order, also those without parameters.
         path: what errors call it.
 
     Raises:
-        Hdf5Error: the names cannot be written so that Caffe would find them again; h5py is missing.
+        Hdf5Error: Caffe would not find the names again; h5py is missing.
     """
     entries = list(layers)
     check_names([name for name, _ in entries], path)
@@ -211,7 +211,7 @@ def stream_hdf5_model(file: BinaryIO, layers: Iterable[Entry], path: str = "weig
 
 
 def check_writable(names: Iterable[str], path: str) -> None:
-    """Refuses, before any work is done, what could not be written: the names of layers, or there is no h5py.
+    """Refuses, before any work is done, layer names that HDF5 cannot hold, or a missing h5py.
 
     Raises:
         Hdf5Error: see `check_names`; h5py is missing.
@@ -221,10 +221,10 @@ def check_writable(names: Iterable[str], path: str) -> None:
 
 
 def check_names(names: Iterable[str], path: str) -> None:
-    """Refuses names of layers that HDF5 cannot hold: a slash makes groups in groups, where Caffe aborts.
+    """Refuses layer names that HDF5 cannot hold: Caffe aborts on the nested groups that a slash makes.
 
     Raises:
-        Hdf5Error: there is such a name, or one stands twice.
+        Hdf5Error: there is such a name, or a name repeats.
     """
     seen: set[str] = set()
     for name in names:
@@ -239,7 +239,7 @@ def check_names(names: Iterable[str], path: str) -> None:
 
 
 def write_hdf5(file: BinaryIO, fill: Any, path: str) -> None:
-    """Builds an HDF5 file in memory with `fill(h5py.File)`, then writes it, so that a full disk is an OSError."""
+    """Builds an HDF5 file in memory with `fill(h5py.File)`, then writes it; so a full disk is an OSError."""
     h5py = _h5py(path)
     memory = io.BytesIO()
     # The oldest layout: Caffe is linked with old versions of the library.
@@ -249,7 +249,7 @@ def write_hdf5(file: BinaryIO, fill: Any, path: str) -> None:
 
 
 class Reader:
-    """An open HDF5 file whose faults are told as `Hdf5Error`."""
+    """An open HDF5 file that raises `Hdf5Error` for each fault."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name = os.fspath(path)
@@ -271,7 +271,7 @@ class Reader:
         self.file.close()
 
     def groups(self, name: str, what: str) -> Iterable[tuple[str, Any]]:
-        """The groups inside a group, by name; one that is missing is told as no `what`."""
+        """The groups inside a group, by name; the error for a missing group says "no `what`"."""
         outer = self._get(self.file, name)
         if not isinstance(outer, self._group):
             raise Hdf5Error(f"{self.name}: an HDF5 file, but none with {what}")
@@ -281,14 +281,14 @@ class Reader:
                 yield str(key), inner
 
     def group(self, name: str) -> Any:
-        """A group of the file; another object, or nothing, is told as damage."""
+        """A group of the file; anything else, or nothing, is an error about damage."""
         group = self._get(self.file, name)
         if not isinstance(group, self._group):
             raise Hdf5Error(f"{self.name}: cut off or damaged at {name!r}; download or copy it again")
         return group
 
     def numbered(self, group: Any, what: str) -> dict[int, Array]:
-        """The arrays of a group, by the numbers they are called."""
+        """The arrays of a group, by the numbers in their names."""
         arrays: dict[int, Array] = {}
         for key in self.keys(group):
             value = self.array(group, key)
@@ -300,7 +300,7 @@ class Reader:
         return arrays
 
     def array(self, group: Any, key: str) -> Array | None:
-        """The values of a dataset; None where there is none of that name."""
+        """The values of a dataset; None if the name is missing."""
         dataset = self._get(group, key)
         if not isinstance(dataset, self._dataset):
             return None

@@ -1,7 +1,7 @@
-"""JSON that comes back from a disk: what is in it is held against a shape before anybody uses it.
+"""Reads JSON from a disk and checks its shape before anybody uses it.
 
-A shape is written as the data looks: `{"name": TEXT, "steps": [{"seconds": Maybe(NUMBER)}]}`. A key that ends in "?"
-may be missing; keys that the shape does not name stay as they are. `ANYTHING` leaves the rest to whoever uses it.
+A shape looks like the data: `{"name": TEXT, "steps": [{"seconds": Maybe(NUMBER)}]}`. A key that ends in "?"
+may be missing; keys that the shape does not name stay as they are. `ANYTHING` leaves the check to the caller.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import read_regular
 
 DEEPEST = 100
-"""Levels of lists and objects in each other that are read; ours have ten."""
+"""The deepest nesting of lists and objects that is read; our files have ten levels."""
 _LARGEST = 1e100
-"""Of a number: sums and squares of many such stay finite."""
+"""The largest number: sums and squares of many such numbers stay finite."""
 _SMALLEST = 1e-100
-"""Of a number that something is divided by."""
+"""The smallest number that may be a divisor."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Text:
     """A string.
 
     Attributes:
-        pattern: what it has to be; None for anything.
-        what: that in words.
+        pattern: that it must match; None: any.
+        what: the pattern in words.
     """
 
     pattern: re.Pattern[str] | None = None
@@ -44,10 +44,10 @@ class Number:
     """A number.
 
     Attributes:
-        whole: whether it has to be whole; it is read as an int then.
+        whole: whether it must be whole; it is then read as an int.
         least: the smallest one.
         most: the largest one.
-        lenient: whether NaN, infinity and null may stand for it; they are read as NaN.
+        lenient: whether NaN, infinity and null are allowed; they are read as NaN.
     """
 
     whole: bool = False
@@ -58,17 +58,17 @@ class Number:
 
 @dataclass(frozen=True)
 class Flag:
-    """true or false."""
+    """True or false."""
 
 
 @dataclass(frozen=True)
 class Anything:
-    """Whatever it is."""
+    """Any value."""
 
 
 @dataclass(frozen=True)
 class Maybe:
-    """Something, or null."""
+    """A value, or null."""
 
     of: Shape
 
@@ -79,7 +79,7 @@ class Each:
 
     Attributes:
         of: the values.
-        key: what each key has to be.
+        key: the shape of each key.
     """
 
     of: Shape
@@ -98,14 +98,14 @@ TEXT, FLAG, ANYTHING = Text(), Flag(), Anything()
 NUMBER, POSITIVE = Number(), Number(least=_SMALLEST)
 WHOLE, COUNT = Number(whole=True), Number(whole=True, least=0)
 FILE_NAME = Text(re.compile(r"(?!\.\.?$)[^/\0]+"), "the name of a file")
-"""A name that leads nowhere else than to a file of its folder."""
+"""A name that can only lead to a file of its folder."""
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text says.
+    """Parses a JSON text.
 
     Raises:
-        ValueError: it is none, or nested too deeply.
+        ValueError: it is no JSON, or nested too deeply.
     """
     try:
         data = json.loads(text)
@@ -118,12 +118,12 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json(path: Path, shape: Shape, advice: str) -> Any:
-    """What a JSON file says, in the shape that it has to have; None where it is not there.
+    """Reads a JSON file and checks its shape; None if the file is missing.
 
     Args:
         path: of the file.
-        shape: see above.
-        advice: what to do with a file that cannot be read.
+        shape: see the module.
+        advice: what to do about a file that cannot be read.
 
     Raises:
         RebirthError: it cannot be read, or has another shape.
@@ -140,7 +140,7 @@ def read_json(path: Path, shape: Shape, advice: str) -> Any:
 
 
 def held_against(path: Path, data: Any, shape: Shape, advice: str) -> Any:
-    """The data of a file, which has a shape; see `read_json`."""
+    """Checks the data of a file; see `read_json`."""
     try:
         return shaped(data, shape)
     except ValueError as error:
@@ -148,15 +148,15 @@ def held_against(path: Path, data: Any, shape: Shape, advice: str) -> Any:
 
 
 def shaped(data: Any, shape: Shape, where: str = "") -> Any:
-    """The data, which has a shape; whole numbers are ints.
+    """Checks data against a shape and returns it, with whole numbers as ints.
 
     Args:
         data: as `parse_json` gives it.
-        shape: what it has to be.
+        shape: see the module.
         where: what errors call it.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the data have another shape.
     """
     if isinstance(shape, Anything) or (isinstance(shape, Maybe) and data is None):
         return data
@@ -192,7 +192,7 @@ def shaped(data: Any, shape: Shape, where: str = "") -> Any:
 
 
 def as_number(value: object) -> float | None:
-    """A figure of a file as a float; None for what is none."""
+    """A number of a file as a float; None if it is no number."""
     number = _number(value, NUMBER)
     return None if number is None else float(number)
 
@@ -215,7 +215,7 @@ def _below(where: str, key: str) -> str:
 
 
 def _depth(data: Any) -> int:
-    """How deep lists and objects lie in each other, counted without going down into them."""
+    """The nesting depth of lists and objects, counted without recursion."""
     depth, level = 0, [data]
     while level:
         inner = [one for one in level if isinstance(one, (list, dict))]

@@ -1,4 +1,4 @@
-"""Names of layer types in Caffe's older formats, and what they are called today."""
+"""Layer types of Caffe's older formats, and their names of today."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _V0_NAMES = (
 # fmt: on
 _V0_RENAMED = {"conv": "CONVOLUTION", "images": "IMAGE_DATA", "innerproduct": "INNER_PRODUCT", "pool": "POOLING"}
 V0_TYPES = {name: pb.V1LayerParameter.LayerType.Value(_V0_RENAMED.get(name, name.upper())) for name in _V0_NAMES}
-"""``V1LayerParameter.LayerType`` of each V0 type, of which there were these alone, and ``padding``."""
+"""``V1LayerParameter.LayerType`` of each V0 type; V0 also had ``padding``."""
 
 
 # fmt: off
@@ -45,7 +45,7 @@ _LATER = (
     "SmoothL1Loss", "SPP", "Swish", "Tile", "Upsample",
 )
 # fmt: on
-"""Types that no V1 of Caffe itself has: forks of its day put them into the enum under names of their own."""
+"""Types that Caffe's own V1 lacks: forks of that time added them to the enum under their own names."""
 
 
 def fork_type(word: str) -> str:

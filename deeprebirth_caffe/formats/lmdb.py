@@ -1,7 +1,7 @@
-"""LMDB files, read without the library: it trusts every page number, and a damaged file ends the process with SIGBUS.
+"""Reads LMDB files without the library, which trusts every page number: a damaged file ends its process with SIGBUS.
 
-What is here walks the tree of the main database in order, looks at each page before it is followed, and reads nothing
-beyond the file. It opens no lock, writes nothing, and many may read one file at once, before and after a fork. The
+This module walks the tree of the main database in order, checks each page before it follows it, and reads nothing
+beyond the file. It opens no lock and writes nothing; many may read a file at once, before and after a fork. The
 layout is that of LMDB's data version 1 on 64-bit little-endian machines (`mdb.c`).
 """
 
@@ -31,7 +31,7 @@ _NO_PAGE = 2**64 - 1
 
 @dataclass
 class _Level:
-    """A page on the way down, and the node that the way goes on with."""
+    """A page on the way down, and the node to follow next."""
 
     page: int
     count: int
@@ -39,17 +39,17 @@ class _Level:
 
 
 class LmdbCursor:
-    """A place in a database; behind the last record comes the first one again.
+    """A place in a database. The first record follows the last.
 
     Attributes:
-        entries: how many records the file says it has.
+        entries: the number of records by the file's own count.
     """
 
     def __init__(self, path: Path) -> None:
         """Opens a database at its first record.
 
         Raises:
-            RebirthError: it is no database, damaged, cut off or empty.
+            RebirthError: the file is no database, damaged, cut off or empty.
         """
         data = path / "data.mdb" if path.is_dir() else path
         try:
@@ -69,21 +69,21 @@ class LmdbCursor:
         self._open()
         self._first()
         if len(self._view) < (self._last + 1) * self._size:
-            # The library does not write a last page that is free again, so this may be right; better to know it now.
+            # The library does not write a free last page, so the file may be right; this walk tells now.
             while self._next():
                 pass
             self._first()
 
     def key(self) -> bytes:
-        """The key of the record it stands at."""
+        """The key of the current record."""
         return self._key
 
     def value(self) -> memoryview:
-        """The record it stands at; a view holds as long as the cursor is open."""
+        """The current record; the view is valid while the cursor is open."""
         return self._value
 
     def advance(self) -> None:
-        """Goes to the next record, from the last one to the first.
+        """Goes to the next record, and from the last to the first.
 
         Raises:
             RebirthError: the file is damaged there.
@@ -92,7 +92,7 @@ class LmdbCursor:
             self._first()
 
     def seek(self, key: bytes) -> bool:
-        """Goes to a record; whether there is one of that key.
+        """Goes to the record of a key; returns whether there is one.
 
         Raises:
             RebirthError: the file is damaged on the way there.
@@ -121,7 +121,7 @@ class LmdbCursor:
         return self._key == key
 
     def close(self) -> None:
-        """Lets go of the file, once nobody holds a record of it any more."""
+        """Closes the file once nobody holds a record of it."""
         self._levels = []
         self._value = self._view = memoryview(b"")
 
@@ -160,7 +160,7 @@ class LmdbCursor:
         self._down()
 
     def _next(self) -> bool:
-        """Goes to the next record; whether there is one."""
+        """Goes to the next record; returns whether there is one."""
         while self._levels:
             level = self._levels[-1]
             level.node += 1
@@ -196,7 +196,7 @@ class LmdbCursor:
         self._value = self._view[start : start + size]
 
     def _page(self, number: int, kind: int) -> int:
-        """Where a page begins, once it is known to be there and of that kind."""
+        """The offset of a page, after checking that it exists and is of that kind."""
         if not 1 < number <= self._last:
             raise _damaged(f"it points to page {number} of {self._last + 1}")
         start: int = number * self._size

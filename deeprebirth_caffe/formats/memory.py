@@ -1,4 +1,4 @@
-"""How much memory there is, and what would not fit: said before it is asked for."""
+"""Tells how much memory there is, and refuses what would not fit before it is allocated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import environment_limit
 
 VARIABLE = "REBIRTH_MAX_MEMORY"
-"""The environment variable that says how much may be used, in MiB, whatever the system says is free."""
+"""The environment variable that limits memory, in MiB, whatever the system says is free."""
 
 _GROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -19,11 +19,11 @@ _GROUPS = (
 
 
 class TooLargeError(RebirthError):
-    """Something needs more memory than there is."""
+    """There is too little memory."""
 
 
 def free_bytes() -> int | None:
-    """About how much memory could still be had; None where the system does not say it."""
+    """About how much memory is still free; None where the system does not say."""
     if os.environ.get(VARIABLE, "").strip():
         return environment_limit(VARIABLE, 0) << 20
     free = [
@@ -37,7 +37,7 @@ def need(size: int, what: str) -> None:
 
     Args:
         size: its bytes.
-        what: what needs them, as the message begins.
+        what: what needs them: the first words of the message.
 
     Raises:
         TooLargeError: there is less than that.
@@ -52,7 +52,7 @@ def need(size: int, what: str) -> None:
 
 
 def gib(size: int) -> str:
-    """Bytes in a unit that people can take in."""
+    """Bytes in a readable unit."""
     return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
 
 
@@ -64,7 +64,7 @@ def _available() -> int | None:
 
 
 def _left(limit: str, used: str) -> int | None:
-    """What a container may still take."""
+    """What a container may still use."""
     most, now = _lines(limit), _lines(used)
     if most and now and most[0].isdigit() and now[0].isdigit():  # else "max"
         return max(0, int(most[0]) - int(now[0]))

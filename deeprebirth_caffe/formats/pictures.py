@@ -1,4 +1,4 @@
-"""OpenCV as everything here uses it: silent, and with a limit to what a picture may decode to."""
+"""OpenCV, silent, and with a limit to the size of a decoded picture."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _SPARE = 1 << 20
 
 MOST_PIXELS = 100_000_000
-"""Height times width of a picture: it may be a file of a few megabytes and take gigabytes once it is decoded."""
+"""The most pixels of a picture: a file of a few megabytes can take gigabytes once it is decoded."""
 
 OPENCVS_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
-"""What OpenCV itself reads, when it is loaded: it knows a picture's size before it decodes it, whatever its kind."""
+"""OpenCV reads this when it is loaded: it knows the size of any picture before it decodes it."""
 
 
 def most_pixels() -> int:
-    """Height times width that a picture may have."""
+    """The most pixels that a picture may have."""
     return environment_limit(VARIABLE, MOST_PIXELS)
 
 
 @functools.cache
 def load_opencv() -> Any:
-    """OpenCV, told to start no threads: we have our own, and after a fork it would wait for ever for its.
+    """OpenCV without its own threads: we have threads, and after a fork OpenCV would wait for its own for ever.
 
     Raises:
         ImportError: it is not installed.
@@ -44,16 +44,16 @@ def load_opencv() -> Any:
     import cv2
 
     cv2.setNumThreads(0)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are ours to tell
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we report errors ourselves
     return cv2
 
 
 class TooLargeError(ValueError):
-    """A picture has more pixels than are decoded."""
+    """A picture has too many pixels to decode."""
 
 
 def imdecode(data: bytes, flag: int) -> Any:
-    """What `cv2.imdecode` makes of an encoded picture; None where it is none, or a damaged one.
+    """Decodes a picture with `cv2.imdecode`; None if it is damaged or no picture.
 
     Raises:
         ImportError: OpenCV is not installed.
@@ -74,18 +74,18 @@ def imdecode(data: bytes, flag: int) -> Any:
 
 
 def _is_bloated_png(data: bytes) -> bool:
-    """Whether a chunk of a PNG says that it is far longer than the file: OpenCV would make room for it all the same."""
+    """Whether a chunk of a PNG claims to be far longer than the file: OpenCV would allocate memory for it."""
     at = len(_PNG)
     while data.startswith(_PNG) and at + 4 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
         if length > len(data) + _SPARE:
             return True
-        at += 12 + length  # length, kind and checksum around what it holds
+        at += 12 + length  # length, kind and checksum around the content
     return False
 
 
 class _Silence:
-    """How many decode now, and where stderr goes meanwhile."""
+    """How many threads decode now, and where stderr goes meanwhile."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -94,7 +94,7 @@ class _Silence:
 
 
 _silence = _Silence()
-# A fork may happen while another thread holds the lock or decodes, and in the child nobody would ever end that.
+# A fork may happen while another thread holds the lock or decodes; in the child nobody would ever end that.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _after_fork())
 
@@ -108,14 +108,14 @@ def _after_fork() -> None:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Lets nothing through that libpng and libjpeg write on file descriptor 2, past every setting.
+    """Drops what libpng and libjpeg write to file descriptor 2, which no setting stops.
 
-    `rebirth` itself writes on another descriptor, see `cli.main`; so lines of other threads are not lost.
+    `rebirth` itself writes to another descriptor (see `cli.main`), so lines of other threads are not lost.
     """
     silence = _silence
     with silence.lock:
         if not silence.inside:
-            # Where stderr was closed from the beginning, another file may be descriptor 2.
+            # If stderr was closed at the start, descriptor 2 may be another file.
             silence.stderr = -1 if sys.__stderr__ is None else os.dup(_STDERR)
             if silence.stderr >= 0:
                 nothing = os.open(os.devnull, os.O_WRONLY)

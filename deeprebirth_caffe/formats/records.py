@@ -1,7 +1,7 @@
-"""The shape of one training record, found by looking at the first one a data layer would read.
+"""The shape of a training record: that of the first record that a data layer would read.
 
-Nothing here is an error: where a source is missing, damaged or of a kind that no installed library reads, the
-answer is None, and the shape has to come from elsewhere.
+Nothing here is an error: if a source is missing, damaged or of a kind that no installed library reads, the
+answer is None, and the shape must come from elsewhere.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def datum_shape(
         source: the layer's ``source``: a database's directory, or a list of files.
         backend: ``LMDB``, ``LEVELDB``, ``IMAGES`` (a list of images with labels)
             or ``HDF5`` (a list of HDF5 files).
-        root: where relative paths are looked up if they do not lead anywhere from the working directory.
-        image_root: ImageData's ``root_folder``, put in front of each listed path as it is.
+        root: where relative paths start if they lead nowhere from the working directory.
+        image_root: ImageData's ``root_folder``, prepended to each listed path as it is.
         top: for HDF5, the data set's name.
 
     Returns:
         (channels, height, width) as stored, before any cropping and resizing; for HDF5 the data set's
-        dimensions without the first. None if it cannot be found out.
+        dimensions without the first. None if unknown.
     """
     path = _find(source, root)
     if path is None:
@@ -60,7 +60,7 @@ def datum_shape(
 
 
 def _find(name: str, root: str | os.PathLike[str]) -> Path | None:
-    """Where a path leads: from the working directory, as Caffe has it, else from `root`."""
+    """Resolves a path from the working directory, as Caffe does, else from `root`."""
     if not name or "\0" in name:
         return None
     for path in (Path(name), Path(root) / name):
@@ -92,7 +92,7 @@ def _first_image(listing: Path, root: str | os.PathLike[str], image_root: str) -
 
 def _image(data: bytes, listed: bool = False) -> tuple[int, ...] | None:
     cv2 = load_opencv()
-    # Listed pictures are turned as a camera says, which Caffe's OpenCV does with JPEGs alone.
+    # Listed pictures are turned as their camera says; Caffe's OpenCV does that only with JPEGs.
     turned = listed and data.startswith(b"\xff\xd8")
     flag = cv2.IMREAD_ANYCOLOR if turned else cv2.IMREAD_UNCHANGED
     image = imdecode(data, flag)
@@ -116,7 +116,7 @@ def _first_hdf5(listing: Path, root: str | os.PathLike[str], top: str) -> tuple[
 
 
 def _lines(listing: Path) -> Iterator[str]:
-    """The lines of a list that are not empty, as far as its beginning goes."""
+    """The non-empty lines at the start of a list."""
     with open_regular(listing) as file:
         start = file.read(LIST_BYTES)
     for line in start.decode("utf-8-sig", "replace").splitlines():

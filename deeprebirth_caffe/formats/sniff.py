@@ -1,4 +1,4 @@
-"""What a file is that is not what it should be."""
+"""Tells what a file is that is no caffemodel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 
 
 def not_weights(start: bytes, name: str) -> str:
-    """What a file plainly is, if it is no caffemodel, and what to do; else the empty string.
+    """Names the kind of a file that is no caffemodel, and what to do; else the empty string.
 
     Args:
         start: its first bytes, a thousand or so.
@@ -30,8 +30,8 @@ def not_weights(start: bytes, name: str) -> str:
     head = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "this is a web page, not a caffemodel; the download went wrong, fetch the file itself"
-    # The first byte of a real one is a line feed, the second a length: only a run of text without any control
-    # byte and with the marks of a prototxt is taken for text.
+    # A caffemodel begins with a line feed and a length: only text without any control byte and with the marks of
+    # a prototxt is taken for text.
     if not any(byte < 9 or 13 < byte < 32 for byte in start):
         if b"{" in start or b":" in start:
             return "this is text (a prototxt?), not a caffemodel; give the binary file with the weights"

@@ -1,4 +1,4 @@
-"""Solver files: read with their text kept, written back with only the changed fields changed."""
+"""Reads solver files with their text, and writes them back with only the changed fields changed."""
 
 from deeprebirth_caffe.formats.prototxt.solver import SolverSource, parse_solver, read_solver
 

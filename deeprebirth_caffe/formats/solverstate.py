@@ -1,4 +1,4 @@
-"""Solver states: how far a training run is, the weights it belongs to, and the solver's history.
+"""Solver states: the iteration of a training run, the weights it belongs to, and the solver's history.
 
 Both of Caffe's formats: `.solverstate` (a message) and `.solverstate.h5` (HDF5).
 """
@@ -29,12 +29,12 @@ class SolverStateError(RebirthError):
 
 @dataclass(frozen=True, eq=False)
 class SolverState:
-    """What a solverstate holds.
+    """The content of a solverstate.
 
     Attributes:
-        iteration: how many iterations are done.
-        learned_net: the path of the weights, from the directory Caffe was started in; empty where it has none.
-        history: the solver's arrays: one for each learnable blob, then, for AdaDelta and Adam, another one for each.
+        iteration: the number of finished iterations.
+        learned_net: the path of the weights, from the directory Caffe was started in; may be empty.
+        history: the solver's arrays, an array for each learnable blob; AdaDelta and Adam have a second set behind it.
         current_step: of lr_policy "multistep".
         legacy: for each array, whether its shape was given by the old four dimensions.
         plain: whether plain Caffe reads the file; false for NVCaffe's raw data.
@@ -49,10 +49,10 @@ class SolverState:
 
 
 def read_solverstate(path: str | os.PathLike[str]) -> SolverState:
-    """Reads a solverstate of either format; which one its first bytes say.
+    """Reads a solverstate; its first bytes tell the format.
 
     Raises:
-        RebirthError: it is missing, cut off, damaged, or something else, which is then named.
+        RebirthError: it is missing, cut off, damaged, or no solverstate; the text says what it is.
     """
     name = os.fspath(path)
     if hdf5.is_hdf5(path):
@@ -76,7 +76,7 @@ def read_solverstate(path: str | os.PathLike[str]) -> SolverState:
 
 
 def write_solverstate(path: str | os.PathLike[str], state: SolverState) -> None:
-    """Writes a solverstate whole or not at all, as HDF5 where its name ends with `.h5`, as in Caffe.
+    """Writes a solverstate whole or not at all; as HDF5 if its name ends with `.h5`, as in Caffe.
 
     Raises:
         RebirthError: it cannot be written, or would be too large for Caffe to read.
@@ -86,7 +86,7 @@ def write_solverstate(path: str | os.PathLike[str], state: SolverState) -> None:
 
 
 def stream_solverstate(file: BinaryIO, state: SolverState, path: str) -> None:
-    """Writes the bytes of a solverstate into an open file, in the format that `path` says."""
+    """Writes the bytes of a solverstate into an open file, in the format of `path`'s name."""
     if path.endswith(".h5"):
         hdf5.write_hdf5(file, lambda out: _fill_hdf5(out, state), path)
         return
@@ -128,7 +128,7 @@ def _read_message(name: str, data: mmap.mmap) -> SolverState:
                 raise SolverStateError(f"{name}: array {len(history)} of its history: {error}") from error
             except ValueError as error:
                 raise _wrong(name, f"array {len(history)} of its history: {error}") from error
-            # Nothing is computed in half precision.
+            # Half precision is only a way of storing.
             history.append(blob.array.astype(np.float32) if blob.array.dtype == np.float16 else blob.array)
             legacy.append(blob.legacy)
             plain &= blob.plain
@@ -152,7 +152,7 @@ def _checked(name: str, state: SolverState) -> SolverState:
 
 
 def _begins_well(data: mmap.mmap) -> bool:
-    """Whether a file starts like a solverstate: with its iteration, as Caffe writes it."""
+    """Whether a file starts like a solverstate of Caffe: with the iteration."""
     return data[0] == 1 << 3 | wire.VARINT
 
 
@@ -203,7 +203,7 @@ def _text(value: Array) -> str:
 
 
 def _fill_hdf5(out: Any, state: SolverState) -> None:
-    """As Caffe does it: whole numbers as arrays of one, the path as a text with a zero behind it."""
+    """Writes as Caffe does: whole numbers as arrays of length 1, the path as a text with a zero at its end."""
     learned = state.learned_net.encode("utf-8", "surrogateescape")
     out.create_dataset("iter", data=np.array([state.iteration], "<i4"))
     out.create_dataset("learned_net", data=np.array(learned + b"\0", f"S{len(learned) + 1}"))

@@ -1,6 +1,6 @@
-"""Key-value databases as Caffe writes them, opened for reading: LMDB, and LevelDB through plyvel.
+"""Reads the key-value databases that Caffe writes: LMDB, and LevelDB through plyvel.
 
-A LevelDB cannot be opened twice in one process, so all who read one share a handle.
+A process cannot open a LevelDB twice, so all its readers share a handle.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from deeprebirth_caffe.formats.lmdb import LmdbCursor
 
 
 class Cursor(Protocol):
-    """A place in a database; behind the last record comes the first one again."""
+    """A place in a database. The first record follows the last."""
 
     def key(self) -> bytes:
-        """The key of the record it stands at."""
+        """The key of the current record."""
         ...
 
     def value(self) -> bytes | memoryview:
-        """The record it stands at; a view holds as long as the cursor is open."""
+        """The current record; the view is valid while the cursor is open."""
         ...
 
     def advance(self) -> None:
-        """Goes to the next record, from the last one to the first."""
+        """Goes to the next record, and from the last to the first."""
         ...
 
     def seek(self, key: bytes) -> bool:
-        """Goes to a record; whether there is one of that key."""
+        """Goes to the record of a key; returns whether there is one."""
         ...
 
     def close(self) -> None:
-        """Lets go of the database."""
+        """Closes the database."""
         ...
 
 
@@ -46,12 +46,12 @@ def open_cursor(path: Path, backend: str) -> Cursor:
     """Opens a database for reading, at its first record.
 
     Args:
-        path: its directory (LMDB: or its only file).
+        path: the directory (LMDB: or the only file).
         backend: ``LMDB`` or ``LEVELDB``.
 
     Raises:
-        RebirthError: it is not there, no database, locked, damaged or empty, or a library is missing. The text
-            does not say where: the caller knows the layer.
+        RebirthError: the database is missing, locked, damaged, empty or no database, or a library is missing. The
+            caller adds the layer to the text.
     """
     try:
         path.stat()
@@ -63,9 +63,9 @@ def open_cursor(path: Path, backend: str) -> Cursor:
 
 
 def first_record(path: Path, backend: str) -> bytes:
-    """The first record of a database, which is left as it is.
+    """The first record of a database, without changing the database.
 
-    Opening a LevelDB writes into it and wants it for itself; what is opened here are links to its files.
+    Opening a LevelDB locks it and writes into it, so this opens links to its files instead.
 
     Raises:
         RebirthError: as `open_cursor`.
@@ -90,7 +90,7 @@ def _linked(path: Path, folder: Path) -> Path:
 
 
 class _Shared:
-    """An open database and how many use it."""
+    """An open database and the number of its users."""
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
@@ -100,7 +100,7 @@ class _Shared:
 
 _shared: dict[Path, _Shared] = {}
 _lock = threading.Lock()
-# A fork may happen while another thread holds the lock, and nobody would ever release it in the child.
+# A fork may happen while another thread holds the lock; in the child nobody would ever release it.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _renew_lock())
 

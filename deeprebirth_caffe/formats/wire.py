@@ -1,8 +1,7 @@
-"""Protobuf's wire format, read from a buffer without copying it and without believing it.
+"""Reads protobuf's wire format from a buffer, without a copy and without trust.
 
-Every length is checked against the end of the message around it before anything is taken, so a file can claim
-what it
-likes: no more memory is used than it has bytes.
+Every length is checked against the end of the message around it before anything is read. So whatever a file
+claims, reading it takes no more memory than it has bytes.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ Buffer = bytes | mmap.mmap | memoryview
 
 
 class WireError(ValueError):
-    """Bytes that are not a message; `at` is the offset of the first that is wrong.
+    """Bytes that are no message.
 
     Attributes:
-        at: offset in the buffer.
+        at: the offset of the first wrong byte.
         reason: what is wrong, as the end of a sentence.
         cut: whether the buffer ends too early.
     """
@@ -50,15 +49,14 @@ def fields(data: Buffer, at: int, end: int) -> Iterator[tuple[int, int, int, int
     """The fields of a message that fills ``[at, end)``.
 
     Yields:
-        number, wire type, and for VARINT the value and zero, for the others where the content begins and
-        ends.
+        Number and wire type; then for VARINT the value and zero, for other types the content's begin and end.
 
     Raises:
-        WireError: at the first byte that cannot be right.
+        WireError: at the first wrong byte.
     """
     while at < end:
         begin = at
-        # Nearly every tag and length is one or two bytes: worth not calling a function for.
+        # Nearly every tag and length has one or two bytes: reading it in place saves a call.
         tag = data[at]
         at += 1
         if tag >= 0x80:
@@ -90,7 +88,7 @@ def fields(data: Buffer, at: int, end: int) -> Iterator[tuple[int, int, int, int
 
 
 def encode_varint(value: int) -> bytes:
-    """A number, negative ones as 64-bit two's complement."""
+    """Encodes a number; negative ones as 64-bit two's complement."""
     value &= 0xFFFFFFFFFFFFFFFF
     out = bytearray()
     while value > 0x7F:
@@ -101,10 +99,10 @@ def encode_varint(value: int) -> bytes:
 
 
 def encode_tag(number: int, kind: int) -> bytes:
-    """What stands in front of a field's value."""
+    """Encodes a field's tag."""
     return encode_varint(number << 3 | kind)
 
 
 def encode_head(number: int, size: int) -> bytes:
-    """What stands in front of `size` bytes of content."""
+    """Encodes the tag and length in front of `size` bytes of content."""
     return encode_tag(number, BYTES) + encode_varint(size)

@@ -1,7 +1,6 @@
-"""Prototxt, lossless: what a text says as typed messages, and the text itself for writing back.
+"""Prototxt, lossless: a text as typed messages, and the text itself for writing back.
 
-A net that nobody changed is written byte by byte as it was read; a changed layer has only the changed tokens
-changed.
+An unchanged net is written byte by byte as it was read; in a changed layer only the changed tokens differ.
 """
 
 from deeprebirth_caffe.formats.prototxt.document import PrototxtError

@@ -1,4 +1,4 @@
-"""A text with positions: what every error and every node of the syntax tree refers to."""
+"""A text with positions, to which every error and every node of the syntax tree refers."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import open_regular
 
 MAX_BYTES = 256 << 20
-"""A larger file is refused before it is read: no prototxt comes near, a caffemodel does."""
+"""A larger file is refused before it is read: no prototxt comes near this size, a caffemodel does."""
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _HTML = ("<!doctype", "<html", "<head", "<?xml")
 
 
 class PrototxtError(RebirthError):
-    """A text file that is not what it should be; the message starts with ``file:line:column``."""
+    """A text file is wrong; the message starts with ``file:line:column``."""
 
 
 class Document:
-    """The text of one file, its name, and the way from offsets to lines.
+    """The text of a file, its name, and the lines of its offsets.
 
     Attributes:
-        text: the whole text but for a byte order mark, which Caffe refuses. Bytes that are not UTF-8 stand in it as
+        text: the whole text except a byte order mark, which Caffe refuses. Bytes that are not UTF-8 are
             lone surrogates (``surrogateescape``), so that encoding it the same way gives the file's own bytes.
         name: what errors call the file.
     """
@@ -55,10 +55,10 @@ class Document:
 
 
 def read_document(path: str | os.PathLike[str]) -> Document:
-    """Reads a text file without changing a byte of it; UTF-16 and the mark of UTF-8 are understood.
+    """Reads a text file without changing a byte; UTF-16 and UTF-8's mark are understood.
 
     Raises:
-        PrototxtError: it cannot be read, or is plainly no prototxt (binary, a web page).
+        PrototxtError: it cannot be read, or is clearly no prototxt (binary, a web page).
     """
     name = os.fspath(path)
     try:
@@ -69,7 +69,7 @@ def read_document(path: str | os.PathLike[str]) -> Document:
             raise PrototxtError(f"{name}: {size >> 20} MiB is too large for a prototxt; is it a caffemodel?")
     except OSError as error:
         raise PrototxtError(f"{name}: cannot read it: {error.strerror or error}") from error
-    except ValueError as error:  # a NUL in the path
+    except ValueError as error:  # the path has a NUL
         raise PrototxtError(f"{name!r}: cannot read it: {error}") from error
     if data[:2] in _UTF16:
         try:

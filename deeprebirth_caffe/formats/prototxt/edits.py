@@ -1,4 +1,4 @@
-"""Cuts and insertions in a text: where a line begins and ends, and what else stands on it."""
+"""Cuts and insertions in a text: where lines begin and end, and what else is on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Edits:
     Attributes:
         text: the text they refer to.
         newline: how its lines end.
-        unit: one step of its indentation.
+        unit: a level of its indentation.
     """
 
     __slots__ = ("_list", "newline", "text", "unit")
@@ -29,18 +29,18 @@ class Edits:
         return bool(self._list)
 
     def replace(self, start: int, end: int, text: str) -> None:
-        """Puts `text` in the place of ``[start, end)``."""
+        """Replaces ``[start, end)`` by `text`."""
         self._list.append((start, end, text))
 
     def apply(self, start: int, end: int) -> str:
         """The edited text of ``[start, end)``; edits at its very ends belong to it."""
         parts: list[str] = []
         at = start
-        # A stable sort: insertions at one place keep the order they were made in.
+        # A stable sort: insertions at the same place keep their order.
         for first, last, new in sorted(self._list, key=lambda edit: edit[:2]):
             if first < start or last > end:
                 continue
-            if not new:  # two fields that go may both claim the spaces between them
+            if not new:  # two removed fields may both claim the spaces between them
                 first, last = max(first, at), max(last, at)
             assert first >= at, "edits overlap"
             parts.append(self.text[at:first])
@@ -50,7 +50,7 @@ class Edits:
         return "".join(parts)
 
     def remove(self, node: Node) -> None:
-        """Cuts a field, with its line where nothing else but a comment stands on it."""
+        """Cuts a field, with its line if only a comment is left on it."""
         text = self.text
         line = line_start(text, node.start)
         if line is not None:
@@ -71,7 +71,7 @@ class Edits:
         self.replace(start, node.stop, "")
 
     def insert_after(self, anchor: Node, block: Node | None, lines: list[str], inline: str) -> None:
-        """Adds a field behind another: as lines (still to be indented) where the other ends its line."""
+        """Adds a field behind another: as lines (still to be indented) if the other ends its line."""
         rest = line_end(self.text, anchor.stop)
         if rest is None:
             self._insert_inline(anchor.stop, inline)
@@ -100,7 +100,7 @@ class Edits:
         self.replace(at, at, f" {inline} " if touching else f" {inline}")
 
     def _indent_within(self, block: Node) -> str:
-        """The spaces that fields of a block begin with: as its own do, else a step more than its own line."""
+        """The indentation of a block's fields: that of its fields, else one level more than the block's line."""
         for kid in block.kids:
             line = line_start(self.text, kid.start)
             if line is not None:

@@ -1,7 +1,7 @@
-"""Fields that the schema does not have, as plain values: what a fork of Caffe wrote, known by name.
+"""Fields that the schema lacks, as plain values: a fork of Caffe wrote them, and they are known by name.
 
-Forks give one field different numbers and different types, so there is no message to put them in. A field is its dotted
-path (a block is a prefix) with the values that it was given.
+Forks give the same field different numbers and types, so no message can hold them. A field is its dotted
+path (a block is a prefix) with its values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from deeprebirth_caffe.formats.prototxt.tree import BLOCK, NUMBER, STRING, Node,
 
 Scalar = bool | int | float | str
 Extra = Mapping[str, tuple[Scalar, ...]]
-"""Dotted path -> values in order. A block has its own entry, without values: `permute_param {}` is not nothing."""
+"""Dotted path -> values in order. A block has an entry without values, so that `permute_param {}` is kept."""
 
 _MAX_DIGITS = 40
 
@@ -57,7 +57,7 @@ def _collect(doc: Document, path: str, node: Node, fields: dict[str, list[Scalar
 
 
 def _value(text: str, kind: int) -> Scalar:
-    """What a spelling most likely means; its own text where it is no number."""
+    """The most likely value of a spelling; its text if it is no number."""
     if kind == STRING:
         return unescape(text).decode("utf-8", "replace")
     if kind != NUMBER:
@@ -74,7 +74,7 @@ def _value(text: str, kind: int) -> Scalar:
 
 
 def cut(edits: Edits, doc: Document, nodes: Sequence[Node], table: Table, paths: frozenset[str]) -> None:
-    """Takes the outermost unknown fields of those paths out of a text."""
+    """Removes the outermost unknown fields of those paths from a text."""
     for path, node in strangers(doc, nodes, table):
         if path in paths:
             edits.remove(node)

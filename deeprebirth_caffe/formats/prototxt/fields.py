@@ -1,4 +1,4 @@
-"""Descriptors, looked up once: what the text room needs to know of each message type."""
+"""Descriptors, looked up once: the facts of each message type that texts need."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Field:
         descriptor: protobuf's own description.
         name: its name.
         order: its place in the schema, which is the order of printing.
-        repeated: whether it may stand more than once.
-        convert: for a scalar, how its spelling becomes a value.
+        repeated: whether it may occur more than once.
+        convert: for a scalar, turns its spelling into a value.
         message_type: for a message, its type, else None.
     """
 
@@ -33,7 +33,7 @@ class Field:
         self._table: Table | None = None
 
     def is_fork_value(self, spelling: str, kind: int) -> bool:
-        """Whether a value is none that the schema has and none that is misspelled, but a fork's own."""
+        """Whether a value is a fork's own: the schema lacks it, and it is no misspelling."""
         if self.convert is None or self.descriptor.enum_type is None:
             return False
         try:

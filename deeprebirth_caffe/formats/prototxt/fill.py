@@ -1,4 +1,4 @@
-"""From the syntax tree to messages: names, types and ranges are checked here, against the schema."""
+"""From the syntax tree to messages: checks names, types and ranges against the schema."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Filler:
     """Fills messages from the nodes of one document.
 
     Attributes:
-        unknown: dotted names of fields that the schema does not have, or whose value is a fork's own (it stands in the
-            text, and the message lacks it), in order of appearance (a dict used as an ordered set). None makes such a
+        unknown: dotted names of fields that the schema lacks, or whose value is a fork's own (it is only in the
+            text, not in the message), in order of appearance (a dict used as an ordered set). None makes such a
             field an error.
     """
 
@@ -82,7 +82,7 @@ class Filler:
         return self.doc.error(item.vstart, f"{name}: {error}{advice}")
 
     def _spelling(self, item: Node, node: Node) -> str:
-        """The text of a scalar; an error where there is a block or no colon."""
+        """The text of a scalar; a block, or a missing colon, is an error."""
         if item.kind == BLOCK:
             raise self.doc.error(
                 item.vstart, f"'{node.name}' takes a single value, not a block; write '{node.name}: ...'"

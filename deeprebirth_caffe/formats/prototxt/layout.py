@@ -1,4 +1,4 @@
-"""Where layers stand in a file: which comments are theirs, and how changed layers are woven back."""
+"""The places of layers in a file: which comments belong to them, and how changed layers are put back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deeprebirth_caffe.formats.prototxt.tree import Node
 
 @dataclass(frozen=True)
 class Slot:
-    """The stretch of a file that belongs to one layer, in offsets.
+    """The part of a file that belongs to a layer, in offsets.
 
     Attributes:
         start: where the comment directly above it begins, else where its line does, else the layer itself.
@@ -30,7 +30,7 @@ class Slot:
 def slots_of(text: str, top: Sequence[Node], layers: Sequence[Node]) -> list[Slot]:
     """The slots of the layers among a file's top-level nodes.
 
-    A comment that opens the file is the file's, even with a layer directly below it.
+    A comment at the start of the file belongs to the file, even with a layer directly below it.
     """
     before: dict[int, int] = {}
     last = 0
@@ -52,7 +52,7 @@ def slots_of(text: str, top: Sequence[Node], layers: Sequence[Node]) -> list[Slo
 
 
 def _comment_above(text: str, line: int, floor: int) -> int:
-    """Where the unbroken run of comment lines above a line begins; the line itself where there is none."""
+    """The start of the unbroken comment lines above a line; the line itself where there are none."""
     start = line
     while start > floor:
         above = text.rfind("\n", 0, start - 1) + 1
@@ -63,15 +63,14 @@ def _comment_above(text: str, line: int, floor: int) -> int:
 
 
 def home_of_each(wanted: Sequence[int | None], exact: Sequence[bool]) -> list[bool]:
-    """Which of the wanted layers take the place of their source, the others being written in as new.
+    """Which of the wanted layers take the place of their source; the others are written as new layers.
 
     Args:
-        wanted: for each layer of the result the number of its source in the file, if it has one there.
+        wanted: for each layer of the result the number of its source in the file, if any.
         exact: whether it says the same as its source.
 
     Returns:
-        As many true ones as can keep the file's order, at most one for each source, an exact one before
-        others.
+        True for as many as can keep the file's order, at most one for each source, exact ones first.
     """
     chosen: dict[int, int] = {}
     for at, number in enumerate(wanted):
@@ -99,13 +98,13 @@ def home_of_each(wanted: Sequence[int | None], exact: Sequence[bool]) -> list[bo
 
 
 class _Writer:
-    """The text that grows, with what must be known of its end."""
+    """The growing text, and the state of its end."""
 
     def __init__(self, newline: str) -> None:
         self._parts: list[str] = []
         self._tail = ""
         self._newline = newline
-        self._broke = False  # the last thing added is a line break of ours, in the middle of a line of the file
+        self._broke = False  # we added the last line break, in the middle of a line of the file
 
     def add(self, text: str) -> None:
         if self._broke and text:
@@ -116,7 +115,7 @@ class _Writer:
             self._tail = (self._tail + text[-256:])[-256:]
 
     def add_lines(self, text: str, spaced: bool) -> None:
-        """Adds lines of our own, behind a blank one if `spaced`."""
+        """Adds new lines, behind a blank line if `spaced`."""
         middle = bool(self._tail) and self._tail[-1] != "\n"
         if middle:
             self.add(self._newline)
@@ -126,7 +125,7 @@ class _Writer:
         self._broke = middle
 
     def blank_line(self) -> None:
-        """Ends the text with a blank line unless it does, or is empty."""
+        """Ends the text with a blank line, unless it has one or is empty."""
         if not self.ends_blank():
             self.add(self._newline)
 
@@ -144,12 +143,11 @@ def weave(edits: Edits, slots: Sequence[Slot], pieces: Sequence[tuple[int | None
     Args:
         edits: the file's text with the changes of its header.
         slots: where the file's own layers stand.
-        pieces: the layers to write, in order: the number of the slot each takes, rising, or None for a layer
-            that comes in between, and its text.
+        pieces: the layers to write, in order: the number of each layer's slot, rising, or None for a layer
+            between slots, and its text.
 
     Returns:
-        The new text. Slots that nobody takes are cut, with one of two blank lines that meet; what stands
-        between the slots stays.
+        The new text. Unused slots are cut, with one of two blank lines that meet; text between the slots stays.
     """
     text = edits.text
     out = _Writer(edits.newline)

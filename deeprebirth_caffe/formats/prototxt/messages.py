@@ -1,4 +1,4 @@
-"""Texts that must hold one message and nothing the schema does not have."""
+"""Texts that must hold a message and only fields of the schema."""
 
 from __future__ import annotations
 

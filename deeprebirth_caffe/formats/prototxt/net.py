@@ -1,4 +1,4 @@
-"""Nets: the header, the layers, each with the text it came from, and the way back to one text."""
+"""Nets: the header and the layers, each with its text, and the way back to a whole text."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class LayerSource:
     """One layer of a file.
 
     Attributes:
-        message: what its text says, as far as the schema knows it. Callers may change it; the text's own
-            meaning is remembered apart.
+        message: its text as a message, as far as the schema knows it. Callers may change it; the text's
+            meaning is kept separately.
         unknown: dotted names of fields the schema does not have (``pooling_param.ceil_mode``); they stay in
             the text.
-        origin: the layer of the file that this one is, which is another one after `without`.
+        origin: the layer of the file; after `without` this is a copy of it.
     """
 
     __slots__ = ("_bytes", "_cut", "_doc", "_node", "_single", "_where", "message", "origin", "unknown")
@@ -40,7 +40,7 @@ class LayerSource:
             raise doc.error(node.vstart, "'layer' takes a block; write 'layer { ... }'")
         self._doc = doc
         self._node = node
-        self._where = where  # in the file, where the text is an upgraded one
+        self._where = where  # in the file, if the text was upgraded
         self._single = single  # false for an item of ``layer: [{...}, {...}]``
         self.message = pb.LayerParameter()
         self.unknown = fill_message(doc, self.message, node.kids, node.vstart)
@@ -57,7 +57,7 @@ class LayerSource:
         return {path: values for path, values in fields.items() if not _within(path, self._cut)}
 
     def where_of(self, path: str) -> str:
-        """``file:line:column`` of a field that the schema does not have; of the layer where it is not there."""
+        """``file:line:column`` of a field that the schema lacks; of the layer if the field is not there."""
         for name, node in () if self._where else strangers(self._doc, self._node.kids, _LAYER):
             if path == name or path.startswith(f"{name}."):
                 return self._doc.where(node.start)
@@ -70,7 +70,7 @@ class LayerSource:
         return self._doc.where(next((kid.start for kid in self._node.kids if kid.name == "type"), self._node.start))
 
     def without(self, paths: Iterable[str]) -> LayerSource:
-        """This layer without some of the fields in `unknown`: they are cut when it is rendered."""
+        """This layer without some fields of `unknown`: `render` cuts them."""
         twin = copy(self)
         twin._cut = self._cut.union(paths)
         twin.unknown = [path for path in self.unknown if path not in twin._cut]
@@ -86,7 +86,7 @@ class LayerSource:
         return not self._cut and message.SerializePartialToString(deterministic=True) == self._bytes
 
     def render(self, message: pb.LayerParameter) -> str:
-        """The layer's text, changed as little as makes it say `message`; without what stands around it."""
+        """The layer's text, changed as little as possible so that it says `message`; without the text around it."""
         node, text = self._node, self._doc.text
         lead = "" if self._single else "layer "
         if self.says(message):
@@ -96,7 +96,7 @@ class LayerSource:
         cut(edits, self._doc, node.kids, _LAYER, self._cut)
         patched = lead + edits.apply(node.start, node.stop)
         [written] = parse_net(patched, self._doc.name).layers
-        if not written.says(message):  # never let a changed meaning out, whatever the text looked like
+        if not written.says(message):  # never return a changed meaning, whatever the text looks like
             raise PrototxtError(f"{self.where}: this layer's text cannot be edited; write it in a plainer form")
         return patched
 
@@ -106,8 +106,8 @@ class NetSource:
 
     Attributes:
         name: what errors call the file.
-        header: all but the layers.
-        layers: the layers, in the file's order.
+        header: everything except the layers.
+        layers: in the file's order.
         unknown: names of top-level fields the schema does not have; they stay in the text.
         forms: the old forms of Caffe ("V0", "V1", ...) it was upgraded from; empty for a file in today's form.
         notes: what that upgrade left out or guessed, each with its line.
@@ -144,7 +144,7 @@ class NetSource:
         self._header.CopyFrom(self.header)
 
     def text(self) -> str:
-        """The text, unchanged, but for an old form, which is upgraded.
+        """The text, unchanged; an old form is upgraded.
 
         Encode it with ``errors="surrogateescape"`` to get the file's own bytes.
         """
@@ -156,7 +156,7 @@ class NetSource:
         return extra_fields(self._doc, self._header_nodes, _NET) if self.unknown else {}
 
     def where_of(self, path: str) -> str:
-        """``file:line:column`` of a field of the header that the schema does not have; else of the file."""
+        """``file:line:column`` of a field of the header that the schema lacks; else of the file."""
         header = [node for node in self._file_nodes if node.name not in ("layer", "layers")]
         nodes = strangers(self._file, header, _NET)
         return self._file.where(next((node.start for name, node in nodes if path.split(".")[0] == name), 0))
@@ -167,19 +167,18 @@ class NetSource:
         layers: Sequence[tuple[pb.LayerParameter, LayerSource | None]],
         without: frozenset[str] = frozenset(),
     ) -> str:
-        """The text of a changed net: this one, changed where it must be.
+        """The text of a changed net: this text with the necessary changes.
 
         Args:
-            header: all but the layers.
-            layers: the layers in their order, each with the layer its text is to follow. A source may serve
+            header: everything except the layers.
+            layers: the layers in order, each with the source of its text. A source may serve
                 more than once, and may come from another file.
-            without: fields of the header in `unknown` that are to go.
+            without: fields of the header in `unknown` to remove.
 
         Returns:
             A text that reads as exactly these messages. A layer that says what its source says keeps its
             text; one that differs has its source's text patched; one without a source is written in the
-            file's own indentation. Layers of this file that are not asked for vanish with the comment
-            directly above them.
+            file's indentation. Other layers of this file vanish with the comment directly above them.
         """
         numbers = {id(layer): number for number, layer in enumerate(self.layers)}
         wanted = [(numbers.get(id(source.origin)) if source is not None else None) for _, source in layers]
@@ -231,7 +230,7 @@ class NetSource:
 
 
 def _spread_source(source: LayerSource | None, spread: LayerSource | None) -> LayerSource | None:
-    """The same layer in a text where every layer stands alone."""
+    """The same layer in a text where every layer is alone."""
     return source if source is None or spread is None else spread.without(source._cut)
 
 
@@ -245,7 +244,7 @@ def read_net(path: str | os.PathLike[str]) -> NetSource:
 
 
 def _within(path: str, blocks: Iterable[str]) -> bool:
-    """Whether a dotted path is one of some fields, or inside one."""
+    """Whether a dotted path names one of the fields, or lies inside one."""
     return any(path == block or path.startswith(f"{block}.") for block in blocks)
 
 

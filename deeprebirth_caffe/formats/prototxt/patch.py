@@ -1,9 +1,9 @@
-"""The smallest change of a text that makes it say another message.
+"""The smallest change of a text that gives it another meaning.
 
 Fields that agree keep their text. A scalar that differs has its value replaced in place, with its own quotes;
-a block is patched inside. Fields that are gone are cut with their line; new ones come behind the last of
+a block is patched inside. Removed fields are cut with their line; new ones come behind the last of
 their name, else in the schema's order, in the indentation of their neighbours. Values of a repeated field are
-matched from both ends, so that taking one out of the middle leaves the lines of the others alone.
+matched from both ends, so removing one from the middle leaves the lines of the others alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from deeprebirth_caffe.formats.prototxt.tree import LIST, STRING, Node
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two values say the same: messages bit by bit (a NaN equals itself), scalars with their sign."""
+    """Whether two values are equal: messages bit by bit (a NaN equals itself), scalars with their sign."""
     if isinstance(a, Message):
         return bool(a.SerializePartialToString(deterministic=True) == b.SerializePartialToString(deterministic=True))
     return bool(a == b and (a != 0 or str(a) == str(b))) or str(a) == str(b) == "nan"
@@ -42,7 +42,7 @@ class Patcher:
         """Collects the edits that turn `old` into `new`.
 
         Returns:
-            The values that found no place, because the file's top has no field to put them behind.
+            The values without a place, because the file's top has no field to put them behind.
         """
         before = {field.name: values for field, values in present(old)}
         after = {field.name: values for field, values in present(new)}
@@ -55,7 +55,7 @@ class Patcher:
             olds, news = before.get(field.name, []), after.get(field.name, [])
             spelled = nodes.get(field.name, [])
             if not olds and not field.repeated:
-                # A value that only a fork has (engine: MKL2017): the message does not hold it, and it may be cut.
+                # A fork's value (engine: MKL2017) is not in the message, and may be cut.
                 gone.update(map(id, spelled))
                 spelled = []
             if not olds and not news:
@@ -81,7 +81,7 @@ class Patcher:
         return homeless
 
     def _neighbour(self, field: Field, alive: list[Node]) -> Node | None:
-        """The last field that the schema has in front of `field`."""
+        """The last field of the schema's that comes before `field`."""
         by_name = self._table.by_name
         nearest = None
         for node in alive:
@@ -92,7 +92,7 @@ class Patcher:
 
 
 class _Repeated:
-    """The values of one field: those that stay, change, go and come. A singular field has at most one."""
+    """The values of a field: kept, changed, removed and new. A singular field has at most one."""
 
     __slots__ = ("_edits", "_field", "_nodes", "gone")
 
@@ -106,7 +106,7 @@ class _Repeated:
         """Edits values in place.
 
         Returns:
-            The values still to be added, and the node to put them behind (None: none of this name is left).
+            The values still to add, and the node to put them behind (None: no field of this name is left).
         """
         places = [(item, node) for node in self._nodes for item in (node.kids if node.kind == LIST else (node,))]
         assert len(places) == len(olds), "the message is not the text's own"
@@ -168,13 +168,12 @@ class _Repeated:
 
 
 def _common(olds: list[Any], news: list[Any]) -> tuple[int, int]:
-    """How many values at the front and at the back stay as they are."""
+    """How many values at the front and at the back stay."""
     most = min(len(olds), len(news))
     head = 0
     while head < most and same(olds[head], news[head]):
         head += 1
-    # A value that comes in front of all others has nothing to stand behind: then the values shift through the
-    # lines.
+    # No field precedes a new first value: then the values shift through the lines.
     if head == 0 and len(news) > len(olds):
         return 0, 0
     tail = 0
@@ -184,7 +183,7 @@ def _common(olds: list[Any], news: list[Any]) -> tuple[int, int]:
 
 
 def patch_block(edits: Edits, block: Node, old: Message, new: Message) -> None:
-    """Edits one block so that it says `new` where it said `old`; what the schema does not know stays."""
+    """Edits a block that said `old` so that it says `new`; fields outside the schema stay."""
     homeless = Patcher(edits, block.kids, table_of(old.DESCRIPTOR), block).patch(old, new)
     assert not homeless
 
@@ -194,11 +193,11 @@ def patch_top(edits: Edits, nodes: Sequence[Node], old: Message, new: Message) -
 
     Args:
         edits: where the edits go.
-        nodes: the top-level fields that `old` and `new` speak of.
-        old: what they say.
-        new: what they are to say.
+        nodes: the top-level fields of `old` and `new`.
+        old: their present meaning.
+        new: their new meaning.
 
     Returns:
-        The values that have no field to stand behind; the caller puts them at the top of the file.
+        The values without a field to put them behind; the caller puts them at the top of the file.
     """
     return Patcher(edits, nodes, table_of(old.DESCRIPTOR), None).patch(old, new)

@@ -1,4 +1,4 @@
-"""Messages to text, in the schema's order, the way people write prototxt."""
+"""Prints messages as text, in the schema's order, the way people write prototxt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ON_ONE_LINE = {"BlobShape"}
 
 
 def present(message: Message) -> list[tuple[Field, list[Any]]]:
-    """The fields that are set, in the schema's order, with their values (one for a singular field)."""
+    """The fields that are set, in the schema's order, with their values (a singular field has one)."""
     by_name = table_of(message.DESCRIPTOR).by_name
     pairs = [(by_name[descriptor.name], value) for descriptor, value in message.ListFields()]
     pairs.sort(key=lambda pair: pair[0].order)
@@ -22,7 +22,7 @@ def present(message: Message) -> list[tuple[Field, list[Any]]]:
 
 
 def message_lines(message: Message, indent: str, unit: str) -> list[str]:
-    """The fields of a message, one a line, blocks over several lines."""
+    """The fields of a message, each on a line, blocks over several lines."""
     lines: list[str] = []
     for field, values in present(message):
         for value in values:
@@ -53,7 +53,7 @@ def block_inline(message: Message) -> str:
 def format_message(message: Message, indent: str = "  ") -> str:
     """The text of a message's fields, in the schema's order.
 
-    Floats are spelled as short as they can be (0.1, not 0.10000000149), enums by name, strings with
+    Floats are as short as possible (0.1, not 0.10000000149), enums are names, strings have
     protobuf's escapes. An empty message gives an empty text, any other ends with a newline.
     """
     lines = message_lines(message, "", indent)

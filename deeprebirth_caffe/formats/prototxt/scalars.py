@@ -1,6 +1,6 @@
-"""Single values: from their spelling to Python and back.
+"""Scalar values: from their spelling to Python and back.
 
-What is accepted is what Caffe's parser accepts, no more: octal and hexadecimal for integers only, ``1.f`` for
+Accepts exactly what Caffe's parser accepts: octal and hexadecimal for integers only, ``1.f`` for
 floats, ``t``/``1`` for booleans, a number for an enum value that exists.
 """
 
@@ -35,11 +35,11 @@ Convert = Callable[[str, int], Any]
 _LIKE_SLIPS = {"EltwiseOp": {"SUB"}}
 """Values of forks that look like slips of Caffe's own, by enum."""
 _ALL_TOLD = ("Phase", "LayerType")
-"""Enums whose other values mean nothing here: which layers there are, and of what type, depends on them."""
+"""Enums whose unknown values are errors: they decide which layers there are, and of what type."""
 
 
 class ForkValue(ValueError):
-    """A value that an enum of Caffe does not have and that is no slip of one that it has: a fork's, most likely."""
+    """A value that an enum of Caffe lacks and that is no misspelling: most likely a fork's."""
 
 
 def _integer(low: int, high: int) -> Convert:
@@ -84,7 +84,7 @@ def _float(text: str, kind: int) -> float:
 
 
 def _bounded(text: str, kind: int) -> float:
-    """A number that single precision holds: in nearly every field of a net infinity and NaN only spoil the results."""
+    """A number that single precision holds: in most fields of a net infinity and NaN spoil the results."""
     value = _float(text, kind)
     if math.isfinite(value):
         with contextlib.suppress(OverflowError):
@@ -94,7 +94,7 @@ def _bounded(text: str, kind: int) -> float:
 
 
 def _unbounded(text: str, kind: int) -> float:
-    """A limit: infinity means that there is none."""
+    """A limit: infinity means no limit."""
     value = _float(text, kind)
     if math.isnan(value):
         raise ValueError(f"{_shown(text)} is not a number that Caffe can use")
@@ -160,7 +160,7 @@ def _is_slip(word: str, name: str) -> bool:
 
 
 def _distance(a: str, b: str) -> int:
-    """How many letters have to be put in, taken out, changed or swapped with their neighbour."""
+    """How many letters to insert, remove, change or swap with their neighbour."""
     rows = [list(range(len(b) + 1))]
     for i, letter in enumerate(a, start=1):
         row = [i]
@@ -174,7 +174,7 @@ def _distance(a: str, b: str) -> int:
 
 
 def unescape(text: str) -> bytes:
-    """The bytes of one or more quoted strings (spaces and comments may stand between them)."""
+    """The bytes of one or more quoted strings (with spaces and comments between them)."""
     parts: list[bytes] = []
     for match in _LITERAL.finditer(text):
         literal = match.group(1)
@@ -188,7 +188,7 @@ def unescape(text: str) -> bytes:
                 break
             parts.append(body[at:slash].encode("utf-8", "surrogateescape"))
             escape = _ESCAPE.match(body, slash)
-            assert escape is not None  # the tokenizer lets no backslash end a string
+            assert escape is not None  # the tokenizer never ends a string with a backslash
             octal, hexa, short, long, simple = escape.groups()
             at = escape.end()
             if octal:
@@ -212,7 +212,7 @@ def unescape(text: str) -> bytes:
 
 
 def _magnitude(text: str) -> str:
-    """The spelling behind a minus sign; spaces and comments may stand between."""
+    """The spelling behind a minus sign, with spaces and comments between."""
     rest = text[1:].lstrip()
     while rest.startswith("#"):
         rest = rest.partition("\n")[2].lstrip()
@@ -237,7 +237,7 @@ _CONVERT: dict[int, Convert] = {
 
 
 def converter(field: FieldDescriptor) -> Convert:
-    """How the spelling of a scalar field becomes its value."""
+    """The function that turns the spelling of a scalar field into its value."""
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return _bytes if field.type == FieldDescriptor.TYPE_BYTES else _string
     if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:

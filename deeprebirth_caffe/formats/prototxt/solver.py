@@ -1,4 +1,4 @@
-"""Solver files, lossless; an old one (``solver_type: ADAM``) is read as today's (``type: "Adam"``)."""
+"""Solver files, lossless. The old ``solver_type: ADAM`` is read as today's ``type: "Adam"``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class SolverSource(TextSource[pb.SolverParameter]):
     """A solver's message with its text: `message`, `unknown`, `text()`, `render(message)`.
 
     Attributes:
-        forms: "solver_type" where the file says its type in the old way; its text then says it in today's.
+        forms: "solver_type" if the file has that old field; its text then has today's ``type``.
     """
 
     def __init__(self, doc: Document) -> None:

@@ -1,4 +1,4 @@
-"""A file that holds one message, kept with its text: solver files, and the header of a net."""
+"""A message with its text: solver files, and the header of a net."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TextSource(Generic[M]):
 
     Attributes:
         name: what errors call the file.
-        message: what the text says. Callers may change it; the text's own meaning is remembered apart.
+        message: the text as a message. Callers may change it; the text's meaning is kept separately.
         unknown: dotted names of the fields the schema does not have; they stay in the text.
     """
 
@@ -46,7 +46,7 @@ class TextSource(Generic[M]):
         return self._doc.where(_find(self._nodes, path.split(".")))
 
     def render(self, message: M) -> str:
-        """The text that says `message`: this one, changed where it must."""
+        """The text that says `message`: this text with the necessary changes."""
         text = self._doc.text
         edits = Edits(text, newline_of(text), unit_of(text, self._nodes))
         homeless = patch_top(edits, self._nodes, self._original, message)
@@ -64,7 +64,7 @@ def read_text(path: str | os.PathLike[str], message: M) -> TextSource[M]:
 
 
 def _find(nodes: Sequence[Node], path: Sequence[str]) -> int:
-    """The offset of a field, its names given from the outside in; zero where it is not there."""
+    """The offset of a field, its names given from the outside in; zero if it is not there."""
     for node in nodes:
         if node.name == path[0]:
             return (_find(node.kids, path[1:]) or node.start) if len(path) > 1 else node.start
@@ -80,7 +80,7 @@ def add_at_top(edits: Edits, values: Sequence[tuple[Field, Any]], nodes: Sequenc
     if nodes:
         line = line_start(text, nodes[0].start)
         at = nodes[0].start if line is None else line
-        while line is None and text[at - 1] in " \t\r\v\f":  # these go if the field goes
+        while line is None and text[at - 1] in " \t\r\v\f":  # these are removed with the field
             at -= 1
     lines = [line for field, value in values for line in field_lines(field, value, "", edits.unit)]
     lead = newline if at and text[at - 1] != "\n" else ""
@@ -94,7 +94,7 @@ def newline_of(text: str) -> str:
 
 
 def unit_of(text: str, nodes: Sequence[Node]) -> str:
-    """One step of a text's indentation: two spaces, unless its first indented block shows another."""
+    """A level of a text's indentation: two spaces, unless its first indented block shows another."""
     for node in nodes:
         if node.kind == BLOCK and (outer := line_start(text, node.start)) is not None:
             for kid in node.kids:

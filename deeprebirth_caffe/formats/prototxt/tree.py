@@ -1,7 +1,7 @@
 """Protobuf's text format as a concrete syntax tree.
 
-The tree holds offsets into the text and nothing else, so writing it back is printing the text: comments,
-blank lines, order and spelling need no place of their own. A node is made for each field, none for a token.
+The tree holds only offsets into the text, so writing it back prints the text: comments,
+blank lines, order and spelling need no storage. Each field has a node; tokens have none.
 
 The grammar is the one Caffe's own parser (protobuf's C++ TextFormat) accepts: ``#`` comments, an optional
 ``:`` before a message, ``{ }`` or ``< >``, one ``,`` or ``;`` after a field, adjacent strings joined, short
@@ -15,13 +15,13 @@ import re
 from deeprebirth_caffe.formats.prototxt.document import Document
 
 MAX_DEPTH = 100
-"""Blocks nested deeper than this are refused: real nets need six."""
+"""Deeper nested blocks are refused: real nets need six levels."""
 
 STRING, NUMBER, WORD, BLOCK, LIST = range(5)
-"""What the value of a field is."""
+"""The kinds of a field's value."""
 
 # The spaces and comments in front of a token belong to its match. One of the last two alternatives always
-# matches, so the loops in front never have to give anything back: scanning is linear on any input.
+# matches, so the loops in front never backtrack: scanning is linear on any input.
 _TOKEN = re.compile(
     r"""[ \t\r\n\v\f]*(?:\#[^\n]*(?:\n[ \t\r\n\v\f]*)?)*
     (?:([A-Za-z_][A-Za-z0-9_]*)
@@ -47,7 +47,7 @@ class Node:
         end: offset behind the value.
         stop: offset behind the separator that follows, else `end`.
         kids: fields of a BLOCK, items of a LIST, else empty.
-        colon: whether a ``:`` stands between name and value.
+        colon: whether there is a ``:`` between name and value.
     """
 
     __slots__ = ("colon", "end", "kids", "kind", "name", "start", "stop", "vstart")
@@ -68,7 +68,7 @@ class _Parser:
         self.doc = doc
         text = self.text = doc.text
         tokens = [(m.lastindex or 0, m.start(m.lastindex or 0), m.end()) for m in _TOKEN.finditer(text)]
-        # What ends the text stands behind its last token, trailing comments skipped.
+        # The end of the text is behind its last token; trailing comments are skipped.
         tokens.append((0, len(text), len(text)))
         self.tokens = tokens
         self.at = 0
@@ -101,7 +101,7 @@ class _Parser:
             nodes.append(node)
 
     def extension(self) -> Node:
-        """``[package.name]`` or ``[host/package.name]`` in the place of a field's name."""
+        """``[package.name]`` or ``[host/package.name]`` instead of a field's name."""
         opened = self.tokens[self.at][1]
         self.at += 1
         while True:
@@ -193,7 +193,7 @@ class _Parser:
     def unclosed(self, opened: int, closing: str, nodes: list[Node]) -> Exception:
         hint = ""
         for node in nodes:
-            if node.name in ("layer", "layers"):  # no layer holds layers: the brace is missing in front of this one
+            if node.name in ("layer", "layers"):  # no layer holds layers: a brace is missing in front of this one
                 hint = f" in front of the next layer at {self.doc.where(node.start).removeprefix(self.doc.name + ':')}"
                 break
         return self.doc.error(opened, f"'{self.text[opened]}' is never closed; add the missing '{closing}'{hint}")
@@ -221,5 +221,5 @@ def parse_tree(doc: Document) -> list[Node]:
 
 
 def occurrences(node: Node) -> list[Node]:
-    """The values a field node stands for: its items if it is a short list, else itself."""
+    """The values of a field node: its items if it is a short list, else itself."""
     return node.kids if node.kind == LIST else [node]
