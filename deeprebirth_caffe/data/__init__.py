@@ -1,4 +1,4 @@
-"""What data layers read: databases, lists of pictures, HDF5; and how those are made."""
+"""Reads the sources of data layers (databases, lists of pictures, HDF5), and writes databases."""
 
 from deeprebirth_caffe.data.check import check_source
 from deeprebirth_caffe.data.layer import DataLayer, open_layer

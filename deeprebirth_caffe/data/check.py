@@ -1,4 +1,4 @@
-"""Whether a data layer's source can be used, asked before anything starts."""
+"""Checks a data layer's source before anything starts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from deeprebirth_caffe.data.layer import READERS
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 MOST_FILES = 100_000
-"""How many files of a list are looked for; more would take too long."""
+"""The most files of a list to check; more would take too long."""
 
 
 def check_source(param: pb.LayerParameter, root: str | Path = ".") -> None:
-    """Refuses a data layer that no engine could read, for reasons that can be known at once.
+    """Refuses a data layer that no engine could read, if that shows at once.
 
     Real Caffe aborts on most of them and waits for ever on some. A layer that reads no files passes.
 
@@ -21,8 +21,8 @@ def check_source(param: pb.LayerParameter, root: str | Path = ".") -> None:
         root: the directory where its relative paths start.
 
     Raises:
-        RebirthError: its source is missing, locked, empty, damaged or of another kind, its first record does not go
-            with its settings, or its batch size is missing.
+        RebirthError: its source is missing, locked, empty, damaged or of another kind, its first record does not fit
+            its settings, or its batch size is missing.
     """
     if param.type not in READERS:
         return

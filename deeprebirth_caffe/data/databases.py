@@ -26,7 +26,7 @@ class DatabaseReader(Reader):
     """Records in the order of their keys, round and round."""
 
     def __init__(self, param: pb.LayerParameter, train: bool, root: Path, seed: int) -> None:
-        """Opens the database and looks at its first record."""
+        """Opens the database and reads its first record."""
         settings = param.data_param
         super().__init__(param, settings.batch_size)
         if not settings.source:
@@ -55,7 +55,7 @@ class DatabaseReader(Reader):
             refuse(self.param, str(error), error)
 
     def read(self) -> Job:
-        """Reads records where they stand; nothing is copied yet."""
+        """Reads the next records as views; nothing is copied yet."""
         records: list[Any] = []
         keys: list[str] = []
         for _ in range(self.batch_size):
@@ -109,11 +109,11 @@ class DatabaseReader(Reader):
         return datum, values[:count].reshape(shape)
 
     def state(self) -> State:
-        """The batch, and the key of the record it begins with."""
+        """The number of the next batch, and the key of its first record."""
         return {"batch": self.batch, "next": self._cursor.key().decode("latin-1")}
 
     def restore(self, state: State) -> None:
-        """Seeks that key."""
+        """Goes back to that key."""
         if not self._cursor.seek(state["next"].encode("latin-1")):
             refuse(self.param, f"it has no record {state['next']} any more, where reading should go on")
         self.batch = int(state["batch"])

@@ -1,4 +1,4 @@
-"""Pictures, as Caffe has OpenCV read them: rows of BGR or gray pixels."""
+"""Decodes pictures as Caffe does with OpenCV: rows of BGR or gray pixels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _END_OF_JPEG = b"\xff\xd9"
 
 
 class BadRecordError(ValueError):
-    """One record cannot be used; whoever knows its name says which."""
+    """A record cannot be used; the caller adds its name."""
 
 
 def opencv() -> Any:
@@ -51,7 +51,7 @@ def decode(data: bytes, flag: int) -> Picture:
         BadRecordError: it cannot be decoded, or has more than 8 bits a channel.
     """
     if flag != NATIVE and not data.startswith(_JPEG):
-        # Caffe's OpenCV turns JPEGs as a camera says, later ones other kinds of pictures, too.
+        # Caffe's OpenCV turns only JPEGs as their camera says, later versions turn other kinds too.
         flag |= _AS_STORED
     opencv()
     try:
@@ -66,22 +66,22 @@ def decode(data: bytes, flag: int) -> Picture:
 
 
 def read_picture(path: Path, color: bool, size: tuple[int, int] | None = None) -> Picture:
-    """Reads a picture's file, and resizes it if told.
+    """Reads a picture's file, and resizes it if asked.
 
     Args:
         path: the file.
-        color: whether to read it as BGR; else as gray.
+        color: whether to read BGR; else gray.
         size: the new height and width.
 
     Raises:
-        BadRecordError: it is not there or no picture.
+        BadRecordError: the file is missing or no picture.
     """
     try:
         data = read_regular(path, PICTURE_LIMIT)
     except OSError as error:
         raise BadRecordError(f"cannot read it ({error.strerror})") from error
     if data.startswith(_JPEG) and not data.endswith(_END_OF_JPEG):
-        # What is missing of a JPEG's file is gray in Caffe; in memory OpenCV wants to see an end.
+        # The missing part of a JPEG's file is gray in Caffe; in memory OpenCV needs an end mark.
         data += _END_OF_JPEG
     picture = decode(data, COLOR if color else GRAY)
     if size is None:

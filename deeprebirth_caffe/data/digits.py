@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits, a data set that comes with the library: 1,797 pictures of 8 x 8 pixels."""
+"""scikit-learn's handwritten digits, which come with the library: 1,797 pictures of 8 x 8 pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deeprebirth_caffe.data.libraries import need
 
 CLASSES = tuple("0123456789")
 TEST_EVERY = 5
-"""Each fifth digit of a class is for testing."""
+"""Every fifth digit of a class is for testing."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Digit:
     """One picture.
 
     Attributes:
-        name: by its place in scikit-learn's set.
+        name: made of its place in scikit-learn's set.
         picture: values from 0 to 255.
-        label: which digit it is.
+        label: the digit.
     """
 
     name: str
@@ -32,11 +32,11 @@ class Digit:
 
 
 def digits(part: str, size: int = 28, channels: int = 1) -> Iterator[Digit]:
-    """The digits of a part, always the same in the same order.
+    """The digits of a part, always in the same order.
 
     Args:
         part: `train` (four fifths of each digit) or `test`.
-        size: height and width that they are enlarged to.
+        size: the height and width to enlarge them to.
         channels: how often the gray picture is repeated.
     """
     from_sklearn = need("sklearn.datasets", "making the digits").load_digits()
@@ -47,10 +47,10 @@ def digits(part: str, size: int = 28, channels: int = 1) -> Iterator[Digit]:
         seen[label] += 1
         if (seen[label] % TEST_EVERY == 0) == (part == "test"):
             chosen.append((place, label))
-    # One writer's digits stand together.
+    # The digits of one writer are neighbours.
     random.Random(0).shuffle(chosen)
     for place, label in chosen:
-        # Half goes up: 16 levels become 0, 16, 32, …, 255.
+        # Halves are rounded up: 16 levels become 0, 16, 32, …, 255.
         pixels = np.floor(from_sklearn.images[place] * (255 / 16) + 0.5).astype(np.uint8)
         picture = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR)
         if channels > 1:

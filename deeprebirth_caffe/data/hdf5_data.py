@@ -1,4 +1,4 @@
-"""The HDF5Data layer: a list of files with one data set for each top."""
+"""The HDF5Data layer: a list of files with a data set for each top."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
 class HDF5Reader(Reader):
-    """The rows of several files, one file after the other, round and round; one file is in memory at a time."""
+    """The rows of several files, file after file, round after round; a single file is in memory at a time."""
 
     def __init__(self, param: pb.LayerParameter, train: bool, root: Path, seed: int) -> None:
-        """Reads the list and looks at the data sets of every file."""
+        """Reads the list and checks the data sets of every file."""
         settings = param.hdf5_data_param
         super().__init__(param, settings.batch_size)
         if param.HasField("transform_param"):

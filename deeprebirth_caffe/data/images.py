@@ -17,10 +17,10 @@ from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
 class ImageReader(Reader):
-    """The pictures of a list, round and round, each round in a new order where they are shuffled."""
+    """The pictures of a list, round after round; if shuffled, each round has a new order."""
 
     def __init__(self, param: pb.LayerParameter, train: bool, root: Path, seed: int) -> None:
-        """Reads the list and looks at its first picture."""
+        """Reads the list and its first picture."""
         settings = param.image_data_param
         super().__init__(param, settings.batch_size)
         if (settings.new_height == 0) != (settings.new_width == 0):
@@ -115,7 +115,7 @@ class ImageReader(Reader):
 
 
 def _read_list(param: pb.LayerParameter, path: Path) -> list[tuple[str, int]]:
-    """File and label of each line; the label stands behind the last space."""
+    """File and label of each line; the label is behind the last space."""
     try:
         text = read_regular_text(path)
     except OSError as error:

@@ -26,27 +26,27 @@ READERS: dict[str, type[DatabaseReader | ImageReader | HDF5Reader | WindowReader
 """The layer types that read files."""
 
 AHEAD_BYTES = 256 << 20
-"""About how much memory batches may take that have not been asked for yet."""
+"""About how much memory the batches read ahead may take."""
 
 MOST_THREADS = 4
 
 
 class DataLayer:
-    """The batches of a data layer, in order; also a context manager.
+    """The batches of a data layer, in order. It is also a context manager.
 
     Attributes:
         batch_size: records a batch.
-        shapes: of the tops, as the source's first record has them. A Data or ImageData layer's batches have the
-            shape that each one's first record makes, as in Caffe.
-        keys: for each record of the batch last given, its key in the database or its file.
+        shapes: of the tops, from the source's first record. As in Caffe, a batch of a Data or ImageData layer has
+            the shape of its first record.
+        keys: for each record of the last batch, its key in the database or its file.
     """
 
     def __init__(self, reader: Reader, threads: int | None = None) -> None:
-        """Takes a reader over; nothing is read ahead before the first `next`.
+        """Takes over a reader; it reads nothing ahead before the first `next`.
 
         Args:
-            reader: where batches come from.
-            threads: how many threads make them; None: up to four, as the machine has processors.
+            reader: the source of batches.
+            threads: how many threads make batches; None: as many as processors, at most four.
         """
         self._reader = reader
         self.batch_size = reader.batch_size
@@ -62,7 +62,7 @@ class DataLayer:
         """The next batch: a new array for each top.
 
         Raises:
-            RebirthError: a record cannot be used; names layer, source and record.
+            RebirthError: a record cannot be used; the text names layer, source and record.
         """
         self._check_process()
         if self._closed:
@@ -77,14 +77,14 @@ class DataLayer:
         return arrays
 
     def state(self) -> State:
-        """Where the batches given so far ended; JSON can hold it."""
+        """The place behind the last batch; JSON can hold it."""
         return dict(self._state)
 
     def restore(self, state: State) -> None:
-        """Goes on from a `state()`, of this layer or of an earlier run's.
+        """Goes on from a `state()` of this layer, in this run or an earlier run.
 
         Raises:
-            RebirthError: it is not this layer's, or the source has changed so that it cannot go on.
+            RebirthError: the state is another layer's, or the source has changed too much.
         """
         self._check_process()
         self._stop()
@@ -101,7 +101,7 @@ class DataLayer:
         self._state = self._reader.state()
 
     def skip(self, batches: int) -> None:
-        """Passes over some batches."""
+        """Skips some batches."""
         self._check_process()
         self._stop()
         self._reader.restore(self._state)
@@ -109,7 +109,7 @@ class DataLayer:
         self._state = self._reader.state()
 
     def close(self) -> None:
-        """Ends its threads and lets go of the source; a second time does nothing."""
+        """Ends the threads and closes the source; a second call does nothing."""
         if not self._closed:
             self._closed = True
             if self._process == os.getpid():
@@ -132,7 +132,7 @@ class DataLayer:
 
     def _check_process(self) -> None:
         if self._process != os.getpid():
-            # After a fork the threads are gone, and what they had made ahead with them.
+            # After a fork the threads are gone, with the batches that they had made ahead.
             self._process = os.getpid()
             self._ahead = None
             if not self._closed:
@@ -147,14 +147,14 @@ def open_layer(
 
     Args:
         param: the layer: Data, ImageData, HDF5Data or WindowData.
-        train: whether it is in phase TRAIN, where crops are random.
-        root: the directory where its relative paths start.
-        seed: of everything random. Batches depend on seed, layer name and batch number alone.
-        threads: how many threads make batches; None: up to four, as the machine has processors. Batches do not
-            depend on it.
+        train: whether the phase is TRAIN, where crops are random.
+        root: the directory where relative paths start.
+        seed: of everything random. Batches depend only on seed, layer name and batch number.
+        threads: how many threads make batches; None: as many as processors, at most four. Batches do not
+        depend on it.
 
     Raises:
-        RebirthError: the source or the layer's settings cannot be used; names the layer and the source.
+        RebirthError: the source or the layer's settings cannot be used; the text names layer and source.
     """
     reader = READERS.get(param.type)
     if reader is None:

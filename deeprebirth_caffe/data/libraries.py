@@ -1,4 +1,4 @@
-"""The libraries that reading pictures and HDF5 needs, imported when they are needed."""
+"""Imports the libraries for pictures and HDF5 when they are needed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def need(module: str, purpose: str) -> Any:
     """Imports an optional library.
 
     Args:
-        module: its module's name.
-        purpose: what for, for the message: "reading pictures".
+        module: the name of its module.
+        purpose: for the message, such as "reading pictures".
 
     Raises:
         RebirthError: it is not installed.
@@ -24,5 +24,5 @@ def need(module: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = module if module == "plyvel" else ""  # the one that is rarely needed, and not everywhere to be had
+        package = module if module == "plyvel" else ""  # rarely needed, and not available everywhere
         raise RebirthError(f"{purpose} needs {_NAMES.get(module, module)}: {pip_install('data', package)}") from error

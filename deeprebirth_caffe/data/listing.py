@@ -1,4 +1,4 @@
-"""Which pictures go into a database, under which keys, with which labels: from a list file or from folders."""
+"""The pictures, keys and labels of a database, from a list file or from folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deeprebirth_caffe.formats.files import read_regular
 
 TRAIN = "train"
 PARTS = (TRAIN, "val", "valid", "validation", "test")
-"""What the subfolders of a folder of several parts are called."""
+"""The names of a folder's subfolders that become databases of their own."""
 
 SUFFIXES = frozenset(
     f".{suffix}"
@@ -24,7 +24,7 @@ SUFFIXES = frozenset(
         *("pgm", "png", "pnm", "ppm", "ras", "sr", "tif", "tiff", "webp"),
     )
 )
-"""What files in a class's folder are taken for pictures."""
+"""The suffixes of pictures in a class's folder."""
 
 MOST_ENTRIES = 10**8
 """Keys begin with eight digits, and databases sort by key."""
@@ -39,10 +39,10 @@ class Entry:
     """One picture.
 
     Attributes:
-        number: its place in the list; the key begins with it.
-        name: as the list has it; the key ends with it.
-        path: where it is.
-        label: its class.
+        number: the place in the list; the key begins with it.
+        name: the list's name for it; the key ends with it.
+        path: of the file.
+        label: the class.
     """
 
     number: int
@@ -52,7 +52,7 @@ class Entry:
 
     @property
     def key(self) -> bytes:
-        """The record's key, as convert_imageset makes it; of a name too long for LMDB, the end."""
+        """The record's key, as convert_imageset makes it; if the name is too long for LMDB, its end."""
         head = b"%08d_" % self.number
         return head + os.fsencode(self.name)[-(_LONGEST_KEY - len(head)) :]
 
@@ -67,12 +67,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Folder:
-    """What was found in a folder with a folder a class.
+    """The content of a folder with a subfolder for each class.
 
     Attributes:
-        classes: their names; the place of each is its label.
+        classes: the names; a class's place is its label.
         parts: the pictures.
-        notes: for people: what was left out, what looks odd.
+        notes: for people: skipped files, and anything unusual.
     """
 
     classes: list[str]
@@ -83,14 +83,14 @@ class Folder:
 def read_list(listing: Path, root: Path | None = None) -> list[Entry]:
     """Reads a list in convert_imageset's form: in each line a path and, after the last space, a whole number.
 
-    An empty line is no picture, though it counts in the numbers of those after it, as in convert_imageset.
+    An empty line is no picture, but it counts in the numbers of the lines after it, as in convert_imageset.
 
     Args:
         listing: the file.
-        root: the folder put in front of each path, as it is; None: paths are relative to the list's own folder.
+        root: the folder to prepend to each path, unchanged; None: paths are relative to the list's folder.
 
     Raises:
-        RebirthError: it cannot be read, is empty, or a line is not of that form.
+        RebirthError: the list cannot be read, is empty, or has a line of another form.
     """
     try:
         data = read_regular(listing)
@@ -112,19 +112,19 @@ def read_list(listing: Path, root: Path | None = None) -> list[Entry]:
 
 
 def read_folder(folder: Path, split: str, val_fraction: float, seed: int, labels: Path | None = None) -> Folder:
-    """Finds the pictures of a folder with a folder a class, or with such folders in `train`, `val`, …
+    """Lists the pictures of a folder with a subfolder for each class, or with such subfolders in `train`, `val`, …
 
-    Classes are sorted by name. Of each, its pictures are sorted by path, wherever they are below its folder.
+    Classes are sorted by name, and the pictures of a class by path, at any depth below its folder.
 
     Args:
         folder: where to look.
-        split: what the one part is called where there are not several.
-        val_fraction: how much of each class goes into a second part, `val`; 0: nothing.
-        seed: which pictures those are.
-        labels: a file with a class a line, where they are not to be found by looking.
+        split: the name of the database, if there is only one.
+        val_fraction: the part of each class that goes into a second database, `val`; 0: none.
+        seed: chooses those pictures.
+        labels: a file with the classes, one a line, instead of the names of the subfolders.
 
     Raises:
-        RebirthError: there are no classes or no pictures, or the parts do not fit each other.
+        RebirthError: there are no classes or no pictures, or the parts have different classes.
     """
     notes: list[str] = []
     several = [part for part in PARTS if _subfolders(folder / part)]
@@ -149,10 +149,10 @@ def read_folder(folder: Path, split: str, val_fraction: float, seed: int, labels
 
 
 def label_of(text: str) -> int:
-    """A label (or another number) of a list: a whole number as C++ reads one, which an int of 32 bits holds.
+    """A label (or another number) of a list: a whole number of 32 bits, as C++ reads it.
 
     Raises:
-        ValueError: it is something else; the text is fit for people.
+        ValueError: it is no such number; the text is written for people.
     """
     if not _LABEL.fullmatch(text) or not -(2**31) <= int(text) < 2**31:
         raise ValueError(f"{text[:40]!r} is not a whole number of 32 bits")
@@ -160,14 +160,14 @@ def label_of(text: str) -> int:
 
 
 def shuffled(entries: Sequence[Entry], seed: int) -> list[Entry]:
-    """The same pictures in an order that hangs on the seed alone, numbered anew."""
+    """The same pictures in an order that depends only on the seed, with new numbers."""
     order = list(entries)
     random.Random(seed).shuffle(order)
     return _numbered(order)
 
 
 def label_lines(classes: Iterable[str]) -> str:
-    """The text of labels.txt: a class a line, whatever its name holds."""
+    """The text of labels.txt: the classes, one a line, whatever their names hold."""
     return "".join("".join(map(_visible, name)) + "\n" for name in classes)
 
 
@@ -182,7 +182,7 @@ def _numbered(entries: Iterable[Entry]) -> list[Entry]:
 def _join(listing: Path, root: Path | None, name: str) -> str:
     if root is None:
         return str(listing.parent / name)
-    # One string after the other, as Caffe does: lists whose paths begin with "/" are meant to be below the root.
+    # Appended as text, as Caffe does: paths that begin with "/" are meant to lie below the root.
     slash = "" if name.startswith("/") else os.sep
     return f"{root}{slash}{name}"
 
@@ -249,7 +249,7 @@ def _pictures(folder: Path) -> tuple[list[str], int]:
 
     for place, below, names in os.walk(folder, onerror=fail, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:  # a link that leads to where we have been
+        if real in seen:  # a link to a folder that we have seen
             below.clear()
             continue
         seen.add(real)
@@ -265,14 +265,14 @@ def _pictures(folder: Path) -> tuple[list[str], int]:
 
 
 def _divide(part: Part, fraction: float, seed: int) -> list[Part]:
-    """Takes a share of each class out for a second part; a class of two or more is in both."""
+    """Takes a share of each class out for a second part; a class of two or more pictures is in both."""
     by_label: dict[int, list[Entry]] = {}
     for entry in part.entries:
         by_label.setdefault(entry.label, []).append(entry)
     taken: set[int] = set()
     for label, entries in by_label.items():
         count = max(round(len(entries) * fraction), 1)
-        # The label is part of the seed: a class's choice does not hang on the size of the others.
+        # The label is part of the seed, so a class's choice does not depend on the size of other classes.
         order = [entry.number for entry in entries]
         random.Random(f"{seed} {label}").shuffle(order)
         taken.update(order[: min(count, len(entries) - 1)])

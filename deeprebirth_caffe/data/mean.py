@@ -1,4 +1,4 @@
-"""The mean picture of a database, to the bit as compute_image_mean has it."""
+"""The mean picture of a database, equal to compute_image_mean's to the bit."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def mean_picture(database: Database, progress: Callable[[int], None] = lambda do
     """Adds all records in the order of their keys, in single precision, and divides by their number.
 
     Args:
-        database: with records of one shape.
-        progress: called with the number of records dealt with.
+        database: its records must have the same shape.
+        progress: called with the number of records read.
 
     Returns:
         channels x height x width.
 
     Raises:
-        RebirthError: there are none, or they differ in shape.
+        RebirthError: there are no records, or they differ in shape.
     """
     total: NDArray[Any] | None = None
     count = 0
@@ -45,7 +45,7 @@ def mean_picture(database: Database, progress: Callable[[int], None] = lambda do
                 f"mean: record {key.decode(errors='replace')} is {sizes[0]}, the first is {sizes[1]}: a mean needs "
                 "one size and as many channels everywhere; use --resize or leave --mean out"
             )
-        # One after the other: where sums go beyond 2^24, single precision rounds, and the order matters.
+        # In order: above 2^24 sums in single precision are rounded, and the order matters.
         total += pixels
         count += 1
         if count % _STEP == 0:

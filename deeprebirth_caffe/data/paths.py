@@ -1,4 +1,4 @@
-"""Where the paths of a net lead, and how errors call a data layer and its source."""
+"""Resolves the paths of a net, and names a data layer and its source in errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
 def find_path(name: str, root: str | Path = ".") -> Path:
-    """Where a path of a net leads: from the directory that Caffe would be started in, whatever file names it.
+    """Resolves a path of a net from the directory that Caffe would start in, whatever file names it.
 
     Raises:
         RebirthError: it cannot be a path.
@@ -22,7 +22,7 @@ def find_path(name: str, root: str | Path = ".") -> Path:
 
 
 def source_of(param: pb.LayerParameter) -> str:
-    """What a data layer reads, as its file gives it."""
+    """The source of a data layer, as the file gives it."""
     sources = {
         "Data": param.data_param.source,
         "ImageData": param.image_data_param.source,
@@ -33,7 +33,7 @@ def source_of(param: pb.LayerParameter) -> str:
 
 
 def refuse(param: pb.LayerParameter, what: str, cause: BaseException | None = None) -> NoReturn:
-    """Raises RebirthError for a data layer: its name, its source, then what is wrong."""
+    """Raises RebirthError for a data layer: name, source, then the fault."""
     source = source_of(param)
     where = f"{source}: " if source else ""
     raise RebirthError(f"{title(param)} ({param.type}): {where}{what}") from cause

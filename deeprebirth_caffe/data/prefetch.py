@@ -1,4 +1,4 @@
-"""Batches made ahead of time by a few threads, and given out in order."""
+"""A few threads make batches ahead of time; they come out in order."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ R = TypeVar("R")
 
 
 class Prefetcher(Generic[J, R]):
-    """Threads that read in turn and make side by side.
+    """Threads that take turns to read, and make batches in parallel.
 
-    No more than `depth` batches exist at a time that have not been given out. An error is given out in its turn,
-    and again after it.
+    At most `depth` batches wait at a time. An error is raised in its turn, and again on each later call.
     """
 
     def __init__(self, read: Callable[[], J], make: Callable[[J], R], threads: int, depth: int) -> None:
         """Starts the threads.
 
         Args:
-            read: gives the next job; called by one thread at a time, in order.
-            make: turns it into a result; called by several threads at once.
+            read: returns the next job; called by a single thread at a time, in order.
+            make: turns a job into a result; called by several threads at once.
             threads: how many.
-            depth: how many batches ahead, at most.
+            depth: the most batches to make ahead.
         """
         self._read = read
         self._make = make
@@ -55,7 +54,7 @@ class Prefetcher(Generic[J, R]):
         return job, result
 
     def close(self) -> None:
-        """Ends the threads and waits until they have ended; what was made ahead is lost."""
+        """Ends the threads and waits for them; batches made ahead are lost."""
         self._stopping = True
         for _ in self._threads:
             self._room.release()

@@ -1,4 +1,4 @@
-"""What a kind of data layer has to say: how to read a batch, and where it then is."""
+"""The interface of data layers' readers: read a batch, and tell the place behind it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Job:
     """A batch that has been read but not decoded.
 
     Attributes:
-        number: which batch it is.
-        records: what `make` needs, one entry a record.
-        keys: what people know the records by.
+        number: of the batch.
+        records: the input of `make`, an entry for each record.
+        keys: the records' names for people.
         after: the reader's state behind it.
     """
 
@@ -40,12 +40,12 @@ class Job:
 class Reader(ABC):
     """A source, from its first batch on.
 
-    `read`, `state`, `restore` and `skip` are called by one thread at a time, `make` by several at once.
+    Only one thread at a time calls `read`, `state`, `restore` and `skip`; several at once call `make`.
 
     Attributes:
         param: the layer.
         batch_size: records a batch.
-        shapes: of the tops, as the first record has them.
+        shapes: of the tops, from the first record.
     """
 
     param: pb.LayerParameter
@@ -53,7 +53,7 @@ class Reader(ABC):
     shapes: list[Shape]
 
     def __init__(self, param: pb.LayerParameter, batch_size: int) -> None:
-        """Checks what all kinds share."""
+        """Checks the settings that all kinds share."""
         if batch_size < 1:
             refuse(param, "batch_size must be given and positive")
         self.param = param
@@ -66,31 +66,31 @@ class Reader(ABC):
 
     @abstractmethod
     def make(self, job: Job) -> list[FloatArray]:
-        """Turns it into the tops."""
+        """Turns a job into the tops."""
 
     @abstractmethod
     def state(self) -> State:
-        """Where it is."""
+        """The current place."""
 
     @abstractmethod
     def restore(self, state: State) -> None:
-        """Goes to where it was."""
+        """Goes back to a place."""
 
     @abstractmethod
     def skip(self, batches: int) -> None:
-        """Passes over some batches, as if they had been read."""
+        """Skips some batches, as if they had been read."""
 
     def reopen(self) -> None:  # noqa: B027
-        """Opens anew, in a forked process, what does not survive a fork; `restore` follows."""
+        """Opens the source again in a forked process; `restore` follows."""
 
     def close(self) -> None:  # noqa: B027
-        """Lets go of the source."""
+        """Closes the source."""
 
     def look_for_files(self, most: int) -> None:  # noqa: B027
-        """Refuses a list where one of the first `most` files is not there."""
+        """Refuses a list if any of its first `most` files is missing."""
 
     def look_for(self, path: Path, name: str) -> None:
-        """Refuses a file that is not there."""
+        """Refuses a missing file."""
         try:
             path.stat()
         except OSError as error:
@@ -104,16 +104,16 @@ class Reader(ABC):
 def fill(
     transform: Transform, record: NDArray[Any], planar: bool, out: FloatArray | None, index: int, count: int, draws: Any
 ) -> FloatArray:
-    """Puts a record into its place in a batch; the first one says what shape the batch has.
+    """Puts a record into its place in a batch; the first record gives the batch its shape.
 
     Args:
-        transform: what is done to it.
+        transform: applied to the record.
         record: see `Transform.apply`.
         planar: see there.
-        out: the batch; None: it is made here.
+        out: the batch; None: a new batch.
         index: the record's place.
         count: how many records the batch has.
-        draws: the batch's random numbers, if there are any.
+        draws: the batch's random numbers, if any.
 
     Returns:
         The batch.

@@ -1,4 +1,4 @@
-"""Pictures as records of a database: the same bytes as convert_imageset's."""
+"""Pictures as records of a database, equal to convert_imageset's byte by byte."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deeprebirth_caffe.formats.files import read_regular
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 AS_IS = "as-is"
-"""The file's own bytes, or, where it is resized, encoded in the file's own format."""
+"""The file's bytes; if it is resized, encoded again in the same format."""
 
 LARGEST = 2**31 - 2**16
 """Bytes in one record: a message ends at 2 GiB."""
@@ -26,10 +26,10 @@ class RecordFormat:
     """How a picture is stored.
 
     Attributes:
-        height: what it is resized to; 0: as it is.
-        width: likewise.
-        gray: whether it is read as gray; else as BGR.
-        encoded: "" (raw pixels), "as-is", or what it is encoded as: "jpg", "png".
+        height: to resize to; 0: no resizing.
+        width: to resize to; 0: no resizing.
+        gray: whether to read gray; else BGR.
+        encoded: "" (raw pixels), "as-is", or the format: "jpg", "png".
     """
 
     height: int = 0
@@ -50,7 +50,7 @@ def read_record(path: str, label: int, form: RecordFormat) -> Record:
     """Reads a picture and makes its record.
 
     Raises:
-        BadRecordError: it cannot be read, decoded or stored.
+        BadRecordError: the picture cannot be read, decoded or stored.
     """
     data = _read(path)
     picture = decode(data, GRAY if form.gray else COLOR)
@@ -73,7 +73,7 @@ def raw_record(picture: Picture, label: int) -> Record:
 
 
 def encoded_datum(data: bytes, label: int) -> bytes:
-    """The record of an encoded picture; it does not tell its shape."""
+    """The record of an encoded picture, without its shape."""
     return pb.Datum(data=data, label=label, encoded=True).SerializeToString()
 
 
@@ -98,7 +98,7 @@ def stored_pixels(value: bytes) -> NDArray[Any]:
 
 
 def stored_shape(value: bytes, gray: bool) -> tuple[int, int, int]:
-    """(channels, height, width) of a record, an encoded one read as gray or as BGR."""
+    """(channels, height, width) of a record; an encoded picture is read as gray or as BGR."""
     datum = pb.Datum.FromString(value)
     if datum.encoded:
         return _shape(decode(datum.data, GRAY if gray else COLOR))
@@ -110,7 +110,7 @@ def _read(path: str) -> bytes:
         return read_regular(path, LARGEST)
     except OSError as error:
         raise BadRecordError(f"cannot read it: {error.strerror or error}") from error
-    except ValueError as error:  # a NUL in the path
+    except ValueError as error:  # the path has a NUL
         raise BadRecordError(f"cannot read it: {error}") from error
 
 

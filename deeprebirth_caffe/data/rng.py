@@ -1,4 +1,4 @@
-"""Random numbers that depend only on seed, layer and batch (or epoch), not on who draws them when."""
+"""Random numbers that depend only on seed, layer and batch (or epoch), not on threads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 BATCH, EPOCH, START, FILES = range(4)
-"""What is drawn: crops and mirrors of a batch, the order of an epoch, where reading starts, the order of files."""
+"""Purposes: crops and mirrors of a batch, the order of an epoch, the first record, the order of files."""
 
 
 def generator(seed: int, layer: str, kind: int, number: int = 0, part: int = 0) -> np.random.Generator:

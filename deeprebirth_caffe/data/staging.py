@@ -1,4 +1,4 @@
-"""Work that takes long: done in a hidden folder, gone on with after an interruption, published when all is there."""
+"""Long work: done in a hidden folder, resumed after an interruption, published when complete."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _DATABASE = ("CURRENT", "data.mdb")
 
 
 class Staging:
-    """A hidden folder in which outputs are made under short names.
+    """A hidden folder for outputs under short names.
 
     Attributes:
-        folder: where to make them.
-        outputs: each one's short name, and where it goes at the end.
+        folder: where outputs are written.
+        outputs: by short name, the final path.
         resumed: whether an earlier run with the same parameters left something here.
-        changed: whether one with other parameters did, which is gone.
+        changed: whether a run with other parameters did; that is removed.
     """
 
     def __init__(self, folder: Path, outputs: Mapping[str, Path], parameters: Mapping[str, Any]) -> None:
@@ -39,15 +39,15 @@ class Staging:
         self._publishing = self.resumed and marker is not None and marker.get("publishing") is True
 
     def place(self, name: str) -> Path:
-        """Where an output is made, or is: a run that was killed while publishing has moved some already."""
+        """The path of an output: staged, or final if a run was killed after it had moved the output."""
         staged = self.folder / name
         return self.outputs[name] if self._publishing and not staged.exists() else staged
 
     def begin(self, force: bool) -> None:
-        """Clears away what does not belong to this run, and leaves the mark that it has begun.
+        """Removes what belongs to other runs, and marks the beginning of this run.
 
         Raises:
-            RebirthError: an output is there already.
+            RebirthError: an output already exists.
         """
         if not self._publishing:
             for path in self.outputs.values():
@@ -59,14 +59,14 @@ class Staging:
             self._mark(publishing=False)
 
     def publish(self) -> None:
-        """Gives every output its name; a run that is killed here does the rest the next time."""
+        """Gives every output its final name; if this is killed, the next run does the rest."""
         self._mark(publishing=True)
         for name, target in self.outputs.items():
             staged = self.folder / name
             if not staged.exists():
                 continue
             if staged.is_file():
-                # It may go to another disk, where a rename does not lead.
+                # It may go to another disk, which a rename cannot reach.
                 atomic_write(target, staged.read_bytes())
                 continue
             if target.is_symlink() or target.exists():
@@ -85,19 +85,19 @@ class Staging:
 def staging(
     home: Path, name: str, outputs: Mapping[str, Path], parameters: Mapping[str, Any], force: bool
 ) -> Iterator[Staging]:
-    """A Staging for one run alone, in `home`, which is made if need be.
+    """A Staging for a single run, in `home`, which is created if missing.
 
-    It stays where the block fails, so that the next run can go on there.
+    If the block fails, the folder stays, so that the next run can go on there.
 
     Args:
-        home: on the same disk as the databases that are made.
-        name: tells it from others there.
-        outputs: short names, and where each goes.
-        parameters: what must be the same for a later run to go on with this one.
+        home: on the same disk as the new databases.
+        name: of the folder in `home`.
+        outputs: by short name, the final path.
+        parameters: must be the same for a later run to resume this run.
         force: whether outputs may be replaced.
 
     Raises:
-        RebirthError: another run is at work here, an output is there already, or nothing can be written.
+        RebirthError: another run works here, an output already exists, or nothing can be written.
     """
     folder = home / f".{name}.rebirth-data"
     try:

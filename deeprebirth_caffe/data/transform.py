@@ -21,14 +21,14 @@ FloatArray = NDArray[np.float32]
 
 
 class Transform:
-    """What a data layer does to each record.
+    """A data layer's transformation of a record.
 
     Attributes:
-        mean: the mean picture, C x H x W, if there is one.
+        mean: the mean picture, C x H x W, if any.
     """
 
     def __init__(self, param: pb.LayerParameter, train: bool, root: Path, scale: float | None = None) -> None:
-        """Reads transform_param, and the mean file it names.
+        """Reads transform_param and its mean file.
 
         Raises:
             RebirthError: fields contradict each other, or the mean file cannot be used.
@@ -51,7 +51,7 @@ class Transform:
         """Decodes an encoded record.
 
         Raises:
-            BadRecordError: it cannot be decoded.
+            BadRecordError: the record cannot be decoded.
         """
         if self._both:
             raise BadRecordError("force_color and force_gray cannot both be set")
@@ -59,11 +59,11 @@ class Transform:
 
     @property
     def random(self) -> bool:
-        """Whether it draws random numbers."""
+        """Whether the transformation draws random numbers."""
         return self.mirror or self._random_crop
 
     def shape(self, channels: int, height: int, width: int) -> Shape:
-        """(C, H, W) of what comes out, for a record of that shape.
+        """(C, H, W) of the result, for a record of that shape.
 
         Raises:
             BadRecordError: it does not go with the settings.
@@ -87,12 +87,12 @@ class Transform:
 
         Args:
             record: C x H x W if `planar`, else H x W (x C).
-            planar: see there.
-            out: where to, C x H x W.
-            draws: its random numbers, if there are any.
+            planar: see `record`.
+            out: the result, C x H x W.
+            draws: the record's random numbers, if any.
 
         Raises:
-            BadRecordError: it does not go with the settings or with `out`.
+            BadRecordError: the record does not fit the settings or `out`.
         """
         height, width = record.shape[1:] if planar else record.shape[:2]
         channels = record.shape[0] if planar else 1 if record.ndim == 2 else record.shape[2]
@@ -119,13 +119,13 @@ class Transform:
         self.finish(out, rows, columns, step)
 
     def finish(self, out: FloatArray, rows: slice, columns: slice, step: int = 1) -> None:
-        """Takes the mean away and scales.
+        """Subtracts the mean and scales.
 
         Args:
-            out: the planes, mirrored if they are to be.
-            rows: their place in the mean picture.
-            columns: likewise.
-            step: -1 where they are mirrored.
+            out: the planes, mirrored if asked.
+            rows: of the mean picture.
+            columns: of the mean picture.
+            step: -1 if they are mirrored.
         """
         if self.mean is not None:
             out -= self.mean[:, rows, columns][:, :, ::step]
@@ -152,7 +152,7 @@ def _read_mean(param: pb.LayerParameter, name: str, root: Path) -> FloatArray:
         blob = read_blob(data, 0, len(data)).array
     except (WireError, ValueError) as error:
         refuse(param, f"mean_file {path}: no binaryproto of a mean ({error})", error)
-    # Caffe counts axes from the front and takes missing ones as 1; of several images it uses the first.
+    # Caffe counts axes from the front and reads missing axes as 1; of several images it uses the first.
     shape = blob.shape + (1,) * (4 - blob.ndim)
     if len(shape) > 4 or min(shape) < 1:
         refuse(param, f"mean_file {path}: its shape {by(blob.shape)} is not that of a picture")

@@ -1,4 +1,4 @@
-"""The WindowData layer: windows cut out of pictures and warped to crop_size, part of them background."""
+"""The WindowData layer: windows cut out of pictures and warped to crop_size; some are background."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
 class Window(NamedTuple):
-    """A window: its picture's place in the list, its class, and its corners, both inside."""
+    """A window: its picture's place in the list, its class, and its corners, which belong to it."""
 
     image: int
     label: int
@@ -34,15 +34,15 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a window is cut, and where it goes in the crop.
+    """A window's place in the picture and in the crop.
 
     Attributes:
-        x: first and last column cut.
-        y: first and last row cut.
-        width: it is warped to.
-        height: it is warped to.
-        left: columns left free before it.
-        top: rows left free above it.
+        x: first and last column of the picture.
+        y: first and last row of the picture.
+        width: after warping.
+        height: after warping.
+        left: free columns before it.
+        top: free rows above it.
     """
 
     x: tuple[int, int]
@@ -54,7 +54,7 @@ class Place:
 
 
 class WindowReader(Reader):
-    """Windows drawn at random, with replacement: first the background's, then the others."""
+    """Windows drawn at random, with replacement: first background, then objects."""
 
     def __init__(self, param: pb.LayerParameter, train: bool, root: Path, seed: int) -> None:
         """Reads the window file."""
@@ -67,7 +67,7 @@ class WindowReader(Reader):
             refuse(param, "no source given")
         if 2 * settings.context_pad >= self._crop:
             refuse(param, f"context_pad {settings.context_pad} leaves nothing of crop_size {self._crop}")
-        # Here the scale is this layer's own, and that of transform_param means nothing.
+        # This layer has a scale of its own; Caffe ignores transform_param's.
         self._transform = Transform(param, train, root, scale=settings.scale)
         self._seed = seed
         self._root = root
@@ -90,7 +90,7 @@ class WindowReader(Reader):
         self.shapes = [(self.batch_size, self._channels, self._crop, self._crop), (self.batch_size,)]
 
     def _read(self, path: Path) -> int:
-        """Fills the lists of images and windows; the number of channels."""
+        """Fills the lists of images and windows; returns the number of channels."""
         try:
             text = read_regular_text(path)
         except OSError as error:
@@ -170,7 +170,7 @@ class WindowReader(Reader):
         self._transform.finish(target, rows_of_mean, columns_of_mean)
 
     def _in_mean(self, rows: slice, columns: slice) -> tuple[slice, slice]:
-        """The same place in the mean picture, whose middle belongs to the crop's."""
+        """The same place in the mean picture, centred on the crop."""
         if self._transform.mean is None:
             return rows, columns
         before = self._mean_border(self._transform.mean)
@@ -197,7 +197,7 @@ class WindowReader(Reader):
 
 
 def _place(window: Window, settings: pb.WindowDataParameter, crop: int, size: tuple[int, int], mirrored: bool) -> Place:
-    """Widens a window by the context that is wanted around it, in single precision as Caffe does."""
+    """Widens a window by the context around it, in single precision as Caffe does."""
     _, _, x1, y1, x2, y2 = window
     if not settings.context_pad and settings.crop_mode != "square":
         return Place((x1, x2), (y1, y2), crop, crop, 0, 0)
@@ -209,7 +209,7 @@ def _place(window: Window, settings: pb.WindowDataParameter, crop: int, size: tu
         half_height = half_width = max(half_height, half_width)
     x1, x2 = _round(center_x - half_width * context), _round(center_x + half_width * context)
     y1, y2 = _round(center_y - half_height * context), _round(center_y + half_height * context)
-    # The window may now reach beyond the picture: what lies outside stays zero.
+    # The window may now reach beyond the picture; pixels outside stay zero.
     scale_x, scale_y = f(crop) / f(x2 - x1 + 1), f(crop) / f(y2 - y1 + 1)
     before_x, before_y = max(0, -x1), max(0, -y1)
     behind_x, behind_y = max(0, x2 - size[1] + 1), max(0, y2 - size[0] + 1)
@@ -222,5 +222,5 @@ def _place(window: Window, settings: pb.WindowDataParameter, crop: int, size: tu
 
 
 def _round(value: np.float32) -> int:
-    """To the nearest whole number, halves away from zero, as C does."""
+    """Rounds to the nearest whole number, halves away from zero, as C does."""
     return int(math.copysign(math.floor(abs(float(value)) + 0.5), value))

@@ -1,4 +1,4 @@
-"""Fills a database with pictures: decoded by several threads, written in order, in batches that survive a kill."""
+"""Fills a database: several threads decode, pictures are written in order, in batches that survive a kill."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH_BYTES = 32 << 20
 """A batch is committed when it has so many records or bytes."""
 
 _CHUNK_RECORDS = 16
-_CHUNK_BYTES = 4 << 20  # what one thread should hold of pictures that nobody has taken yet
+_CHUNK_BYTES = 4 << 20  # bytes of decoded pictures that wait, for each thread
 
 Outcome = tuple[Entry, Record | BadRecordError]
 
@@ -39,12 +39,12 @@ class Skipped:
 
 @dataclass
 class Filled:
-    """How it went.
+    """The result of `fill`.
 
     Attributes:
         records: how many the database has.
-        resumed: how many of them it had before.
-        skipped: what is not in it.
+        resumed: how many of them an earlier run wrote.
+        skipped: the pictures that are not in it.
     """
 
     records: int = 0
@@ -62,19 +62,19 @@ def fill(
     threads: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Filled:
-    """Writes pictures into a database, behind those of the list that it has already.
+    """Writes pictures into a database, behind those of the list that it already has.
 
     Args:
         database: where to.
         entries: all pictures, sorted by number.
         form: how they are stored.
         one_size: whether all must have the size of the first.
-        skip_bad: go on where a picture cannot be used.
-        threads: how many decode; None: one a processor.
-        progress: called with the number of pictures dealt with.
+        skip_bad: whether to leave out pictures that cannot be used.
+        threads: how many decode; None: as many as processors.
+        progress: called with the number of finished pictures.
 
     Raises:
-        RebirthError: a picture cannot be used, or the database cannot be written. What is written stays.
+        RebirthError: a picture cannot be used, or the database cannot be written. Finished batches stay.
     """
     filled, start = _found(database, entries)
     shape = _first_shape(database, form) if one_size and filled.records else None
@@ -105,14 +105,14 @@ def fill(
                 progress(done)
     finally:
         outcomes.close()
-        # What is decoded is kept, whatever stopped us.
+        # Keep what is decoded, whatever the error.
         filled.records += _flush(database, batch)
     progress(done)
     return filled
 
 
 def _flush(database: Database, batch: list[tuple[bytes, bytes]]) -> int:
-    """Commits a batch, and forgets it even where that fails."""
+    """Commits a batch, and forgets it even if that fails."""
     full = batch[:]
     batch.clear()
     if full:
@@ -121,7 +121,7 @@ def _flush(database: Database, batch: list[tuple[bytes, bytes]]) -> int:
 
 
 def _found(database: Database, entries: Sequence[Entry]) -> tuple[Filled, int]:
-    """What the database has of the list, and where in the list to go on."""
+    """The records that the database has of the list, and the place to go on."""
     filled = Filled()
     place = 0
     for key in database.each_key():
@@ -143,7 +143,7 @@ def _first_shape(database: Database, form: RecordFormat) -> tuple[int, int, int]
 
 
 def _outcomes(entries: Sequence[Entry], form: RecordFormat, threads: int) -> Generator[Outcome, None, None]:
-    """Reads pictures in several threads and gives them in order; what waits in memory is bounded."""
+    """Reads pictures in several threads and yields them in order; the memory of waiting pictures is bounded."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
     waiting: deque[Future[list[Outcome]]] = deque()
     place = 0

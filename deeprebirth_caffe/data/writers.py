@@ -1,4 +1,4 @@
-"""LMDB and LevelDB, to write: made as Caffe makes them, and what is committed survives a kill."""
+"""Writes LMDB and LevelDB as Caffe does; committed records survive a kill."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _CANNOT_READ = "cannot read what is there: {}; remove it and begin anew"
 
 
 class Database(ABC):
-    """A database that records are added to in the order of their keys. Use it with `with`."""
+    """A database that takes records in the order of their keys. Use it with `with`."""
 
     def __init__(self, path: Path, library: Any) -> None:
         """Args:
-        path: where it is.
+        path: of the database.
         library: the module that reads and writes it.
         """
         self._path = path
@@ -53,7 +53,7 @@ class Database(ABC):
         """Adds records, all or none.
 
         Raises:
-            RebirthError: they cannot be written; those of earlier batches are safe.
+            RebirthError: they cannot be written; earlier batches are safe.
         """
 
     @abstractmethod
@@ -70,10 +70,10 @@ class Database(ABC):
 
 
 def open_database(path: Path, backend: str) -> Database:
-    """Opens a database, and makes it where there is none.
+    """Opens a database, or creates it.
 
     Raises:
-        RebirthError: it cannot be opened, or the library for it is missing.
+        RebirthError: it cannot be opened, or its library is missing.
     """
     return _Lmdb(path) if backend == "lmdb" else _LevelDb(path)
 
@@ -100,7 +100,7 @@ class _Lmdb(Database):
     def _put(self, batch: Batch) -> None:
         with self._env.begin(write=True) as transaction:
             for key, value in batch:
-                # Appending fills the pages: half the size where records are small.
+                # Appending fills the pages: with small records the file is half as large.
                 if not transaction.put(key, value, append=True):
                     raise RebirthError(f"{self._path}: key {key!r} is not behind those that are there")
 
@@ -122,7 +122,7 @@ class _LevelDb(Database):
     def __init__(self, path: Path) -> None:
         super().__init__(path, need("plyvel", "a LevelDB"))
         with self._explained(_CANNOT_READ):
-            # The numbers of Caffe, but for the buffer: its 256 MiB may be in memory twice.
+            # Caffe's settings, except the buffer: its 256 MiB may be in memory twice.
             self._db = self._library.DB(
                 str(path), create_if_missing=True, block_size=65536, write_buffer_size=64 << 20, max_open_files=100
             )
