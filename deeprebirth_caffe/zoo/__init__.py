@@ -1,4 +1,4 @@
-"""Builders of well-known nets, full size and small: `names`, `build`, `write`."""
+"""Builds well-known nets, full size and small: `names`, `build`, `write`."""
 
 from __future__ import annotations
 

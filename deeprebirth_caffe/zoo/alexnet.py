@@ -14,14 +14,14 @@ PAPER = "Krizhevsky et al., ImageNet Classification with Deep Convolutional Neur
 
 @dataclass(frozen=True)
 class Plan:
-    """What tells the family's members apart.
+    """The differences between the members of the family.
 
     Attributes:
         lrn_first: LRN before max-pooling (the paper, AlexNet) or behind it (CaffeNet: cheaper, as good).
         kernel, stride, pad: of the first convolution.
         channels: of the five convolutions.
         hidden: of the two hidden inner products.
-        bias: what the biases of conv2, conv4, conv5, fc6 and fc7 start at; the others start at 0.
+        bias: the start of the biases of conv2, conv4, conv5, fc6 and fc7; other biases start at 0.
     """
 
     lrn_first: bool

@@ -1,8 +1,8 @@
-"""A small builder of Caffe nets: one method a layer type.
+"""A small builder of Caffe nets, with a method for each layer type.
 
-The same description serves two forms. A *training* net has learning-rate multipliers, Dropout, auxiliary
-heads, losses and accuracies; a *deploy* net has none of them and ends in a Softmax called ``prob``. Fillers
-stay in both, so that a deploy net without weights computes something (for timing and for checks).
+A description serves two forms. A *training* net has learning-rate multipliers, Dropout, auxiliary
+heads, losses and accuracies; a *deploy* net has none of these and ends in a Softmax called ``prob``. Fillers
+stay in both, so that a deploy net without weights computes numbers (for timing and for checks).
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ def gaussian(std: float) -> pb.FillerParameter:
 
 
 def constant(value: float) -> pb.FillerParameter:
-    """One value everywhere."""
+    """A constant value."""
     return pb.FillerParameter(type="constant", value=value)
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """How the layers of one net start out and learn, where a call does not say otherwise.
+    """How the layers of a net start and learn, unless a call says otherwise.
 
     Attributes:
         conv: filler of convolution weights.
         dense: filler of hidden inner products' weights.
         classifier: filler of the last layer's weights.
-        bias: what biases start at.
+        bias: the start of biases.
         lrn_alpha: LRN's alpha.
         bn_momentum: BatchNorm's moving_average_fraction, or None for Caffe's own (0.999).
         scale_decay: decay_mult of Scale layers.
@@ -60,7 +60,7 @@ class Defaults:
 
 
 class NetBuilder:
-    """Collects the layers of one net in file order.
+    """Collects the layers of a net in file order.
 
     Every method takes the layer's name first and the blob it reads second, and returns the blob it writes.
 
@@ -76,7 +76,7 @@ class NetBuilder:
         self.defaults = defaults or Defaults()
 
     def layer(self, name: str, kind: str, bottoms: Iterable[str], top: str | None = None) -> pb.LayerParameter:
-        """Append a layer of type `kind`; its top is `top`, or its own name."""
+        """Append a layer of type `kind`; its top is `top`, or the layer's name."""
         layer = self.message.layer.add()
         layer.name = name
         layer.type = kind
@@ -189,8 +189,8 @@ class NetBuilder:
     def bn_scale(self, blob: str, batch_norm: str, scale: str) -> str:
         """BatchNorm and then a Scale with bias, both in place.
 
-        Statistics are the batch's while training and the stored ones otherwise, which is Caffe's default; a
-        deploy net says so outright. They carry lr_mult 0 because early Caffes do not add it themselves.
+        Statistics are the batch's in training and the stored ones otherwise, which is Caffe's default; a
+        deploy net says so explicitly. They have lr_mult 0 because early Caffes do not add it themselves.
         """
         layer = self.layer(batch_norm, "BatchNorm", [blob], blob)
         if self.training:

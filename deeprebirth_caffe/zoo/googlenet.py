@@ -1,4 +1,4 @@
-"""GoogLeNet, layer for layer under the names of the published Caffe model, and its two small versions.
+"""GoogLeNet, with the layers and names of the published Caffe model, and two small versions.
 
 The names matter: Caffe loads weights by layer name, so published weights load into `googlenet`.
 """
@@ -78,7 +78,7 @@ def auxiliary(net: NetBuilder, name: str, bottom: str, head: Head, classes: int)
 
 
 def stem(net: NetBuilder, data: str, first: int, reduced: int, second: int, *, kernel: int = 7, stride: int = 2) -> str:
-    """Two convolution stages with max-pooling and LRN: pool first in the one, LRN first in the other."""
+    """Two convolution stages with max-pooling and LRN: the first pools first, the second has LRN first."""
     shape = f"{kernel}x{kernel}" + (f"_s{stride}" if stride != 1 else "")
     blob = net.conv(f"conv1/{shape}", data, first, kernel, stride=stride, pad=kernel // 2)
     blob = net.relu(f"conv1/relu_{kernel}x{kernel}", blob)
@@ -89,7 +89,7 @@ def stem(net: NetBuilder, data: str, first: int, reduced: int, second: int, *, k
 
 
 def classifier(net: NetBuilder, blob: str, window: int, classes: int, *, dropout: float = 0.4) -> None:
-    """Average the last `window` x `window` map, then one inner product."""
+    """Average the last `window` x `window` map, then an inner product."""
     size = f"{window}x{window}_s1"
     blob = net.pool(f"pool5/{size}", blob, window, 1, method=AVE)
     blob = net.dropout(f"pool5/drop_{size}", blob, dropout)
@@ -98,7 +98,7 @@ def classifier(net: NetBuilder, blob: str, window: int, classes: int, *, dropout
 
 
 def _nine_modules(net: NetBuilder, data: str, classes: int, *, divisor: int, head: Head, window: int) -> None:
-    """The whole net with every width divided by `divisor`; the auxiliary heads sit behind 4a and 4d."""
+    """The whole net with every width divided by `divisor`; the auxiliary heads are behind 4a and 4d."""
     blob = stem(net, data, 64 // divisor, 64 // divisor, 192 // divisor)
     for module, full in FULL.items():
         if module in ("4a", "5a"):

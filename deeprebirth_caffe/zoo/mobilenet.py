@@ -1,4 +1,4 @@
-"""MobileNet v1 under the names of the published Caffe model: depthwise convolutions are grouped ones."""
+"""MobileNet v1 with the names of the published Caffe model; depthwise convolutions are grouped convolutions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from deeprebirth_caffe.zoo.recipe import Data, Recipe, Solver
 
 PAPER = "Howard et al., MobileNets: Efficient CNNs for Mobile Vision Applications, 2017, arXiv:1704.04861"
 
-#: Block -> stride of its depthwise convolution, channels of its pointwise one.
+#: Block -> stride of the depthwise convolution, channels of the pointwise convolution.
 BLOCKS = {
     "2_1": (1, 64),
     "2_2": (2, 128),

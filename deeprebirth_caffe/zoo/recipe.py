@@ -1,4 +1,4 @@
-"""From a net's description to its three files: train_val, deploy and solver."""
+"""Turns a net's description into three files: train_val, deploy and solver."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class ZooNet:
     """A net of the zoo as prototxt texts.
 
     Attributes:
-        name: what `build` was asked for.
+        name: the zoo's name for it.
         description: one line.
         source_paper: where the architecture comes from.
         input_shape: C, H, W of one picture.
-        classes: how many classes it tells apart.
+        classes: their number.
         train_val: net with data layers (TRAIN and TEST), heads, losses and accuracies.
         deploy: net with an Input layer and a Softmax, without auxiliary heads.
-        solver: how to train it; paths are relative to the directory of the three files.
+        solver: its paths are relative to the directory of the three files.
     """
 
     name: str
@@ -50,9 +50,9 @@ class ZooNet:
 
 @dataclass(frozen=True)
 class Data:
-    """What a net reads: square crops of `size` pixels out of LMDBs, by paths from where Caffe is started.
+    """A net's data: square crops of `size` pixels out of LMDBs, with paths from the directory Caffe starts in.
 
-    `scale` multiplies a pixel after the mean is taken off; None leaves it as it is.
+    `scale` multiplies a pixel after the mean is subtracted; None: no scaling.
     """
 
     size: int
@@ -92,7 +92,7 @@ class Solver:
     """Settings of SGD with momentum; times are in iterations.
 
     `schedule` is "step" (with `stepsize`, `gamma`), "multistep" (`stepvalues`, `gamma`) or "poly" (`power`).
-    `iter_size` batches add up to one iteration, which gives a published batch size on a small machine.
+    An iteration has `iter_size` batches, which gives a published batch size on a small machine.
     """
 
     base_lr: float
@@ -143,17 +143,17 @@ class Solver:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that makes one net of the zoo.
+    """The description of a net of the zoo.
 
     Attributes:
-        name: the zoo's name for it.
-        title: the `name` inside the prototxt.
+        name: in the zoo.
+        title: the `name` in the prototxt.
         description: one line.
-        source_paper: where the architecture comes from.
+        source_paper: the source of the architecture.
         body: adds every layer behind the data to the builder, given the blob of pictures and the class count.
-        data: what it reads.
-        solver: how it is trained.
-        classes: how many it tells apart.
+        data: the data layers.
+        solver: the training.
+        classes: their number.
         defaults: fillers and multipliers.
     """
 
@@ -169,7 +169,7 @@ class Recipe:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """C, H, W of one picture."""
+        """C, H, W of a picture."""
         return self.data.channels, self.data.size, self.data.size
 
     def message(self, *, training: bool) -> pb.NetParameter:

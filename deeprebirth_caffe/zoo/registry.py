@@ -1,4 +1,4 @@
-"""The zoo's table of contents."""
+"""The nets of the zoo by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def names() -> list[str]:
 
 
 def recipe(name: str) -> Recipe:
-    """How `name` is made.
+    """The description of the net `name`.
 
     Raises:
         ZooError: there is no net of that name.
@@ -52,7 +52,7 @@ def write(name: str, directory: str | os.PathLike[str], *, force: bool = False) 
 
     Args:
         name: one of `names()`.
-        directory: made if need be.
+        directory: created if missing.
         force: write into a directory that is not empty, over files of the same names.
 
     Raises:

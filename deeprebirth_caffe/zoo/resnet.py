@@ -1,4 +1,4 @@
-"""ResNets with bottleneck blocks under the names of the published models, and one for 64 x 64 pictures."""
+"""ResNets with bottleneck blocks and the names of the published models, and a ResNet for 64 x 64 pictures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _conv_bn(
 
 
 def bottleneck(net: NetBuilder, name: str, bottom: str, width: int, *, stride: int, project: bool) -> str:
-    """1x1, 3x3, 1x1 to four times `width`, added to the shortcut; as published, the first 1x1 strides."""
+    """1x1, 3x3, 1x1 to four times `width`, added to the shortcut; as published, the first 1x1 has the stride."""
     shortcut = bottom
     if project:
         shortcut = _conv_bn(net, f"{name}_branch1", bottom, 4 * width, 1, stride=stride, relu=False)
@@ -87,7 +87,7 @@ def _imagenet(layers: int, depths: tuple[int, int, int, int], *, conv1_bias: boo
 
 
 RECIPES = (
-    # Only the 50-layer model was published with a bias in conv1: useless before BatchNorm, but stored.
+    # Only the published 50-layer model has a bias in conv1: useless before BatchNorm, but stored.
     _imagenet(50, (3, 4, 6, 3), conv1_bias=True),
     _imagenet(101, (3, 4, 23, 3)),
     _imagenet(152, (3, 8, 36, 3)),

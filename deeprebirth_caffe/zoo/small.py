@@ -1,8 +1,8 @@
-"""What the nets for small machines share: how they see pictures, start out and learn.
+"""Settings that the nets for small machines share: pixels, fillers and solver.
 
-The published nets read pixels of some 60 about the mean and leave it to small fillers, and to thousands of
-iterations on a plateau, to cope. Nets that must learn within minutes get pixels of about 1, He's filler, and
-a classifier that starts out undecided.
+The published nets read pixels up to some 60 from the mean, and overcome that with small fillers and thousands of
+iterations on a plateau. Nets that must learn within minutes get pixels of about 1, He's filler, and
+a classifier that starts undecided.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SqueezeNet 1.0 and 1.1 under the names of the published models."""
+"""SqueezeNet 1.0 and 1.1 with the names of the published models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from deeprebirth_caffe.zoo.recipe import Data, Recipe, Solver
 
 PAPER = "Iandola et al., SqueezeNet: AlexNet-level accuracy with 50x fewer parameters, 2016, arXiv:1602.07360"
 
-#: Fire module -> channels of its squeeze and of each of its two expand convolutions.
+#: Fire module -> channels of the squeeze and of each of the two expand convolutions.
 FIRES = {
     2: (16, 64),
     3: (16, 64),

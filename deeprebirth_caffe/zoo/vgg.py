@@ -1,4 +1,4 @@
-"""VGG-16 under the names of the published model."""
+"""VGG-16 with the names of the published model."""
 
 from __future__ import annotations
 
