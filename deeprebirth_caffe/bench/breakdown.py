@@ -103,11 +103,11 @@ def grouped(layers: Iterable[LayerTime], by: str) -> dict[str, Group]:
         by: one of BY.
     """
     key = "name" if by == "layer" else by
-    found: dict[str, Group] = {}
+    groups: dict[str, Group] = {}
     for layer in layers:
-        group = found.setdefault(getattr(layer, key) or "?", Group())
+        group = groups.setdefault(getattr(layer, key) or "?", Group())
         if layer.tensor:
             group.tensor_ms += layer.forward_ms
         else:
             group.other_ms += layer.forward_ms
-    return found
+    return groups

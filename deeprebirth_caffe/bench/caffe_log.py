@@ -125,10 +125,10 @@ def parse(log: str | bytes) -> list[Benchmark]:
         tables[-1].take(line)
         if line.startswith(_END):
             tables.append(_Table())
-    found = [table.benchmark() for table in tables if table.names]
-    if not found:
+    benchmarks = [table.benchmark() for table in tables if table.names]
+    if not benchmarks:
         raise CaffeLogError("there is no row of `caffe time` in this log; did it stop before it timed anything?")
-    return found
+    return benchmarks
 
 
 def parse_one(log: str | bytes) -> Benchmark:
@@ -137,11 +137,11 @@ def parse_one(log: str | bytes) -> Benchmark:
     Raises:
         CaffeLogError: there is none or more than one, or it cannot be right.
     """
-    found = parse(log)
-    if len(found) > 1:
-        raise CaffeLogError(f"this log holds {len(found)} benchmarks; one was expected")
-    found[0].check()
-    return found[0]
+    benchmarks = parse(log)
+    if len(benchmarks) > 1:
+        raise CaffeLogError(f"this log holds {len(benchmarks)} benchmarks; one was expected")
+    benchmarks[0].check()
+    return benchmarks[0]
 
 
 def _messages(text: str) -> Iterator[str]:

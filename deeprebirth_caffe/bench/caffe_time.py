@@ -37,23 +37,23 @@ def dressed(net: Net) -> tuple[pb.NetParameter, frozenset[str]]:
         Its message, and the names of the layers that make the input.
     """
     message = net.message()
-    made: list[str] = []
-    for layer, own in zip(net.layers, message.layer, strict=True):
-        if own.type == "Input":
-            _make_up(net, layer, own)
-            made.append(own.name)
-        _fill(own)
-    return message, frozenset(made)
+    inputs: list[str] = []
+    for layer, param in zip(net.layers, message.layer, strict=True):
+        if param.type == "Input":
+            _make_up(net, layer, param)
+            inputs.append(param.name)
+        _fill(param)
+    return message, frozenset(inputs)
 
 
-def _make_up(net: Net, layer: Layer, own: pb.LayerParameter) -> None:
+def _make_up(net: Net, layer: Layer, param: pb.LayerParameter) -> None:
     """An Input layer becomes a DummyData layer."""
-    shapes = list(own.input_param.shape)
-    own.ClearField("input_param")
-    own.type = "DummyData"
-    for index in range(len(own.top)):
-        own.dummy_data_param.shape.add().CopyFrom(shapes[min(index, len(shapes) - 1)])
-        filler = own.dummy_data_param.data_filler.add()
+    shapes = list(param.input_param.shape)
+    param.ClearField("input_param")
+    param.type = "DummyData"
+    for index in range(len(param.top)):
+        param.dummy_data_param.shape.add().CopyFrom(shapes[min(index, len(shapes) - 1)])
+        filler = param.dummy_data_param.data_filler.add()
         if any(reader.type in WHOLE for reader, _ in net.readers(layer, index)):
             filler.type, filler.value = "constant", 0
         else:
@@ -112,17 +112,17 @@ class CaffeTimeSubject:
         if done.rc:
             raise EngineError(f"caffe time on {self._target.name}: {_why(done)}", stderr_tail=_tail(done))
         try:
-            found = parse_one(done.stderr + done.stdout)
+            benchmark = parse_one(done.stderr + done.stdout)
         except CaffeLogError as error:
             raise EngineError(f"caffe time on {self._target.name}: {error}", stderr_tail=_tail(done)) from error
         if done.peak_rss_bytes is not None:
             self._peak = max(self._peak or 0, done.peak_rss_bytes)
-        self._rows.append([(row.name, row.forward_ms) for row in found.rows if row.name not in self._made])
-        return [self._without_input(found)]
+        self._rows.append([(row.name, row.forward_ms) for row in benchmark.rows if row.name not in self._made])
+        return [self._without_input(benchmark)]
 
-    def _without_input(self, found: Benchmark) -> float:
-        assert found.forward_ms is not None
-        return found.forward_ms - sum(row.forward_ms for row in found.rows if row.name in self._made)
+    def _without_input(self, benchmark: Benchmark) -> float:
+        assert benchmark.forward_ms is not None
+        return benchmark.forward_ms - sum(row.forward_ms for row in benchmark.rows if row.name in self._made)
 
     def layers(self, iterations: int) -> list[tuple[str, float]] | None:
         """The rows of one of the runs; each is given once."""

@@ -36,7 +36,7 @@ def costs(net: Net) -> Costs:
     """The costs of a deploy net with Input layers, in TEST."""
     view = net.view("TEST")
     total = summarize(view)
-    one, two = (probe_net(net, view, batch).view("TEST") for batch in (1, 2))
+    single, double = (probe_net(net, view, batch).view("TEST") for batch in (1, 2))
     params = None if total.params is None else FLOAT_BYTES * total.params
     reused = reused_bytes(view)
     return Costs(
@@ -44,7 +44,7 @@ def costs(net: Net) -> Costs:
         params,
         total.memory_required_for_data,
         None if reused is None else reused // view.batch,
-        fit(one, two),
+        fit(single, double),
     )
 
 

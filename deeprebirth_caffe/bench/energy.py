@@ -67,8 +67,8 @@ class RaplMeter:
 
     def _counts(self) -> dict[str, int]:
         texts = self._read([f"{zone}/energy_uj" for zone in self._zones])
-        found = {path.rpartition("/")[0]: text.strip() for path, text in texts.items()}
-        return {zone: int(text) for zone, text in found.items() if text.isdecimal()}
+        counters = {path.rpartition("/")[0]: text.strip() for path, text in texts.items()}
+        return {zone: int(text) for zone, text in counters.items() if text.isdecimal()}
 
 
 def rapl(read: ReadFiles) -> RaplMeter | str:

@@ -49,16 +49,16 @@ Files = Mapping[str, str]
 
 def read_files(patterns: Iterable[str]) -> dict[str, str]:
     """The texts of this machine's files that match; those that cannot be read are left out."""
-    found: dict[str, str] = {}
+    contents: dict[str, str] = {}
     for pattern in patterns:
         fixed = pattern.lstrip("/")
         paths = sorted(Path("/").glob(fixed)) if any(sign in fixed for sign in "*?[") else [Path(pattern)]
         for path in paths:
             try:
-                found[str(path)] = path.read_bytes()[: 1 << 20].decode("utf-8", "replace")
+                contents[str(path)] = path.read_bytes()[: 1 << 20].decode("utf-8", "replace")
             except OSError:
                 continue
-    return found
+    return contents
 
 
 @dataclass(frozen=True)
@@ -135,20 +135,20 @@ def state(files: Files) -> State:
 
 def warnings(machine: Facts, before: State, after: State) -> list[str]:
     """What makes the figures worth less, in words."""
-    found = []
+    lines = []
     if before.load is not None and before.load > BUSY:
         cores = f" on {machine.cores} cores" if machine.cores else ""
-        found.append(f"the machine was busy in the minute before: load average {before.load:g}{cores}")
+        lines.append(f"the machine was busy in the minute before: load average {before.load:g}{cores}")
     slow = [name for name in machine.governors if name not in ("performance", "schedutil")]
     if slow:
-        found.append(f"the frequency governor is {', '.join(slow)}: the cores may not run at their full speed")
+        lines.append(f"the frequency governor is {', '.join(slow)}: the cores may not run at their full speed")
     if before.throttled is not None and after.throttled is not None and after.throttled > before.throttled:
-        found.append(f"the processor was slowed down {after.throttled - before.throttled} times meanwhile")
+        lines.append(f"the processor was slowed down {after.throttled - before.throttled} times meanwhile")
     for sensor, degrees in after.celsius.items():
         rise = degrees - before.celsius.get(sensor, degrees)
         if rise >= HOTTER:
-            found.append(f"{sensor} went up by {rise:.0f} to {degrees:.0f} degrees: give it rests with --cooldown")
-    return found
+            lines.append(f"{sensor} went up by {rise:.0f} to {degrees:.0f} degrees: give it rests with --cooldown")
+    return lines
 
 
 def _line(text: str) -> str:
@@ -193,12 +193,12 @@ def _cores(files: Files) -> int | None:
 
 def _quota(text: str) -> float | None:
     """Cores that a container may use: "200000 100000" is 2."""
-    found = re.match(r"(\d+) ([1-9]\d*)\s*$", text)
-    return int(found[1]) / int(found[2]) if found else None
+    match = re.match(r"(\d+) ([1-9]\d*)\s*$", text)
+    return int(match[1]) / int(match[2]) if match else None
 
 
 def _temperatures(files: Files) -> dict[str, float]:
-    found: dict[str, float] = {}
+    degrees_of: dict[str, float] = {}
     for path, text in files.items():
         value = _number(text)
         zone = re.fullmatch(r"(/sys/class/thermal/(thermal_zone\d+))/temp", path)
@@ -212,8 +212,8 @@ def _temperatures(files: Files) -> dict[str, float]:
         elif chip:
             name = f"{_line(files.get(f'{chip[1]}/name', '')) or 'chip'} {chip[3]} ({chip[2]})"
         if -40 <= degrees <= 150:
-            found[name] = degrees
-    return found
+            degrees_of[name] = degrees
+    return degrees_of
 
 
 def _throttled(files: Files) -> int | None:

@@ -94,7 +94,7 @@ class Measured:
             for name, ms in row:
                 times.setdefault((name, seen[name]), []).append(ms)
                 seen[name] += 1
-        return [(name, median(found)) for (name, _), found in times.items()]
+        return [(name, median(values)) for (name, _), values in times.items()]
 
 
 def interleave(
@@ -119,28 +119,28 @@ def interleave(
     Raises:
         EngineError: a net could not be run.
     """
-    found = [Measured() for _ in subjects]
+    measured = [Measured() for _ in subjects]
     try:
         for number in range(plan.runs):
             for place in _order(len(subjects), number):
-                _rest(subjects, found, place, plan, sleep)
-                _turn(subjects[place], found[place], plan, meter)
+                _rest(subjects, measured, place, plan, sleep)
+                _turn(subjects[place], measured[place], plan, meter)
                 if number == 0:
                     # Before layers are timed, for which some engines open the net a second time.
-                    found[place].peak_rss_bytes = subjects[place].peak_rss_bytes()
+                    measured[place].peak_rss_bytes = subjects[place].peak_rss_bytes()
                 rows = subjects[place].layers(plan.layer_iterations) if plan.layers else None
                 if rows is not None:
-                    found[place].rows.append(rows)
+                    measured[place].rows.append(rows)
                 tick()
     except KeyboardInterrupt:
-        whole = min(len(one.runs) for one in found)
+        whole = min(len(net.runs) for net in measured)
         if not whole:
             raise
-        for one in found:
-            for values in (one.runs, one.rows, one.joules, one.cpu_ms, one.share):
+        for net in measured:
+            for values in (net.runs, net.rows, net.joules, net.cpu_ms, net.share):
                 del values[whole:]
-            one.interrupted = True
-    return found
+            net.interrupted = True
+    return measured
 
 
 def idle_watts(meter: EnergyMeter, sleep: Callable[[float], None] = time.sleep) -> float | None:
@@ -157,14 +157,14 @@ def _order(count: int, number: int) -> Sequence[int]:
 
 
 def _rest(
-    subjects: Sequence[Subject], found: Sequence[Measured], place: int, plan: Plan, sleep: Callable[[float], None]
+    subjects: Sequence[Subject], measured: Sequence[Measured], place: int, plan: Plan, sleep: Callable[[float], None]
 ) -> None:
     """Waits until everybody else sleeps, and as long as the user asked for."""
     if plan.cooldown:
         sleep(plan.cooldown)
-    for other, subject in enumerate(subjects):
-        if other != place and subject.pid is not None and not _asleep(subject.pid, sleep):
-            found[other].restless = True
+    for index, subject in enumerate(subjects):
+        if index != place and subject.pid is not None and not _asleep(subject.pid, sleep):
+            measured[index].restless = True
 
 
 def _asleep(pid: int, sleep: Callable[[float], None]) -> bool:
@@ -181,7 +181,7 @@ def _asleep(pid: int, sleep: Callable[[float], None]) -> bool:
     return before is None
 
 
-def _turn(subject: Subject, found: Measured, plan: Plan, meter: EnergyMeter | None) -> None:
+def _turn(subject: Subject, measured: Measured, plan: Plan, meter: EnergyMeter | None) -> None:
     pid = subject.pid
     used = cpu_seconds(pid) if pid is not None else None
     if meter is not None:
@@ -191,10 +191,10 @@ def _turn(subject: Subject, found: Measured, plan: Plan, meter: EnergyMeter | No
     wall = time.monotonic() - begin
     joules = meter.joules() if meter is not None else None
     now = cpu_seconds(pid) if pid is not None else None
-    found.runs.append(passes)
-    found.joules.append(joules)
+    measured.runs.append(passes)
+    measured.joules.append(joules)
     if used is not None and now is not None and wall > 0:
         # Threads that have ended take their time with them.
         spent = max(0.0, now - used)
-        found.cpu_ms.append(1000 * spent / (plan.iterations + plan.warmup))
-        found.share.append(spent / wall)
+        measured.cpu_ms.append(1000 * spent / (plan.iterations + plan.warmup))
+        measured.share.append(spent / wall)

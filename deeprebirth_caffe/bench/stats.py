@@ -88,7 +88,7 @@ def ratio(runs: Sequence[Sequence[float]], other: Sequence[Sequence[float]], see
         other: likewise of the second.
         seed: of the resampling.
     """
-    pairs = np.array([median(mine) / median(theirs) for mine, theirs in zip(runs, other, strict=True)])
+    pairs = np.array([median(first) / median(second) for first, second in zip(runs, other, strict=True)])
     middle = float(np.median(pairs))
     if len(pairs) < ENOUGH_RUNS:
         return Ratio(middle, None, None)

@@ -52,10 +52,10 @@ def find_adb() -> str:
     Raises:
         DeviceError: there is none.
     """
-    found = shutil.which("adb")
-    if found is None:
+    program = shutil.which("adb")
+    if program is None:
         raise DeviceError("adb not found: install Android's platform-tools (Debian: apt install adb)")
-    return found
+    return program
 
 
 def devices() -> list[AndroidDevice]:
@@ -63,14 +63,14 @@ def devices() -> list[AndroidDevice]:
     reply = call([find_adb(), "devices", "-l"], timeout=QUICK)
     if reply.rc != 0:
         raise DeviceError(f"adb devices failed: {_last(reply)}")
-    found = []
+    listed = []
     # A device chooses its own serial and model; what is no line of a list must not take for ever.
     for line in reply.stdout[:MOST_OF_A_LIST].decode("utf-8", "replace").splitlines():
         match = _LINE.fullmatch(line.strip()[:LONGEST_LINE])
         if match:
             model = re.search(r"\bmodel:(\S+)", match["rest"])
-            found.append(AndroidDevice(match["serial"], match["state"], model[1].replace("_", " ") if model else ""))
-    return found
+            listed.append(AndroidDevice(match["serial"], match["state"], model[1].replace("_", " ") if model else ""))
+    return listed
 
 
 def choose(serial: str | None) -> str:
@@ -83,25 +83,25 @@ def choose(serial: str | None) -> str:
         DeviceError: it is not there or not ready, or there are several to choose from.
     """
     serial = serial or os.environ.get("ANDROID_SERIAL") or None
-    found = devices()
+    listed = devices()
     if serial is None:
-        ready = [one for one in found if one.state == "device"] or found
+        ready = [device for device in listed if device.state == "device"] or listed
         if not ready:
             raise DeviceError("no Android device: connect one, allow USB debugging, and look at `adb devices`")
         if len(ready) > 1:
-            names = ", ".join(f"adb:{one.serial}" for one in ready)
+            names = ", ".join(f"adb:{device.serial}" for device in ready)
             raise DeviceError(f"more than one device: name one of {names}")
-        [one] = ready
+        [device] = ready
     else:
-        named = [one for one in found if one.serial == serial]
+        named = [device for device in listed if device.serial == serial]
         if not named:
-            names = ", ".join(f"adb:{one.serial}" for one in found) or "none"
+            names = ", ".join(f"adb:{device.serial}" for device in listed) or "none"
             raise DeviceError(f"there is no device adb:{serial}; there is {names}")
-        one = named[0]
-    if one.state != "device":
-        hint = _STATES.get(one.state, "look at the device")
-        raise DeviceError(f"adb:{one.serial} is not ready ({one.state}): {hint}")
-    return one.serial
+        device = named[0]
+    if device.state != "device":
+        hint = _STATES.get(device.state, "look at the device")
+        raise DeviceError(f"adb:{device.serial} is not ready ({device.state}): {hint}")
+    return device.serial
 
 
 class AdbTransport:

@@ -85,13 +85,13 @@ def battery(read: ReadFiles) -> EnergyMeter | str:
 
 
 def _rails(files: Mapping[str, str]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    counters: dict[str, int] = {}
     for path, text in files.items():
         for number, line in enumerate(text.splitlines()):
             value = re.fullmatch(r"\s*(\S.*),\s*(\d{1,19})\s*", line)
             if value:
-                found[f"{path} {number}"] = int(value[2])
-    return found
+                counters[f"{path} {number}"] = int(value[2])
+    return counters
 
 
 def _left(files: Mapping[str, str], place: str) -> tuple[float, float] | None:

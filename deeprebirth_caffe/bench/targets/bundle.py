@@ -108,9 +108,9 @@ def _collect(program: Path, find: Callable[[str], Path | None], source: str) -> 
             if file is None:
                 missing[name] = None
                 continue
-            found = read_elf(file).machine
-            if found != machine:
-                raise RebirthError(f"{file} is for {found}, but {program} for {machine}: give libraries that fit")
+            given = read_elf(file).machine
+            if given != machine:
+                raise RebirthError(f"{file} is for {given}, but {program} for {machine}: give libraries that fit")
             files[f"lib/{name}"] = file
             todo.append(file)
     return Bundle(machine, files, None, tuple(missing), source)

@@ -61,11 +61,11 @@ def read_files(shell: Shell, patterns: Iterable[str]) -> dict[str, str]:
     """The texts of a device's files that match glob patterns, by path; those that cannot be read are left out."""
     word = secrets.token_hex(8)
     done = shell.check("read its files", _READ, word, *patterns)
-    found: dict[str, str] = {}
+    contents: dict[str, str] = {}
     for part in ("\n" + done.text).split(f"\n{word} ")[1:]:
         path, _, text = part.partition("\n")
-        found[path] = text
-    return found
+        contents[path] = text
+    return contents
 
 
 @dataclass(frozen=True, kw_only=True)

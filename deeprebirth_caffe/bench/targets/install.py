@@ -190,9 +190,9 @@ def install(
 def remove(shell: Shell) -> bool:
     """Takes away all that we put there; says whether there was anything."""
     root = shell.root
-    found = shell.run('ls "$1/caffe" "$1/caffe.new"', root)
+    listing = shell.run('ls "$1/caffe" "$1/caffe.new"', root)
     shell.check("remove Caffe", _REMOVE, root)
-    return bool(found.stdout.strip())
+    return bool(listing.stdout.strip())
 
 
 def _fits(shell: Shell, bundle: Bundle, facts: About, emulate: bool) -> str | None:
@@ -201,10 +201,10 @@ def _fits(shell: Shell, bundle: Bundle, facts: About, emulate: bool) -> str | No
         return None
     differ = f"{shell.name} is {'/'.join(facts.abis) or 'of an unknown kind'}, this Caffe for {bundle.machine}"
     for name in _EMULATORS.get(bundle.machine, ()):
-        found = shell.run('command -v "$1"', name)
-        if found.rc == 0:
+        result = shell.run('command -v "$1"', name)
+        if result.rc == 0:
             if emulate:
-                return found.text.strip()
+                return result.text.strip()
             raise DeviceError(f"{differ}: {name} there runs it with --emulate, but its times mean nothing")
     raise DeviceError(f"{differ}: give one that was built for it")
 
@@ -238,8 +238,8 @@ def _send(
 
 def _finish(shell: Shell, bundle: Bundle, wanted: Mapping[str, str], emulator: str | None) -> Installed:
     root = shell.root
-    found = _hashes(shell)
-    wrong = [name for name, digest in wanted.items() if found.get(f"caffe.new/{name}") != digest]
+    hashes = _hashes(shell)
+    wrong = [name for name, digest in wanted.items() if hashes.get(f"caffe.new/{name}") != digest]
     if wrong:
         raise DeviceError(f"{shell.name}: {len(wrong)} files did not arrive whole ({wrong[0]}): run it again")
     shell.check("set permissions", _FINISH, root, bundle.loader or "")

@@ -152,8 +152,8 @@ class RemoteTarget:
 
     def meter(self) -> EnergyMeter | str:
         """RAPL where there is one, else power rails or the battery."""
-        found = rapl(self.read_files)
-        return found if not isinstance(found, str) else battery(self.read_files)
+        counters = rapl(self.read_files)
+        return counters if not isinstance(counters, str) else battery(self.read_files)
 
     def open(self, job: Job) -> Subject:
         """Opens a net; there is no Python there, so it is timed with `caffe time`."""
@@ -178,8 +178,8 @@ class RemoteTarget:
 
     def _arrives(self, path: Path, place: str) -> bool:
         self._link.push(path, place)
-        found = self._link.check(f"read {place}", 'sha256sum "$1"', place).text.split()
-        return found[:1] == [hashlib.sha256(path.read_bytes()).hexdigest()]
+        digest = self._link.check(f"read {place}", 'sha256sum "$1"', place).text.split()
+        return digest[:1] == [hashlib.sha256(path.read_bytes()).hexdigest()]
 
     def run_caffe(
         self,

@@ -108,8 +108,8 @@ class Shell:
         """The directory of our files, made if need be."""
         if self._root is None:
             # The home is an expression of the transport's own, so it may stand in the script.
-            made = self.check("make a directory", f'd={self.link.home()} && mkdir -p "$d" && cd "$d" && pwd')
-            self._root = made.text.strip()
+            directory = self.check("make a directory", f'd={self.link.home()} && mkdir -p "$d" && cd "$d" && pwd')
+            self._root = directory.text.strip()
         return self._root
 
     def run(self, script: str, *args: str, timeout: float | None = QUICK, doing: str = "answer") -> Done:
@@ -127,10 +127,10 @@ class Shell:
         word = secrets.token_hex(8)
         framed = f"printf '\\nbegin-{word}\\n'; (\n{script}\n); printf '\\nend-{word}:%s\\n' \"$?\""
         reply = self.link.execute(shlex.join(["sh", "-c", framed, "sh", *args]), timeout)
-        found = re.search(rb"\nbegin-%b\r?\n(.*)\nend-%b:(\d+)\r?\n" % ((word.encode(),) * 2), reply.stdout, re.DOTALL)
-        if found is None or reply.rc is None:
+        answer = re.search(rb"\nbegin-%b\r?\n(.*)\nend-%b:(\d+)\r?\n" % ((word.encode(),) * 2), reply.stdout, re.DOTALL)
+        if answer is None or reply.rc is None:
             raise self._lost(reply, doing, timeout)
-        return Done(int(found[2]), found[1], reply.stderr)
+        return Done(int(answer[2]), answer[1], reply.stderr)
 
     def check(self, doing: str, script: str, *args: str, timeout: float | None = QUICK) -> Done:
         """Likewise, of a script that has to succeed.
