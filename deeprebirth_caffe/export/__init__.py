@@ -1,7 +1,7 @@
-"""Nets in other formats: ONNX, a pure translation of layers and weights.
+"""Translates the layers and weights of a net into another format: ONNX.
 
-One function a Caffe layer type (`table.TRANSLATORS`) writes the nodes that compute exactly what Caffe 1.0 computes in
-phase TEST; a type without one is refused. Needs the `onnx` package, so import it only where a net is exported.
+A function for each Caffe layer type (`table.TRANSLATORS`) writes nodes that compute exactly what Caffe 1.0 computes in
+phase TEST; a type without a function is refused. It needs the `onnx` package, so import it only to export a net.
 """
 
 from deeprebirth_caffe.export.model import BATCH, OPSET, Exported, at_batch, batch_of, to_onnx

@@ -10,7 +10,7 @@ from deeprebirth_caffe.export.graph import Site, Tensor
 
 
 def inner_product(site: Site) -> list[str]:
-    """Gemm on what is flattened from its axis on."""
+    """Gemm on the input, flattened from the axis on."""
     p = site.param.inner_product_param
     axis = site.axis(p.axis)
     inputs = prod(site.dim(index) for index in range(axis, len(site.x.shape)))
@@ -24,7 +24,7 @@ def inner_product(site: Site) -> list[str]:
 
 def embed(site: Site) -> list[str]:
     """Rows of a table, by index."""
-    # Caffe cuts the index down to an integer, as this Cast does.
+    # Caffe truncates the index to an integer, as this Cast does.
     name = site.one("Gather", site.weight(0), _whole(site, site.x.name), axis=0)
     return [site.one("Add", name, site.weight(1)) if site.param.embed_param.bias_term else name]
 
@@ -39,5 +39,5 @@ def _whole(site: Site, name: str) -> str:
 
 
 def parameter(site: Site) -> list[str]:
-    """A learned array that is a blob."""
+    """A learned array as a blob."""
     return [site.one("Identity", site.weight(0))]

@@ -1,4 +1,4 @@
-"""An ONNX graph while it grows, and what a translator sees of the layer that it translates."""
+"""A growing ONNX graph, and a translator's view of its layer."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Array = npt.NDArray[Any]
 
 
 class BatchVariesError(Exception):
-    """A dimension that changes with the batch was needed as a number; its text says by what."""
+    """A dimension that changes with the batch was needed as a number; the text names the layer."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor and its shapes at two batch sizes; a dimension in which they differ is not known before the net runs.
+    """A tensor and its shapes at two batch sizes; dimensions in which they differ are unknown before the net runs.
 
     Attributes:
         name: in the graph.
-        shape: at the batch of the net.
-        other: at another batch; the same where the batch is fixed.
+        shape: at the net's batch.
+        other: at another batch; equal to `shape` if the batch is fixed.
         constant: whether it is an initializer.
     """
 
@@ -53,10 +53,10 @@ class Graph:
 
     Attributes:
         opset: the version of ONNX's operators that the nodes are written for.
-        rounding: whether pooling may say `ceil_mode` where that means what Caffe means.
-        taken: names of tensors that are in use.
-        labels: names of nodes that are in use.
-        constant_bytes: how much the constants hold.
+        rounding: whether pooling may use `ceil_mode` where it means the same as in Caffe.
+        taken: names of tensors in use.
+        labels: names of nodes in use.
+        constant_bytes: the size of the constants.
     """
 
     opset: int
@@ -69,15 +69,15 @@ class Graph:
     _known: dict[tuple[object, ...], str] = field(default_factory=dict)
 
     def fresh(self, name: str) -> str:
-        """The name of a tensor, or one like it that is not taken; taken from now on."""
+        """Takes a free name for a tensor: this name, or a similar one."""
         return _unused(name, self.taken)
 
     def label(self, name: str) -> str:
-        """The same for a node."""
+        """Takes a free name for a node."""
         return _unused(name, self.labels)
 
     def constant(self, name: str, array: Array, key: tuple[object, ...] | None = None) -> str:
-        """An initializer; one that was made under the same key is used again."""
+        """An initializer; the same key gives the same initializer."""
         if key is not None and key in self._known:
             return self._known[key]
         fresh = self.fresh(name)
@@ -97,13 +97,13 @@ def _unused(name: str, taken: set[str]) -> str:
 
 
 class Site:
-    """One layer being translated: what it reads, its learned arrays, and the nodes that it becomes.
+    """The layer being translated: its inputs, its learned arrays, and its nodes.
 
     Attributes:
         layer: the layer.
-        ins: what it reads.
-        tops: shapes of what it puts out, at both batch sizes.
-        blobs: its learned arrays, of the shapes that Caffe gives them.
+        ins: the layer's inputs.
+        tops: shapes of the layer's outputs, at both batch sizes.
+        blobs: the layer's learned arrays, in Caffe's shapes.
     """
 
     def __init__(
@@ -128,11 +128,11 @@ class Site:
 
     @property
     def x(self) -> Tensor:
-        """The first thing it reads."""
+        """The layer's first input."""
         return self.ins[0]
 
     def refuse(self, why: str) -> RefusedError:
-        """The error that says that this layer cannot be exported."""
+        """The error for a layer that cannot be exported."""
         return RefusedError(
             f'{self.layer.where}: layer "{self.layer.name}" ({self.layer.type}) has no ONNX form: {why}'
         )
@@ -145,7 +145,7 @@ class Site:
         """A dimension as a number.
 
         Raises:
-            BatchVariesError: it is none before the net runs.
+            BatchVariesError: it is unknown before the net runs.
         """
         tensor = tensor or self.x
         if tensor.varies(axis):
@@ -153,7 +153,7 @@ class Site:
         return tensor.shape[axis]
 
     def node(self, kind: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> list[str]:
-        """Adds a node; its outputs have names of their own until the layer's tops lend them theirs."""
+        """Adds a node; its outputs have temporary names until they get those of the layer's tops."""
         name = self.graph.fresh(f"{self.layer.name}/{kind}")
         outs = [name] if outputs == 1 else [self.graph.fresh(f"{name}:{index}") for index in range(outputs)]
         label = self.graph.label(name)
@@ -165,14 +165,14 @@ class Site:
         return self.node(kind, inputs, **attributes)[0]
 
     def weight(self, index: int, shape: Shape | None = None) -> str:
-        """A learned array as a constant; layers that share it share the constant."""
+        """A learned array as a constant; layers that share the array share the constant."""
         array = self.blobs[index] if shape is None else self.blobs[index].reshape(shape)
         owner, place = self._owners[index]
         label = f"{owner}.{'weight' if place == 0 else 'bias' if place == 1 else f'blob{place}'}"
         return self.graph.constant(label, array.astype(np.float32, copy=False), (owner, place, array.shape))
 
     def number(self, value: float) -> str:
-        """A number as a constant, in single precision as Caffe computes with it.
+        """A number as a constant, in single precision, as in Caffe.
 
         Raises:
             RefusedError: single precision does not hold it.
@@ -189,20 +189,20 @@ class Site:
         return self.graph.constant(f"integers_{text}", np.array(values, np.int64), ("integers", *values))
 
     def array(self, label: str, values: Array) -> str:
-        """A constant made for this layer alone."""
+        """A constant for this layer only."""
         return self.graph.constant(f"{self.layer.name}.{label}", values)
 
     def reshape(self, name: str, before: Tensor, shape: Shape, other: Shape) -> str:
-        """Reshapes, whatever the batch.
+        """Reshapes at any batch.
 
         Args:
-            name: what to reshape.
-            before: whose shapes it has.
-            shape: the new one at the net's batch.
-            other: likewise at the other batch.
+            name: of the tensor to reshape.
+            before: gives its present shapes.
+            shape: the new shape at the net's batch.
+            other: the new shape at the other batch.
 
         Raises:
-            BatchVariesError: ONNX cannot say it without numbers.
+            BatchVariesError: ONNX cannot express it without numbers.
         """
         if (shape, other) == (before.shape, before.other):
             return name
@@ -225,13 +225,13 @@ class Site:
         return self.one("Reshape", name, self.integers(dims))
 
     def reduce(self, kind: str, name: str, axes: Sequence[int], keep: bool = True) -> str:
-        """A sum, mean, … over axes, which ONNX has as an attribute or as an input, by operator and version."""
+        """A sum, mean, … over axes. ONNX takes axes as an attribute or an input, by operator and version."""
         if kind == "ReduceSum" or self.graph.opset >= 18:
             return self.one(kind, name, self.integers(axes), keepdims=int(keep))
         return self.one(kind, name, axes=list(axes), keepdims=int(keep))
 
     def column(self, name: str, tensor: Tensor, axis: int) -> str:
-        """What spans the axes from `axis` on, so that it meets those of this layer's input: ones appended."""
+        """A tensor for the axes from `axis` on, with axes of 1 appended so that it matches this layer's input."""
         behind = len(self.x.shape) - axis - len(tensor.shape)
         if not behind or not tensor.shape:
             return name

@@ -16,26 +16,26 @@ from deeprebirth_caffe.ir import Layer, Net, NetError, Value, View, Weights, par
 from deeprebirth_caffe.ops import Shape
 
 OPSET = 13
-"""The oldest operators in which all layers can be said; ONNX Runtime, OpenCV, MNN and pnnx all read them."""
+"""The oldest operators that express all layers; ONNX Runtime, OpenCV, MNN and pnnx all read them."""
 
 BATCH = "N"
-"""What the batch dimension is called."""
+"""The name of the batch dimension."""
 
 MAX_BYTES = 2**31 - 2**20
-"""What fits into one ONNX file, a protobuf message: 2 GiB, and room for the nodes."""
+"""The largest constants of an ONNX file, a protobuf message of 2 GiB: less some room for the nodes."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A model and what there is to know about it.
+    """A model and its facts.
 
     Attributes:
-        model: checked by nobody yet.
+        model: not yet checked.
         opset: the version of ONNX's operators.
-        batch: the batch that it is bound to; None where it takes any.
+        batch: its fixed batch; None if it takes any.
         inputs: shape of each input at the net's own batch.
-        outputs: for each output of the net, what it is called in the model: its blob, as a rule.
-        notes: what people should know.
+        outputs: for each output of the net, its name in the model, usually the blob's.
+        notes: for people.
     """
 
     model: ModelProto
@@ -49,18 +49,18 @@ class Exported:
 def to_onnx(net: Net, *, opset: int = OPSET, dynamic: bool = True, rounding: bool = False) -> Exported:
     """Translates a net in phase TEST.
 
-    The inputs and outputs, and every blob between them, keep their names; where layers overwrite a blob in place, the
-    name is that of its last contents, and earlier ones are called blob/layer.
+    The inputs and outputs, and every blob between them, keep their names. Where layers overwrite a blob in place, its
+    last contents have the name; earlier ones are called blob/layer.
 
     Args:
-        net: with weights; data comes from Input layers.
+        net: with weights; its data must come from Input layers.
         opset: at least OPSET.
         dynamic: whether to leave the batch open where the net allows that.
-        rounding: whether pooling may say `ceil_mode`, where that means the same, rather than pad more at the end.
+        rounding: whether pooling may use `ceil_mode`, where it means the same, instead of more padding at the end.
 
     Raises:
-        RefusedError: a layer cannot be said in ONNX, or the model would not fit into a file.
-        RebirthError: a shape is not known, or there are no weights for a layer.
+        RefusedError: ONNX cannot express a layer, or the model would not fit into a file.
+        RebirthError: a shape is unknown, or a layer has no weights.
     """
     if net.weights is None:
         raise RebirthError("an exported net holds its weights: give them with -w")
@@ -92,7 +92,7 @@ def _check(view: View) -> None:
 
 
 class _Arrays:
-    """Learned arrays by layer, those shared by `param { name: … }` from the layer whose values Caffe would end with."""
+    """Learned arrays by layer; arrays shared by `param { name: … }` come from the layer whose values Caffe keeps."""
 
     def __init__(self, view: View, weights: Weights) -> None:
         self._weights = weights
@@ -104,7 +104,7 @@ class _Arrays:
                         self._shared[spec.name] = layer.name, index
 
     def of(self, layer: Layer, shapes: tuple[Shape, ...]) -> Iterator[tuple[Array, tuple[str, int]]]:
-        """Each array, of the shape that the layer wants, and where it is kept."""
+        """Each array, in the shape that the layer needs, and its owner."""
         for index, shape in enumerate(shapes):
             specs = layer.param.param
             shared = self._shared.get(specs[index].name) if index < len(specs) else None
@@ -115,7 +115,7 @@ class _Arrays:
 
 
 def _inputs(view: View) -> list[Value]:
-    """What is fed: blobs of Input layers and of the header."""
+    """The inputs: blobs of Input layers and of the header."""
     fed = list(view.inputs)
     for layer in view.layers:
         if layer.type == "Input":
@@ -124,7 +124,7 @@ def _inputs(view: View) -> list[Value]:
 
 
 def batch_of(net: Net) -> int | None:
-    """The first dimension of the first input that is read; None where there is none."""
+    """The first dimension of the first input that any layer reads; None if there is none."""
     return next((value.shape[0] for value in _inputs(net.view("TEST")) if value.shape and value.read), None)
 
 
@@ -132,11 +132,11 @@ def at_batch(net: Net, new: int) -> Net:
     """The same net with another batch, in every input that has the batch of the first one.
 
     Raises:
-        NetError: the net is bound to its own.
+        NetError: the net has a fixed batch.
     """
     old = batch_of(net)
     twin = net.copy()
-    twin.weights = net.weights  # a copy drops those that hold nothing
+    twin.weights = net.weights  # a copy drops inputs without dimensions
     for shape in [
         *twin.header.input_shape,
         *(shape for layer in twin.layers if layer.type == "Input" for shape in layer.param.input_param.shape),
@@ -158,7 +158,7 @@ def _build(
     twin_of = dict(zip(view.values, twin.values, strict=True))
     fed = [value for value in _inputs(view) if value.read]
     outputs = view.results
-    # Inputs first, then last contents, then what is overwritten: in this order blobs get their own names.
+    # Inputs first, then last contents, then overwritten values: in this order blobs get their names.
     names = {value: graph.fresh(value.name) for value in fed}
     for value in view.blobs.values():
         if value not in names and value.name not in graph.taken:
@@ -214,7 +214,7 @@ def _shape(value: Value) -> Shape:
 
 
 def _lend(site: Site, begin: int, old: str, new: str) -> bool:
-    """Gives a tensor that the layer's own nodes make the name of its top; says whether one of them makes it."""
+    """Gives a tensor of the layer's nodes the name of its top; returns whether these nodes make it."""
     nodes = site.graph.nodes[begin:]
     if not any(old in node.output for node in nodes):
         return False
@@ -245,7 +245,7 @@ def _model(net: Net, graph: Graph, inputs: list[Tensor], outputs: list[Tensor]) 
 
 
 def _info(tensor: Tensor) -> ValueInfoProto:
-    """An input or output; of what varies only the batch has a name."""
+    """An input or output; only the batch, of all varying dimensions, has a name."""
     dims: list[int | str | None] = [
         (BATCH if not axis else None) if tensor.varies(axis) else size for axis, size in enumerate(tensor.shape)
     ]

@@ -8,11 +8,11 @@ from deeprebirth_caffe.export.graph import Site, Tensor
 
 
 def lrn(site: Site) -> list[str]:
-    """Across channels as ONNX has it (both divide alpha by the size); within a channel by hand."""
+    """Across channels as ONNX's LRN (both divide alpha by the size); within a channel from other nodes."""
     p = site.param.lrn_param
     if p.norm_region == p.ACROSS_CHANNELS:
         return [site.one("LRN", site.x.name, size=p.local_size, alpha=p.alpha, beta=p.beta, bias=p.k)]
-    # Within a channel Caffe averages over the whole window, padding included, and leaves k out.
+    # Within a channel Caffe averages over the whole window, padding included, and ignores k.
     pad = (p.local_size - 1) // 2
     square = site.one("Mul", site.x.name, site.x.name)
     mean = site.one(
@@ -23,7 +23,7 @@ def lrn(site: Site) -> list[str]:
 
 
 def batch_norm(site: Site) -> list[str]:
-    """With the statistics that were learned, or with the batch's own."""
+    """With the learned statistics, or with those of the batch."""
     p = site.param.batch_norm_param
     if p.HasField("use_global_stats") and not p.use_global_stats:
         axes = [axis for axis in range(len(site.x.shape)) if axis != 1]
@@ -40,24 +40,24 @@ def batch_norm(site: Site) -> list[str]:
 
 
 def mvn(site: Site) -> list[str]:
-    """Mean and variance of each item (and channel) taken out."""
+    """Subtracts the mean of each item (and channel), and divides by the deviation."""
     p = site.param.mvn_param
     name = site.reshape(site.x.name, site.x, *site.tops[0])
     result, variance = _centred(site, name, [1, 2, 3] if p.across_channels else [2, 3])
     if p.normalize_variance:
-        # eps stands outside of the root, unlike BatchNorm's.
+        # eps is outside of the root, unlike BatchNorm's.
         result = site.one("Div", result, site.one("Add", site.one("Sqrt", variance), site.number(p.eps)))
     return [result]
 
 
 def _centred(site: Site, name: str, axes: list[int]) -> tuple[str, str]:
-    """The input less its mean over axes, and its variance."""
+    """The input minus the mean over axes, and the variance."""
     centred = site.one("Sub", name, site.reduce("ReduceMean", name, axes))
     return centred, site.reduce("ReduceMean", site.one("Mul", centred, centred), axes)
 
 
 def scale(site: Site) -> list[str]:
-    """A factor, and maybe an addend, along some axes."""
+    """Multiplies by a factor, and maybe adds a term, along some axes."""
     p = site.param.scale_param
     factor, place = _operand(site, p.axis)
     name = site.one("Mul", site.x.name, site.column(factor.name, factor, place))
@@ -68,13 +68,13 @@ def scale(site: Site) -> list[str]:
 
 
 def bias(site: Site) -> list[str]:
-    """An addend along some axes."""
+    """Adds a term along some axes."""
     addend, place = _operand(site, site.param.bias_param.axis)
     return [site.one("Add", site.x.name, site.column(addend.name, addend, place))]
 
 
 def _operand(site: Site, axis: int) -> tuple[Tensor, int]:
-    """The second input, or the learned array that stands for it, and the axis where it begins."""
+    """The second input, or the learned array in its place, and its first axis."""
     operand = site.ins[1] if len(site.ins) > 1 else _learned(site, 0)
     return operand, site.axis(axis) if operand.shape else 0
 

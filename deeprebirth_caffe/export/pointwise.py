@@ -11,7 +11,7 @@ from deeprebirth_caffe.export.graph import Site
 
 
 def plain(kind: str) -> Callable[[Site], list[str]]:
-    """A layer that ONNX has by another name."""
+    """A layer that ONNX has under another name."""
 
     def translate(site: Site) -> list[str]:
         return [site.one(kind, site.x.name)]
@@ -20,7 +20,7 @@ def plain(kind: str) -> Callable[[Site], list[str]]:
 
 
 def relu(site: Site) -> list[str]:
-    """With a slope below zero where it has one."""
+    """With a slope below zero, if it has one."""
     slope = site.param.relu_param.negative_slope
     if slope:
         return [site.one("LeakyRelu", site.x.name, alpha=slope)]
@@ -30,7 +30,7 @@ def relu(site: Site) -> list[str]:
 def prelu(site: Site) -> list[str]:
     """With slopes below zero that were learned."""
     axes = len(site.x.shape)
-    # A slope for each channel meets axis 1; a shared one meets everything.
+    # Slopes by channel match axis 1; a shared slope matches everything.
     shape = (1,) if site.param.prelu_param.channel_shared else (site.dim(1), *(1,) * (axes - 2))
     return [site.one("PRelu", site.x.name, site.weight(0, shape))]
 
@@ -63,13 +63,13 @@ def power(site: Site) -> list[str]:
     """(shift + scale * x) ** power."""
     p = site.param.power_param
     if p.power * p.scale == 0:
-        # The input does not matter; Caffe writes the same number everywhere.
+        # Caffe writes the same number everywhere, whatever the input.
         with np.errstate(all="ignore"):
             value = 1.0 if p.power == 0 else float(np.power(np.float32(p.shift), np.float32(p.power)))
         return [site.one("Add", site.one("Mul", site.x.name, site.number(0)), site.number(value))]
     inner = affine(site, p.scale, p.shift)
     if p.power in (2, 3):
-        # Some readers take powers by logarithms, which negative numbers do not have.
+        # Some readers compute powers by logarithms, which negative numbers do not have.
         square = site.one("Mul", inner, inner)
         return [square if p.power == 2 else site.one("Mul", square, inner)]
     return [inner if p.power == 1 else site.one("Pow", inner, site.number(p.power))]
@@ -78,7 +78,7 @@ def power(site: Site) -> list[str]:
 def exp(site: Site) -> list[str]:
     """A power of base: base ** (shift + scale * x)."""
     p = site.param.exp_param
-    with np.errstate(all="ignore"):  # what comes out as no number is refused as one
+    with np.errstate(all="ignore"):  # NaN and infinity are refused as constants
         inner = p.scale if p.base == -1 else float(p.scale * np.log(p.base))
         outer = float(np.exp(p.shift) if p.base == -1 else np.power(p.base, p.shift)) if p.shift else 1.0
     name = site.x.name if inner == 1 else site.one("Mul", site.x.name, site.number(inner))
@@ -106,7 +106,7 @@ def affine(site: Site, scale: float, shift: float) -> str:
 
 
 def eltwise(site: Site) -> list[str]:
-    """Sum (with coefficients), product or maximum of its inputs."""
+    """Sum (with coefficients), product or maximum of the inputs."""
     p = site.param.eltwise_param
     names = [tensor.name for tensor in site.ins]
     if p.operation == p.MAX:
@@ -122,7 +122,7 @@ def eltwise(site: Site) -> list[str]:
 
 
 def _chain(site: Site, kind: str, names: list[str]) -> str:
-    """One by one, in Caffe's order; readers that fuse know pairs best."""
+    """Pairs, in Caffe's order; readers that fuse nodes know pairs best."""
     name = names[0]
     for operand in names[1:]:
         name = site.one(kind, name, operand)

@@ -1,7 +1,7 @@
 """LSTM and RNN, step by step, as Caffe unrolls them; LSTMUnit.
 
-ONNX's own operators know no `cont`, by which Caffe starts sequences anew in the middle of a batch. Every run starts
-from zero states: what Caffe keeps from one forward pass to the next is not part of the net.
+ONNX's own operators lack `cont`, with which Caffe restarts sequences in the middle of a batch. Every run starts
+from zero states: the states that Caffe keeps between forward passes are not part of the net.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def lstm(site: Site) -> list[str]:
 
 
 def rnn(site: Site) -> list[str]:
-    """Blobs: input weights, bias, weights of the static input (if any), recurrent ones, output weights, their bias."""
+    """Blobs: input weights, bias, weights of the static input (if any), recurrent weights, output weights and bias."""
     steps, hidden, states = _start(site, 1)
     inputs = _from_input(site, hidden)
     recurrent, output, shift = (site.weight(len(site.blobs) - index) for index in (3, 2, 1))
@@ -54,7 +54,7 @@ def lstm_unit(site: Site) -> list[str]:
 
 
 def _unit(site: Site, gates: str, cell: str, cont: str, hidden: int, axis: int) -> tuple[str, str]:
-    """The next cell and hidden state from the gates: input, forget, output, and what is written."""
+    """The next cell and hidden state from the gates: input, forget, output, and the candidate."""
     parts = site.node("Split", [gates, site.integers([hidden] * 4)], 4, axis=axis)
     write, keep, show = (site.one("Sigmoid", part) for part in parts[:3])
     kept = site.one("Mul", site.one("Mul", keep, cont), cell)
@@ -77,7 +77,7 @@ def _start(site: Site, states: int) -> tuple[int, int, list[str]]:
 
 
 def _from_input(site: Site, rows: int) -> str:
-    """What the input (and the static input) adds at each step, of all steps at once: steps x batch x rows."""
+    """The contribution of the input (and the static input) at all steps at once: steps x batch x rows."""
     steps, batch = site.dim(0), site.dim(1)
     features = prod(site.dim(axis) for axis in range(2, len(site.x.shape)))
     shape = (steps * batch, features)

@@ -9,24 +9,24 @@ from deeprebirth_caffe.ops import concat_axis, slice_axis, slice_sizes
 
 
 def same(site: Site) -> list[str]:
-    """What changes nothing in TEST."""
+    """A layer that changes nothing in TEST."""
     return [site.x.name] * len(site.tops)
 
 
 def nothing(site: Site) -> list[str]:
-    """What puts nothing out."""
+    """A layer without output."""
     return []
 
 
 def concat(site: Site) -> list[str]:
-    """Inputs one behind the other."""
+    """Concatenates the inputs."""
     if len(site.ins) == 1:
         return same(site)
     return [site.one("Concat", *(tensor.name for tensor in site.ins), axis=concat_axis(site.param, site.x.shape))]
 
 
 def slice_(site: Site) -> list[str]:
-    """Parts of its input."""
+    """Cuts the input into parts."""
     axis = slice_axis(site.param, site.x.shape)
     site.dim(axis)
     if len(site.tops) == 1:
@@ -36,12 +36,12 @@ def slice_(site: Site) -> list[str]:
 
 
 def reshape(site: Site) -> list[str]:
-    """Reshape and Flatten alike: `ops` knows the shape that comes out."""
+    """Reshape and Flatten: `ops` knows the output's shape."""
     return [site.reshape(site.x.name, site.x, *site.tops[0])]
 
 
 def tile(site: Site) -> list[str]:
-    """Its input several times."""
+    """Repeats the input."""
     p = site.param.tile_param
     axis = site.axis(p.axis)
     repeats = [p.tiles if index == axis else 1 for index in range(len(site.x.shape))]
@@ -49,7 +49,7 @@ def tile(site: Site) -> list[str]:
 
 
 def crop(site: Site) -> list[str]:
-    """A part as large as the second input."""
+    """Cuts out a part as large as the second input."""
     p = site.param.crop_param
     start = site.axis(p.axis)
     axes = list(range(start, len(site.x.shape)))
@@ -69,13 +69,13 @@ def reduction(site: Site) -> list[str]:
 
 
 def argmax(site: Site) -> list[str]:
-    """Where the largest values are, and (or) what they are."""
+    """The indices of the largest values, the values, or both."""
     p = site.param.argmax_param
     whole = not p.HasField("axis")
     axis = 1 if whole else site.axis(p.axis)
     name = site.one("Flatten", site.x.name, axis=1) if whole and len(site.x.shape) != 2 else site.x.name
     if p.top_k == 1 and not p.out_max_val:
-        # Of equal values Caffe takes the one with the larger index.
+        # Of equal values Caffe takes the larger index.
         index = site.one("ArgMax", name, axis=axis, keepdims=1, select_last_index=1)
         return [_shaped(site, site.one("Cast", index, to=TensorProto.FLOAT))]
     values, indices = site.node("TopK", [name, site.integers([p.top_k])], 2, axis=axis, largest=1, sorted=1)
@@ -88,7 +88,7 @@ def argmax(site: Site) -> list[str]:
 
 
 def _shaped(site: Site, name: str) -> str:
-    """The winners of whole items as N x 1 x k, those along an axis as they are."""
+    """The winners of whole items as N x 1 x k, winners along an axis unchanged."""
     if site.param.argmax_param.HasField("axis"):
         return name
     return _extended(site, site.one("Unsqueeze", name, site.integers([1])), 3)

@@ -1,4 +1,4 @@
-"""Which function translates which layer type, and why the rest has none."""
+"""The translator of each layer type, and the reasons for types without a translator."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ REASONS = {
 
 
 def why_not(kind: str, loss: bool) -> str:
-    """Why a layer type has no translator."""
+    """The reason why a layer type has no translator."""
     if loss:
         return "it is for training; `rebirth deploy` takes it out"
     return REASONS.get(kind, "Caffe 1.0 does not have this type, so nothing here knows what it computes")

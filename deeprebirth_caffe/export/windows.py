@@ -1,9 +1,9 @@
-"""Convolution, Deconvolution, Pooling, SPP: windows that slide.
+"""Convolution, Deconvolution, Pooling, SPP: sliding windows.
 
 Caffe's pooling rounds up, so that its last window may reach beyond the padding, or lie outside of the image altogether.
-ONNX's `ceil_mode` has other rules, so the padding at the end is written out, and where that does not give Caffe's
-averages, what they have to be multiplied by. Only for a reader that does not take two paddings (pnnx) it is used where
-it means the same.
+ONNX's `ceil_mode` has other rules. So the padding at the end is written out, and where that does not give Caffe's
+averages, so are factors that correct them. `ceil_mode` is used only for a reader that does not take two paddings
+(pnnx), where it means the same.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from deeprebirth_caffe.ops import PoolGeometry, Shape, axis_of, conv_geometry, p
 from deeprebirth_caffe.ops.pooling import spp_windows
 
 LOWEST = float(np.finfo(np.float32).min)
-"""What Caffe's max pooling gives for a window without a pixel."""
+"""Caffe's max pooling of a window without a pixel."""
 
 
 def convolution(site: Site) -> list[str]:
-    """One Conv an input."""
+    """A Conv for each input."""
     return [_convolve(site, "Conv", bottom, top) for bottom, top in zip(site.ins, site.tops, strict=True)]
 
 
 def deconvolution(site: Site) -> list[str]:
-    """One ConvTranspose an input."""
+    """A ConvTranspose for each input."""
     return [_convolve(site, "ConvTranspose", bottom, top) for bottom, top in zip(site.ins, site.tops, strict=True)]
 
 
@@ -39,7 +39,7 @@ def _convolve(site: Site, kind: str, bottom: Tensor, top: tuple[Shape, Shape]) -
     kernel, stride, pad, dilation, extent = window.kernel, window.stride, window.pad, window.dilation, window.extent
     behind = list(pad)
     if kind == "Conv":
-        # A kernel that sticks out by less than a stride still gives one output in Caffe, which sees zeros there.
+        # In Caffe a kernel that sticks out by less than a stride still gives an output; it sees zeros there.
         behind = [max(p, e - n - p) for p, e, n in zip(pad, extent, size, strict=True)]
     if not size:  # Caffe's convolution without a spatial axis
         size, kernel, stride, pad, dilation, behind = (1,), (1,), (1,), (0,), (1,), [0]
@@ -92,7 +92,7 @@ def _pool(site: Site, window: PoolGeometry, tops: int) -> list[str]:
     if window.global_pooling and tops == 1:
         return [site.one("GlobalMaxPool" if window.method == "MAX" else "GlobalAveragePool", site.x.name)]
     out = window.output(size)
-    # Without padding the last window of an axis may begin behind the image. ONNX has no such windows: added afterwards.
+    # Without padding the last window of an axis may begin behind the image. ONNX has no such windows; add them here.
     outside = [
         int(_begins(count, stride, pad) >= length)
         for count, stride, length, pad in zip(out, window.stride, size, window.pad, strict=True)
@@ -112,7 +112,7 @@ def _pool(site: Site, window: PoolGeometry, tops: int) -> list[str]:
 
 
 def _rounds(window: PoolGeometry, size: tuple[int, int], out: tuple[int, int], behind: list[int]) -> bool:
-    """Whether ONNX's rounding up is needed and gives what Caffe gives: no window dropped, averages without padding."""
+    """Whether ONNX must round up, and then gives Caffe's result: no dropped window, averages without padding."""
     if list(window.pad) == behind or (window.method == "AVE" and any(window.pad)):
         return False
     return all(
@@ -127,14 +127,14 @@ def _shape(window: PoolGeometry, behind: Sequence[int]) -> dict[str, list[int]]:
 
 
 def _begins(count: int, stride: int, pad: int) -> int:
-    """Where the last of some windows begins, counted from the first pixel."""
+    """The begin of the last window, counted from the first pixel."""
     return (count - 1) * stride - pad
 
 
 def _behind(length: int, count: int, kernel: int, stride: int, pad: int) -> int:
-    """How much to pad at the end of an axis, so that there are as many windows as in Caffe."""
+    """The padding at the end of an axis that gives as many windows as in Caffe."""
     needed = max(0, _begins(count, stride, pad) + kernel - length)
-    # As much as at the beginning, where that makes no further window: not all readers take two paddings.
+    # As much as at the beginning, unless that adds a window: not all readers take two paddings.
     return pad if needed <= pad and (length + 2 * pad - kernel) // stride + 1 == count else needed
 
 
@@ -150,8 +150,8 @@ def _max(site: Site, window: PoolGeometry, behind: list[int], outside: list[int]
 
 
 def _average(site: Site, window: PoolGeometry, out: tuple[int, int], behind: list[int], outside: list[int]) -> str:
-    # Caffe divides by the window as far as it lies in the image with its own padding: without padding that is what
-    # ONNX calls not counting it, and a window that stays within it is divided by all of itself.
+    # Caffe divides by the part of the window in the padded image. Without padding that is ONNX's count without
+    # padding; a window wholly inside is divided by its whole size.
     inside = not any(outside)
     real = inside and not any(window.pad)
     whole = inside and all(beyond <= pad for beyond, pad in zip(behind, window.pad, strict=True))
@@ -168,7 +168,7 @@ def _average(site: Site, window: PoolGeometry, out: tuple[int, int], behind: lis
 
 
 def _shares(window: PoolGeometry, size: tuple[int, int], out: tuple[int, int]) -> Array:
-    """For each window its whole area by what Caffe divides by."""
+    """For each window its whole area divided by Caffe's divisor."""
     spans = []
     for count, kernel, stride, pad, length in zip(out, window.kernel, window.stride, window.pad, size, strict=True):
         begin = np.arange(count) * stride - pad
@@ -180,7 +180,7 @@ def _shares(window: PoolGeometry, size: tuple[int, int], out: tuple[int, int]) -
 
 
 def _extended(site: Site, name: str, outside: list[int], value: float) -> str:
-    """A row, a column or both of one value at the end."""
+    """Appends a row, a column or both, of a constant."""
     if not any(outside):
         return name
     return site.one("Pad", name, site.integers([0, 0, 0, 0, 0, 0, *outside]), site.number(value))
