@@ -1,1 +1,1 @@
-"""Pure NumPy: the algebra of folding and inheriting weights. Knows nothing of nets."""
+"""The algebra of folding, fitting and inheriting weights, in pure NumPy. It does not know nets."""

@@ -4,7 +4,7 @@ BatchNorm with global statistics (Caffe stores sums, divided by the third blob, 
 
     y = (x - mean) / sqrt(var + eps)            scale = 1 / sqrt(var + eps), shift = -mean * scale
 
-Scale is y = gamma * x + beta. One behind the other compose to (s2 * s1, s2 * t1 + t2). Behind a linear layer
+Scale is y = gamma * x + beta. Two maps in a row compose to (s2 * s1, s2 * t1 + t2). Behind a linear layer
 x = W a + b they fold to W' = scale * W (per output channel), b' = scale * b + shift. In front of one,
 y = W (scale * a + shift) + b, they fold to W' = W * scale (per input channel), b' = b + W shift. All of it in float64.
 """
@@ -20,17 +20,17 @@ Array = npt.NDArray[Any]
 
 
 class Affine(NamedTuple):
-    """y = scale * x + shift, one entry a channel."""
+    """y = scale * x + shift, with an entry for each channel."""
 
     scale: Array
     shift: Array
 
     def then(self, after: Affine) -> Affine:
-        """This map, and then the other."""
+        """This map, then another."""
         return Affine(after.scale * self.scale, after.scale * self.shift + after.shift)
 
     def over(self, channels: int) -> Affine:
-        """With one entry for each of so many channels, where there may be one for all."""
+        """The same map with an entry for each of so many channels, if it has a single entry for all."""
         return Affine(*(np.array(np.broadcast_to(part, (channels,))) for part in self))
 
 
@@ -38,9 +38,9 @@ def batch_norm(mean: Array, variance: Array, factor: Array, eps: float) -> Affin
     """The map of a BatchNorm layer with global statistics.
 
     Args:
-        mean: the layer's first blob (C,), a sum until divided by `factor`.
-        variance: its second, likewise.
-        factor: its third blob (1,).
+        mean: the layer's first blob (C,), a sum to be divided by `factor`.
+        variance: the second blob (C,), a sum to be divided by `factor`.
+        factor: the third blob (1,).
         eps: batch_norm_param.eps.
     """
     total = float(np.asarray(factor, dtype=np.float64).reshape(-1)[0])
@@ -89,8 +89,8 @@ def fold_ahead(weight: Array, bias: Array | None, before: Affine, *, group: int 
         group: the group count.
 
     Returns:
-        The new weight, in the shape of the old, and the new bias (out,); float64. The bias is right where every output
-        sees every tap.
+        The new weight, in the shape of the old, and the new bias (out,); float64. The bias is right only where every
+        output sees every tap.
     """
     wide = np.asarray(weight, dtype=np.float64)
     inputs = before.scale.size // group
@@ -102,7 +102,7 @@ def fold_ahead(weight: Array, bias: Array | None, before: Affine, *, group: int 
 
 
 def fold_ahead_transposed(weight: Array, bias: Array | None, before: Affine, *, group: int = 1) -> tuple[Array, Array]:
-    """Like `fold_ahead`, for a Deconvolution: (in, out / group, ...). The bias is right for a kernel of one tap."""
+    """As `fold_ahead`, for a Deconvolution: (in, out / group, ...). The bias is right for a kernel of one tap."""
     wide = np.asarray(weight, dtype=np.float64)
     taps = wide.reshape(group, wide.shape[0] // group, wide.shape[1], -1)
     new = taps * before.scale.reshape(group, -1, 1, 1)

@@ -1,13 +1,13 @@
-"""One linear window after another, as one.
+"""Two linear windows in a row, as a single window.
 
 With z[j] = sum_a A[a] x[j s1 + a d1 - p1] + c and y[i] = sum_b B[b] z[i s2 + b d2 - p2] + e,
 
     y[i] = sum_ab B[b] A[a] x[i s1 s2 + (b d2 s1 + a d1) - (p2 s1 + p1)] + (e + sum_b B[b] c)
 
 which is a window of stride s1 s2 and pad p2 s1 + p1, whose taps lie at b d2 s1 + a d1. It is exact while the second
-window sees no pad (p2 = 0). The zeros it would see there are what the formula gives only if c = 0 and the first window,
-placed beyond the image, sees nothing but pad: (k1 - 1) d1 - s1 - p1 < 0 in front, n s1 - p1 >= size behind (n: what
-the first window puts out). All of it in float64.
+window sees no pad (p2 = 0). With pad, the formula gives the zeros there only if c = 0 and the first window,
+placed beyond the image, sees only pad: (k1 - 1) d1 - s1 - p1 < 0 in front, n s1 - p1 >= size behind (n: the outputs
+of the first window). All of it is in float64.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ class Axis:
     dilation: int
 
     def fits(self, size: int) -> bool:
-        """Whether the padded image has room for the window."""
+        """Whether the window fits into the padded image."""
         return size + 2 * self.pad >= self.dilation * (self.kernel - 1) + 1
 
     def beyond(self, size: int, out: int) -> bool:
-        """Whether the window sees nothing but pad where it is placed one step beyond its `out` places."""
+        """Whether the window sees only pad if it is placed a stride beyond its `out` places."""
         before = (self.kernel - 1) * self.dilation - self.stride - self.pad < 0
         return before and out * self.stride - self.pad >= size
 
     def always_beyond(self) -> bool:
-        """Whether the same holds for an image of every size."""
+        """Whether `beyond` holds for images of every size."""
         return self.pad >= (self.kernel - 1) * self.dilation
 
     def then(self, after: Axis) -> Axis:
-        """This window and then another, as one."""
+        """This window and then another, as a single window."""
         steps = [after.dilation * self.stride] * (after.kernel > 1) + [self.dilation] * (self.kernel > 1)
         dilation = gcd(*steps) or 1
         span = (after.kernel - 1) * after.dilation * self.stride + (self.kernel - 1) * self.dilation
         return Axis(span // dilation + 1, self.stride * after.stride, after.pad * self.stride + self.pad, dilation)
 
     def places(self, after: Axis) -> list[list[int]]:
-        """Where tap a of this window lands in the joint one for tap b of the other: [b][a]."""
+        """The tap of the joint window for tap a of this window and tap b of the other: [b][a]."""
         dilation = self.then(after).dilation
         return [
             [(b * after.dilation * self.stride + a * self.dilation) // dilation for a in range(self.kernel)]
@@ -63,7 +63,7 @@ class Axis:
 
 
 def regroup(weight: Array, group: int, fewer: int) -> Array:
-    """A grouped weight (out, in / group, ...) as one of fewer groups, with zeros where it had no connection."""
+    """A grouped weight (out, in / group, ...) with fewer groups, with zeros where it had no connection."""
     if group == fewer:
         return weight
     outs, ins = weight.shape[0] // group, weight.shape[1]
@@ -79,7 +79,7 @@ def regroup(weight: Array, group: int, fewer: int) -> Array:
 def compose(
     first: tuple[Array, Array | None, int], second: tuple[Array, Array | None, int], axes: Sequence[tuple[Axis, Axis]]
 ) -> tuple[Array, Array | None, int]:
-    """The weight, bias and group count of two 2-d windows as one.
+    """The weight, bias and group count of the joint window of two 2-d windows.
 
     Args:
         first: weight (mid, in / group, kh, kw), bias (mid,) or None, group.
@@ -101,7 +101,7 @@ def compose(
         new[..., rows[b][a], columns[d][c]] += second_kernel[..., b, d] @ first_kernel[..., a, c]
     bias = None if second[1] is None else np.asarray(second[1], dtype=np.float64)
     if first[1] is not None:
-        # two is (group, out, mid, kh, kw): what a constant of each middle channel adds up to.
+        # second_kernel is (group, out, mid, kh, kw): sums the constant of each middle channel.
         constant = np.asarray(first[1], dtype=np.float64).reshape(group, 1, -1)
         added = (second_kernel.sum(axis=(3, 4)) * constant).sum(axis=2).reshape(-1)
         bias = added if bias is None else bias + added

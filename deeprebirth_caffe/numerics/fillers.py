@@ -1,4 +1,4 @@
-"""Random starts: Caffe's Xavier filler, and sane random weights for whole nets."""
+"""Random starts: Caffe's Xavier filler, and He's filler, which suits whole nets."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def xavier(shape: Sequence[int], rng: np.random.Generator) -> Array:
 
 
 def msra(shape: Sequence[int], rng: np.random.Generator) -> Array:
-    """Gaussian with variance 2 / fan_in, which keeps activations behind ReLU at one scale however deep the net."""
+    """Gaussian with variance 2 / fan_in, which keeps the scale of activations behind ReLUs in deep nets."""
     fan_in = int(np.prod(shape[1:])) or 1
     return np.asarray(rng.standard_normal(tuple(shape)) * np.sqrt(2.0 / fan_in), dtype=np.float32)

@@ -1,11 +1,11 @@
-"""What a rebirth layer can keep of the weights of the layers it stands for.
+"""The weights that a rebirth layer keeps of the layers it replaces.
 
 - A kernel that only changes its size keeps its taps, at a given place of the new window (`embed`).
 - A host that takes over a branch gets that branch's output channels as new rows. The branch read x; the host reads
   r = R x, the output of its 1x1 reducer. The row W' with W' R closest to the branch's W is W R^+ (`through`); it sits
-  on the host's centre tap. Without a reducer the host reads x itself, and W' = W (exact for a 1x1 branch).
+  on the host's centre tap. Without a reducer the host reads x, and W' = W (exact for a 1x1 branch).
 - A reducer that loses channels keeps the most important ones (`strongest`): those with the largest product of the
-  L1 norms of what makes a channel and of what reads it.
+  L1 norms of the weights that write a channel and of those that read it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Array = npt.NDArray[Any]
 
 
 def embed(weight: Array, kernel: Sequence[int], offset: Sequence[int]) -> Array:
-    """Puts a kernel into a window of another size, zeros around it; what does not fit is cut off.
+    """Puts a kernel into a window of another size, with zeros around it; taps outside are cut off.
 
     Args:
         weight: (out, in, k_h, k_w), or any number of spatial axes.
         kernel: the new spatial size.
-        offset: where tap 0 of the old kernel comes to lie in the new one; may be negative.
+        offset: the place of the old kernel's tap 0 in the new kernel; may be negative.
     """
     new = np.zeros((*weight.shape[:2], *kernel), dtype=weight.dtype)
     into, out_of = [slice(None), slice(None)], [slice(None), slice(None)]
@@ -46,12 +46,12 @@ def strongest(makes: Array, reads: Array, count: int) -> Array:
     """The most important channels between two linear layers.
 
     Args:
-        makes: (channels, ...) weights that produce them.
+        makes: (channels, ...) weights that write them.
         reads: (out, channels, ...) weights that read them.
         count: how many to keep.
 
     Returns:
-        Their indices, ascending.
+        The indices, ascending.
     """
     channels = makes.shape[0]
     written = np.abs(makes.reshape(channels, -1)).sum(axis=1, dtype=np.float64)
@@ -61,7 +61,7 @@ def strongest(makes: Array, reads: Array, count: int) -> Array:
 
 
 def through(branch: Array, reducer: Array) -> Array:
-    """The 1x1 weights on a reducer's output that come closest to a branch's 1x1 weights on its input.
+    """The 1x1 weights on a reducer's output that are closest to a branch's 1x1 weights on the reducer's input.
 
     Args:
         branch: (out, in).
@@ -77,7 +77,7 @@ def through(branch: Array, reducer: Array) -> Array:
 
 
 def dense(weight: Array, group: int) -> Array:
-    """A grouped convolution's weights as the ungrouped one's: zeros where a group does not look.
+    """A grouped convolution's weights without groups: zeros between different groups.
 
     Args:
         weight: (out, in / group, ...).

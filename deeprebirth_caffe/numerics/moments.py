@@ -1,4 +1,4 @@
-"""The second moment E[x x'] of what layers read, summed in double precision, batch by batch."""
+"""The second moment E[x x'] of a layer's inputs, summed in double precision, batch by batch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 MAX_WHOLE = 4096
-"""Of more inputs than this only the diagonal is kept: E[x_i^2]."""
+"""With more inputs than this only the diagonal is kept: E[x_i^2]."""
 
 
 class SecondMoment:
-    """Of one blob.
+    """The second moment of a blob.
 
     Attributes:
         count: how many vectors have been seen.
@@ -26,10 +26,10 @@ class SecondMoment:
         self._sum = np.zeros((size, size) if size <= MAX_WHOLE else size)
 
     def add(self, vectors: Array) -> None:
-        """Takes vectors in.
+        """Adds vectors.
 
         Args:
-            vectors: (images, size, places): those of each place of each image.
+            vectors: (images, size, places): a vector for each place of each image.
         """
         for image in vectors:
             wide = np.asarray(image, dtype=np.float64)

@@ -1,12 +1,12 @@
-"""Linear windows side by side on one image, whose outputs are added, as one; and which windows fit into another.
+"""Joins linear windows on the same image whose outputs are added, and finds windows that fit into another.
 
     y[i] = sum_n c_n (sum_a W_n[a] x[i s + a d_n - p_n] + b_n)
 
-Tap a of window n lies at a d_n - p_n, whatever i. So all of them are one window of stride s with a tap wherever one of
-theirs lies: pad P = max p_n, dilation D = the greatest common divisor of the distances, kernel K up to the last tap,
-zeros where none of them has a tap, and the bias sum c_n b_n. Caffe's pad is the same at both ends and decides how many
-outputs there are, so the joint window may need taps of zeros at one end to have as many as its parts. They are fewer
-than its own: what is needed in front of the first tap is at most the distance between the last taps of two windows.
+Tap a of window n lies at a d_n - p_n, whatever i. So together they are a window of stride s with a tap wherever any
+of them has a tap: pad P = max p_n, dilation D = the greatest common divisor of the distances, kernel K up to the last
+tap, zeros where none has a tap, and the bias sum c_n b_n. Caffe's pad is the same at both ends and decides the number
+of outputs, so the joint window may need taps of zeros at an end to have as many as its parts. They are fewer than its
+other taps: in front of the first tap it needs at most the distance between the last taps of two windows.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from deeprebirth_caffe.ops import conv_output_size
 
 Array = npt.NDArray[Any]
 Sizes = Sequence[tuple[int, int]]
-"""What a window reads and puts out along one axis, in each state of a net."""
+"""(input, output) sizes of a window along an axis, in each state of a net."""
 
 
 class Around(NamedTuple):
-    """The joint window of several along one axis, and in which of its taps those of each lie."""
+    """The joint window along an axis, and for each window the joint window's taps where its own lie."""
 
     window: Axis
     taps: list[list[int]]
 
 
 def around(windows: Sequence[Axis], sizes: Sizes) -> Around:
-    """The smallest window that has a tap wherever one of these has one.
+    """The smallest window that has a tap wherever any of these windows has a tap.
 
     Args:
-        windows: of one stride.
+        windows: with the same stride.
         sizes: (input, output) that it must give.
 
     Raises:
-        ValueError: the windows do not give these sizes themselves.
+        ValueError: the windows do not give these sizes.
     """
     lies = [[tap * window.dilation - window.pad for tap in range(window.kernel)] for window in windows]
     start = min(min(lie) for lie in lies)
@@ -56,15 +56,15 @@ def around(windows: Sequence[Axis], sizes: Sizes) -> Around:
 
 
 def within(host: Axis, kernel: int, sizes: Sizes) -> Axis | None:
-    """A window with fewer taps that puts out as much as its host, with every tap on one of the host's.
+    """A window with fewer taps and as many outputs as its host, with every tap on a tap of the host.
 
     Args:
         host: the larger window.
-        kernel: how many taps it has.
+        kernel: the number of its taps.
         sizes: (input, output) of the host.
 
     Returns:
-        The one closest to the host's middle; None where there is none.
+        The window closest to the host's middle; None if there is none.
     """
     free = host.kernel - kernel
     for first in sorted(range(free + 1), key=lambda first: (abs(2 * first - free), first)):
@@ -87,8 +87,8 @@ def add_up(
     """The weight and bias of the joint window, in double precision.
 
     Args:
-        parts: weight (out, in / group, kh, kw) and bias (out,) of each; the same out, in and group.
-        coefficients: what each is multiplied by.
+        parts: weight (out, in / group, kh, kw) and bias (out,) of each; with the same out, in and group.
+        coefficients: the factor of each.
         axes: the joint window, for height and for width.
     """
     kernel = [axis.window.kernel for axis in axes]

@@ -1,16 +1,16 @@
-"""Which rank each layer gets, so that all of them together fit a budget of weights with the least error.
+"""Chooses a rank for each layer, so that all together fit a budget of weights with the least error.
 
-Each layer offers choices (weights, error): its factorizations and itself as it is (error 0). From its smallest choice
-the lower convex hull of the others gives steps of falling gain (error saved for each weight spent). The steps of all
-layers are made in the order of their gain. What to do with a budget that ends in the middle of a step is settled twice,
-and the better of both is taken:
+Each layer offers choices (weights, error): its factorizations and the unchanged layer (error 0). From its smallest
+choice the lower convex hull of the others gives steps of falling gain (error saved for each weight spent). The steps
+of all layers are taken in the order of their gain. If the budget ends in the middle of a step, two ways are tried,
+and the better is kept:
 
-- the step ends its layer, and later ones of other layers may follow, as far as they fit;
-- nothing follows, but the layer of that step takes the best of its choices, hull or not, that fits.
+- the layer stops there, and later steps of other layers may follow, as far as they fit;
+- nothing follows, but the layer of that step takes the best of its choices that fits, on the hull or not.
 
-So a larger budget never gives a larger error. The second way is one path, of which a larger budget goes further. In the
-first, at the first step that fits the larger budget alone, that step saves more than all that the smaller budget can
-still do with what is left, since every later step has less gain and they have fewer weights together.
+So a larger budget never gives a larger error. In the second way, a larger budget goes further on the same path. In the
+first way, consider the first step that only the larger budget fits: it saves more than all that the smaller budget can
+still do with the rest, because every later step has less gain and they have fewer weights together.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Menu:
-    """What one layer offers.
+    """The choices of a layer.
 
     Attributes:
         weights: of each choice.
-        errors: of each choice, in a measure that layers share.
+        errors: of each choice, comparable between layers.
     """
 
     weights: Array
     errors: Array
 
     def front(self) -> Array:
-        """The choices for which no other has fewer weights and no larger error; fewest weights first."""
+        """The choices that no other choice beats in both weights and error; fewest weights first."""
         order = np.lexsort((self.errors, self.weights))
         errors = self.errors[order]
         better = np.ones(len(order), dtype=bool)
@@ -51,8 +51,8 @@ def allocate(menus: Mapping[str, Menu], budget: int) -> dict[str, int]:
     """Picks a choice for each layer.
 
     Args:
-        menus: by layer; each offers at least one choice.
-        budget: how many weights all choices together may have. Where even the smallest have more, those are picked.
+        menus: by layer; each has at least one choice.
+        budget: the most weights of all choices together. If even the smallest choices have more, those are picked.
 
     Returns:
         The index of each layer's choice.
@@ -65,9 +65,9 @@ def allocate(menus: Mapping[str, Menu], budget: int) -> dict[str, int]:
 
 
 Steps = list[tuple[str, int]]
-"""Layers and the choices that they go on to, best gain first."""
+"""Layers and their next choices, best gain first."""
 Picked = tuple[float, dict[str, int]]
-"""The error of all layers together, and their choices."""
+"""The total error, and the choices of the layers."""
 
 
 def _steps(menus: Mapping[str, Menu], fronts: Mapping[str, Array]) -> Steps:
@@ -75,13 +75,13 @@ def _steps(menus: Mapping[str, Menu], fronts: Mapping[str, Array]) -> Steps:
     for place, (name, front) in enumerate(fronts.items()):
         for number, (before, after) in enumerate(pairwise(_hull(menus[name], front))):
             gain = float(menus[name].errors[before] - menus[name].errors[after]) / _spent(menus[name], before, after)
-            # Within a layer the steps stay in their order, whatever rounding does to gains.
+            # Within a layer the steps keep their order, even if rounding swaps their gains.
             steps.append((-gain, place, number, name, after))
     return [(name, after) for _, _, _, name, after in sorted(steps)]
 
 
 def _onwards(menus: Mapping[str, Menu], start: dict[str, int], left: int, steps: Steps) -> Picked:
-    """Makes every step that fits."""
+    """Takes every step that fits."""
     picked, ended = dict(start), set()
     for name, after in steps:
         spent = _spent(menus[name], picked[name], after)
@@ -96,7 +96,7 @@ def _onwards(menus: Mapping[str, Menu], start: dict[str, int], left: int, steps:
 def _part(
     menus: Mapping[str, Menu], fronts: Mapping[str, Array], start: dict[str, int], left: int, steps: Steps
 ) -> Picked:
-    """Makes steps up to the first that does not fit, and of that one what does."""
+    """Takes steps up to the first that does not fit, then the best choice of that layer that fits."""
     picked = dict(start)
     for name, after in steps:
         menu, front = menus[name], fronts[name]

@@ -1,11 +1,11 @@
-"""Weights of a linear layer that bring its output closest to a goal, by least squares over many rows.
+"""Fits the weights of a linear layer to a goal, by least squares over many rows.
 
-A row a is what the layer reads at one place, t >= 0 what its block is to put out there. With the weights W, the bias b
-and a ReLU behind the layer, the error |max(a W + b, 0) - t|^2 is not convex in W. What bounds it from above is:
+A row a is the layer's input at a place, t >= 0 the goal of its block there. With the weights W, the bias b
+and a ReLU behind the layer, the error |max(a W + b, 0) - t|^2 is not convex in W. An upper bound is:
 
     e = (a W + b - t)^2 where t > 0,  max(a W + b, 0)^2 where t = 0
 
-So a value z that the layer itself is to put out is kept for each t, and two steps take turns; neither raises the mean
+So each t has a z, the goal of the layer itself, and two updates take turns; neither raises the mean
 of e and its prior:
 
     (W, b) = argmin  |a W + b - z|^2 / n + r |W - W0|^2,        z = t where t > 0, else min(a W + b, 0)
@@ -15,16 +15,16 @@ Cholesky factor of S + r I serves all rounds:
 
     W = W0 + (S + r I)^-1 (E[(a - m)(z - E z)'] - S W0),        b = E z - m W
 
-r is `ridge` times the mean of S's diagonal: with it the solution is defined whatever the rank of S, and directions that
-the rows say nothing about keep W0. Without a bias the moments are about zero. A layer with groups is as many layers.
+r is `ridge` times the mean of S's diagonal: with it the solution is defined at any rank of S, and directions without
+information in the rows keep W0. Without a bias the moments are about zero. A layer with groups counts as many layers.
 
 Only sums over rows are kept, in double precision; the rows come from files in chunks. Moments are products in double
 precision too; the rounds add up products of chunks in single precision.
 
-For the first layer of a net least squares is no good: what its window sees next to an edge says little about the edge's
-maximum, so the fit falls back to the mean. `rescale` leaves its kernels as they are and gives each output the size that
-it is to have: a gain g with E[max(g (a w + b), 0)^2] = E[t^2] under a ReLU, else the deviation and the mean of t.
-Without it, what an LRN or a pool would have scaled goes on unscaled, and learning starts far off, or diverges.
+Least squares does not suit the first layer of a net: next to an edge, its window's pixels say little about the edge's
+maximum, so the fit would only give the mean. `rescale` keeps its kernels and gives each output the size of its
+goal: a gain g with E[max(g (a w + b), 0)^2] = E[t^2] under a ReLU, else the deviation and the mean of t.
+Without it, outputs that an LRN or a pool would have scaled stay unscaled, and learning starts far off, or diverges.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from deeprebirth_caffe.numerics.rows import RowFile
 Array = npt.NDArray[Any]
 
 MAX_FEATURES = 4608
-"""More inputs than this (3 x 3 x 512) are not fitted: their moment takes 162 MiB, and its factors four times that."""
+"""Layers with more inputs (3 x 3 x 512) are not fitted: their moment takes 162 MiB, the factors four times that."""
 _CHUNK = 1 << 22
 """Numbers that are in memory at a time."""
 _CONSTANT = 1e-12
-"""Rows whose variance is below this part of their mean square are taken for constant."""
+"""Rows with a variance below this part of their mean square count as constant."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class FitOptions:
 
     Attributes:
         ridge: weight of the prior, relative to the mean variance of the inputs; above 0.
-        rounds: how often z is found anew; only where a ReLU stands behind the layer.
+        rounds: how often z is updated; only with a ReLU behind the layer.
         prior: "start": W0 are the weights at the start; "zero": W0 = 0.
     """
 
@@ -65,14 +65,14 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class Fit:
-    """What came out.
+    """The result of a fit.
 
     Attributes:
         weight: (outputs, inputs of a group).
-        bias: (outputs,), or None for a layer without one.
-        before, after: relative error |f(a W + b) - t| / |t| over all rows at the start and in the end; None where all
+        bias: (outputs,), or None for a layer without bias.
+        before, after: relative error |f(a W + b) - t| / |t| over all rows at the start and at the end; None if all
             t are 0.
-        note: what went wrong, in words; empty where nothing did.
+        note: for people, if something went wrong; else empty.
     """
 
     weight: Array
@@ -85,10 +85,10 @@ class Fit:
 def fit(
     rows: RowFile, goals: RowFile, weight: Array, bias: Array | None, group: int, relu: bool, options: FitOptions
 ) -> Fit:
-    """Fits one layer.
+    """Fits a layer.
 
     Args:
-        rows: what it reads, one row a place; (n, inputs).
+        rows: the layer's inputs, a row for each place; (n, inputs).
         goals: (n, outputs). With `relu` these are t where t > 0, else a first guess of z, at most 0; else t.
         weight: (outputs, inputs / group) at the start.
         bias: (outputs,) at the start, or None.
@@ -97,7 +97,7 @@ def fit(
         options: how.
 
     Returns:
-        Finite weights whatever the rows hold. Where the fit is no better than the start, the start.
+        Finite weights, whatever the rows hold. The start, if the fit is no better.
     """
     start_weight = np.asarray(weight, np.float64)
     start_bias = None if bias is None else np.asarray(bias, np.float64)
@@ -122,7 +122,7 @@ def fit(
 
 
 def rescale(rows: RowFile, goals: RowFile, weight: Array, bias: Array | None, group: int, relu: bool) -> Fit:
-    """Gives each output of a layer the size of its goal, and nothing else; arguments and result as those of `fit`."""
+    """Only scales each output of a layer to the size of its goal; arguments and result as in `fit`."""
     start_weight = np.asarray(weight, np.float64)
     start_bias = None if bias is None else np.asarray(bias, np.float64)
     problem = _Problem(rows, goals, group, relu, start_bias is not None)
@@ -131,7 +131,7 @@ def rescale(rows: RowFile, goals: RowFile, weight: Array, bias: Array | None, gr
     before = problem.measure(start_weight, start_bias)
     (given_mean, given), (wanted_mean, wanted) = problem.sizes(start_weight, start_bias)
     if not relu and start_bias is not None:
-        # The bias takes the mean; what is left is the deviation.
+        # The bias takes the mean; the gain the deviation.
         given, wanted = np.maximum(given - given_mean**2, 0), np.maximum(wanted - wanted_mean**2, 0)
     known = (given > 0) & (wanted > 0)
     gain = np.sqrt(np.divide(wanted, given, out=np.ones_like(given), where=known))
@@ -143,7 +143,7 @@ def rescale(rows: RowFile, goals: RowFile, weight: Array, bias: Array | None, gr
 
 
 class _Problem:
-    """The sums over rows of one layer."""
+    """The sums over rows of a layer."""
 
     def __init__(self, rows: RowFile, goals: RowFile, group: int, relu: bool, centred: bool) -> None:
         """Takes the moments.
@@ -151,9 +151,9 @@ class _Problem:
         Args:
             rows: as in `fit`.
             goals: as in `fit`.
-            group: how many.
-            relu: whether a ReLU stands behind.
-            centred: whether moments are about the mean, as a bias makes them.
+            group: how many groups the layer has.
+            relu: whether a ReLU stands behind it.
+            centred: whether moments are about the mean, as with a bias.
         """
         self._rows, self._goals, self._group, self._relu, self._centred = rows, goals, group, relu, centred
         self._step = max(64, _CHUNK // (rows.width + 3 * goals.width))
@@ -165,9 +165,9 @@ class _Problem:
         self._prior: Array | None = None
 
     def _take_moments(self) -> None:
-        """Mean and second moment of the rows, and what the first solution needs of the goals.
+        """Mean and second moment of the rows, and the sums of the goals for the first solution.
 
-        All is taken about the mean of the first chunk, lest the square of a large mean drown a small variance.
+        All are about the mean of the first chunk, because the square of a large mean would hide a small variance.
         """
         width, outputs = self._rows.width, self._goals.width
         self._shift = np.zeros(width, np.float32)
@@ -207,7 +207,7 @@ class _Problem:
             yield (rows - self._shift if shifted else rows), goals
 
     def prepare(self, options: FitOptions, start: Array) -> None:
-        """Factors what all rounds share."""
+        """Computes the factors that all rounds share."""
         self._prior = start if options.prior == "start" or self.constant else np.zeros_like(start)
         if self.constant:
             return
@@ -219,13 +219,13 @@ class _Problem:
                 try:
                     ridged = np.linalg.cholesky(ridged)
                 except np.linalg.LinAlgError:
-                    ridge *= 10  # rounding left a tiny ridge no chance
+                    ridge *= 10  # rounding was larger than a tiny ridge
                 else:
                     break
             self._factors.append(np.linalg.inv(ridged))
 
     def solve(self) -> tuple[Array, Array | None]:
-        """Weights and bias for the z of now."""
+        """Weights and bias for the current z."""
         assert self._prior is not None, "prepare comes first"
         weight = self._prior.copy()
         for i, factor in enumerate(self._factors):
@@ -243,7 +243,7 @@ class _Problem:
         return weight, bias
 
     def measure(self, weight: Array, bias: Array | None, again: bool = False) -> float | None:
-        """The relative error of weights, None where it is no number; with `again` z and its sums are found anew."""
+        """The relative error of weights, None if it is no number; `again` updates z and its sums."""
         error = size = 0.0
         cross = [self._empty(i) for i in range(self._group)]
         goal_mean = np.zeros(self._goals.width)
@@ -263,7 +263,7 @@ class _Problem:
         return float(np.sqrt(error / size)) if size and np.isfinite(error) else None
 
     def sizes(self, weight: Array, bias: Array | None) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        """Of each output the mean and the mean square: with these weights, and as it is to be."""
+        """The mean and the mean square of each output: with these weights, and of its goal."""
         sums = np.zeros((4, self._goals.width))
         for _, goals, values in self._values(weight, bias):
             for index, array in enumerate((values, goals)):
@@ -274,7 +274,7 @@ class _Problem:
         return (sums[0], sums[1]), (sums[2], sums[3])
 
     def _values(self, weight: Array, bias: Array | None) -> Iterator[tuple[Array, Array, Array]]:
-        """By chunks: the rows about their shift, the goals, and what the layer puts out in front of the activation."""
+        """By chunks: the rows about their shift, the goals, and the layer's outputs in front of the activation."""
         single = np.asarray(weight, np.float32)
         offset = np.zeros(self._goals.width) if bias is None else bias.copy()
         for part, out in zip(self._inputs, self._outputs, strict=True):

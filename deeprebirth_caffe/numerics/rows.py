@@ -1,6 +1,6 @@
-"""What a linear layer reads at sampled places, as rows on the disk.
+"""The inputs of a linear layer at sampled places, as rows on the disk.
 
-A row holds the patch of one place of one image, laid out as the layer's weights are: (channels, kernel height, kernel
+A row holds the patch at a place of an image, in the layout of the layer's weights: (channels, kernel height, kernel
 width). Rows go to files and come back in chunks, so memory does not grow with their number.
 """
 
@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 
 
 class RowFile:
-    """A file of float32 rows, all of one width: first written from end to end, then read."""
+    """A file of float32 rows of the same width: first written completely, then read."""
 
     def __init__(self, path: Path, width: int) -> None:
         """Opens it."""
@@ -34,7 +34,7 @@ class RowFile:
         """Adds rows at the end.
 
         Args:
-            rows: (rows, ...); behind the first axis as many numbers as a row has.
+            rows: (rows, ...); the other axes hold as many numbers as a row has.
 
         Raises:
             RebirthError: they cannot be written, as on a full disk.
@@ -62,7 +62,7 @@ class RowFile:
             left -= taken
 
     def close(self) -> None:
-        """Closes and removes it."""
+        """Closes and removes the file."""
         self._file.close()
         self._path.unlink(missing_ok=True)
 
@@ -74,14 +74,14 @@ class RowFile:
 
 
 def sample_places(seed: int, what: str, images: range, places: int, most: int) -> Array:
-    """Which places of each image count; the same for the same seed, name and image, whatever the batches.
+    """The sampled places of each image: the same for the same seed, name and image, whatever the batches.
 
     Args:
         seed: of the random numbers.
-        what: a name that they depend on.
+        what: a name on which they depend.
         images: the numbers of the images.
         places: how many an image has.
-        most: how many of them to take.
+        most: how many to take.
 
     Returns:
         (images, min(most, places)) indices, ascending.
@@ -120,23 +120,23 @@ def patches(
     pad: Sequence[int],
     dilation: Sequence[int],
 ) -> Array:
-    """What a 2-d convolution reads at some places of its output.
+    """The inputs of a 2-d convolution at some places of its output.
 
     Args:
-        blob: (images, channels, height, width): what it reads.
+        blob: (images, channels, height, width): its bottom.
         places: (images, count) indices into the output's height x width.
         width: of the output.
-        kernel: of the convolution, height first; so the rest.
-        stride: of it.
-        pad: of it.
-        dilation: of it.
+        kernel: of the convolution, height first.
+        stride: height first.
+        pad: height first.
+        dilation: height first.
 
     Returns:
         (images * count, channels * kernel height * kernel width).
     """
     starts = np.stack([places // width * stride[0], places % width * stride[1]])
     taps = [np.arange(size) * step for size, step in zip(kernel, dilation, strict=True)]
-    # Caffe's output may reach beyond the padded image by less than a stride; there is nothing there either.
+    # Caffe's output may reach beyond the padded image by less than a stride; zeros there too.
     ends = [int(starts[axis].max(initial=0) + taps[axis][-1] + 1) for axis in (0, 1)]
     beyond = [max(pad[axis], ends[axis] - blob.shape[2 + axis] - pad[axis]) for axis in (0, 1)]
     padded = np.pad(blob, ((0, 0), (0, 0), (pad[0], beyond[0]), (pad[1], beyond[1])))

@@ -1,10 +1,10 @@
 """Mean and variance of each channel of a blob, merged batch by batch in double precision.
 
-Two lots of n and m numbers with means a, b and sums of squared distances S, T have together
+Two sets of n and m numbers with means a, b and sums of squared distances S, T have together
 
     mean = a + (b - a) m / (n + m)          S + T + (b - a)^2 n m / (n + m)
 
-which stays exact where the mean is large beside the spread, as sums of squares do not.
+which stays exact if the mean is large beside the spread; sums of squares do not.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ Array = npt.NDArray[Any]
 
 
 class Spread:
-    """Of one blob.
+    """Mean and variance of a blob's channels.
 
     Attributes:
-        count: how many numbers a channel have been seen.
+        count: how many numbers of each channel have been seen.
         mean: of each channel, (channels,).
     """
 
     def __init__(self, channels: int) -> None:
-        """Starts from nothing."""
+        """Starts without numbers."""
         self.count = 0
         self.mean = np.zeros(channels)
         self._squares = np.zeros(channels)
 
     def add(self, batch: Array) -> None:
-        """Takes a blob in: (images, channels, ...)."""
-        for image in batch:  # one at a time: a copy in double precision of a whole batch is large
+        """Adds a blob: (images, channels, ...)."""
+        for image in batch:  # image by image: a whole batch in double precision is large
             wide = np.asarray(image, dtype=np.float64).reshape(len(self.mean), -1)
             count, mean = wide.shape[1], wide.mean(axis=1)
             away = mean - self.mean
@@ -44,5 +44,5 @@ class Spread:
 
     @property
     def variance(self) -> Array:
-        """Of each channel, (channels,): divided by the count, as BatchNorm does it while it learns."""
+        """The variance of each channel, (channels,): divided by the count, as BatchNorm does in training."""
         return self._squares / max(self.count, 1)

@@ -1,17 +1,17 @@
-"""Linear layers as products of smaller ones: Tucker-2 of a kernel, SVD of a matrix, and their errors beforehand.
+"""Factors linear layers into smaller ones: Tucker-2 of a kernel, SVD of a matrix, with errors known in advance.
 
-A weight is (out, in, taps): taps are the kernel's places, 1 for a matrix. A layer's input is weighted by its metric, a
-root R of its second moment M = E[x x'] (R R = M): an error D of a matrix then costs E|D x|^2 = |D R|^2. For a kernel M
-is that of one place, so that the taps count alike. Without moments R is 1.
+A weight is (out, in, taps): taps are the kernel's places, 1 for a matrix. A layer's metric weighs its input: the
+root R of the second moment M = E[x x'] (R R = M). An error D of a matrix then costs E|D x|^2 = |D R|^2. For a kernel M
+is that of a single place, so all taps count alike. Without moments R is 1.
 
     matrix    W  ~  U (U' W)                         U: the first left singular vectors of W R
     kernel    W  ~  G x_out U x_in (R^-1 V)          (G; U, V): Tucker-2 of W x_in R, by tensorly (HOOI)
 
-The matrix is the best of its rank in that measure. A side of full rank is left out: its factor would only turn a basis.
+The matrix is the best of its rank in that measure. A side of full rank gets no factor, which would only turn a basis.
 
-The error of the truncated HOSVD (V, U from the unfoldings alone) is known for all ranks at once: turned into the bases
-of both unfoldings the kernel becomes G, both projections keep a corner of it, and what they lose is the energy outside.
-HOOI starts there and only improves on it.
+The error of the truncated HOSVD (V, U from the unfoldings alone) is known for all ranks at once: in the bases
+of both unfoldings the kernel becomes G, both projections keep a corner of it, and the error is the energy outside.
+HOOI starts there and only improves it.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from deeprebirth_caffe.extras import pip_install
 Array = npt.NDArray[Any]
 
 RIDGE = 1e-3
-"""What is added to a moment's diagonal, as a part of its mean: directions that the data lacks still count."""
+"""Added to a moment's diagonal, times its mean, so that directions missing from the data still count."""
 MAX_EXACT = 1024
-"""A matrix whose smaller side is longer gets its first singular vectors by tensorly's randomized method, in float32."""
+"""If a matrix's smaller side is longer, tensorly's randomized method gives its singular vectors, in float32."""
 ROUNDS, TOLERANCE = 20, 1e-5
 """Of HOOI."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How much each direction of a layer's input counts.
+    """The weight of each direction of a layer's input.
 
     Attributes:
-        root: (in, in), symmetric; or (in,) where only its diagonal is known; None: all count alike.
-        inverse: of it, likewise.
+        root: (in, in), symmetric; or (in,) if only the diagonal is known; None: all count alike.
+        inverse: of `root`, in the same shape.
     """
 
     root: Array | None = None
@@ -53,7 +53,7 @@ class Metric:
         return _times(weight, self.root)
 
     def unweigh(self, factor: Array) -> Array:
-        """A factor (in, rank) of a weighted weight, for the input itself."""
+        """Turns a factor (in, rank) of a weighted weight into a factor for the unweighted input."""
         if self.inverse is None:
             return factor
         return self.inverse[:, None] * factor if self.inverse.ndim == 1 else np.asarray(self.inverse @ factor)
@@ -62,7 +62,7 @@ class Metric:
 def make_metric(moment: Array | None) -> Metric:
     """The metric of a second moment: (in, in), its diagonal (in,), or None.
 
-    A moment that says nothing (all zero, or not finite) counts as none.
+    A moment without information (all zero, or not finite) counts as none.
     """
     if moment is None:
         return Metric()
@@ -83,7 +83,7 @@ def energies(weight: Array, axis: int) -> Array:
 
     Args:
         weight: (out, in, taps).
-        axis: which one the rows are; 0 or 1.
+        axis: the axis of the rows; 0 or 1.
     """
     return np.asarray(np.maximum(_gram_eigh(weight, axis)[0], 0))
 
@@ -110,7 +110,7 @@ def tucker_errors(weight: Array) -> Array:
 
 
 def low_rank(weight: Array, rank: int, metric: Metric) -> tuple[Array, Array]:
-    """A matrix as two.
+    """A matrix as a product of two.
 
     Args:
         weight: (out, in, taps); the taps count as inputs.
@@ -118,7 +118,7 @@ def low_rank(weight: Array, rank: int, metric: Metric) -> tuple[Array, Array]:
         metric: of the input.
 
     Returns:
-        (rank, in, taps) and (out, rank), whose product is the best one of that rank.
+        (rank, in, taps) and (out, rank), whose product is the best of that rank.
     """
     wide = np.asarray(weight, dtype=np.float64)
     flat = wide.reshape(len(wide), -1)
@@ -127,7 +127,7 @@ def low_rank(weight: Array, rank: int, metric: Metric) -> tuple[Array, Array]:
 
 
 def tucker2(weight: Array, ranks: tuple[int, int], metric: Metric) -> tuple[Array | None, Array, Array | None]:
-    """A kernel as three.
+    """A kernel as a product of three.
 
     Args:
         weight: (out, in, taps).
@@ -135,7 +135,7 @@ def tucker2(weight: Array, ranks: tuple[int, int], metric: Metric) -> tuple[Arra
         metric: of the input.
 
     Returns:
-        (s, in) or None where s is in; the core (r, s, taps); (out, r) or None where r is out.
+        (s, in), or None if s equals in; the core (r, s, taps); (out, r), or None if r equals out.
     """
     out, inputs, taps = weight.shape
     less, fewer = ranks
@@ -160,7 +160,7 @@ def tucker2(weight: Array, ranks: tuple[int, int], metric: Metric) -> tuple[Arra
 
 
 def product(first: Array | None, core: Array, last: Array | None) -> Array:
-    """The weight (out, in, taps) that factors stand for."""
+    """The weight (out, in, taps) that the factors multiply to."""
     kernel = np.asarray(core, dtype=np.float64)
     if first is not None:
         kernel = np.einsum("rst,si->rit", kernel, first, optimize=True)
@@ -168,7 +168,7 @@ def product(first: Array | None, core: Array, last: Array | None) -> Array:
 
 
 def relative_error(weight: Array, approximation: Array, metric: Metric) -> float:
-    """How far another weight is off, as a part of the norm, both weighed; 0 where there is nothing to be off from."""
+    """The distance of an approximation relative to the norm, both weighed; 0 for a weight of zeros."""
     whole = float(np.linalg.norm(metric.weigh(np.asarray(weight, dtype=np.float64))))
     lost = float(np.linalg.norm(metric.weigh(np.asarray(weight, dtype=np.float64) - approximation)))
     return lost / whole if whole else 0.0
@@ -186,7 +186,7 @@ def _gram_eigh(weight: Array, axis: int) -> tuple[Array, Array]:
     """The eigenvalues, the largest first, and eigenvectors of an unfolding's Gram matrix."""
     flat = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     gram = np.zeros((len(flat), len(flat)))
-    for start in range(0, flat.shape[1], 4096):  # the weights of a large InnerProduct are not copied whole
+    for start in range(0, flat.shape[1], 4096):  # avoids a whole copy of a large InnerProduct's weights
         part = np.asarray(flat[:, start : start + 4096], dtype=np.float64)
         gram += part @ part.T
     values, vectors = np.linalg.eigh(gram)

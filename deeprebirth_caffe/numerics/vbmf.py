@@ -1,8 +1,8 @@
-"""How much of a matrix is signal: the analytic solution of empirical variational Bayesian matrix factorization.
+"""The rank of the signal in a matrix: the analytic solution of empirical variational Bayesian matrix factorization.
 
 Nakajima, Sugiyama, Babacan and Tomioka ("Global analytic solution of fully-observed variational Bayesian matrix
 factorization", JMLR 14, 2013): an L x M matrix (L <= M) is B A' plus Gaussian noise of variance s2, with Gaussian
-priors on the columns of A and B whose variances are estimated too. The solution needs the singular values g_h alone.
+priors on the columns of A and B whose variances are estimated too. The solution needs only the singular values g_h.
 With a = L / M, the component h is kept where
 
     g_h^2 > M s2 X,    X = (1 + t) (1 + a / t),    t the zero of phi(t) + phi(t / a),    phi(z) = log(1 + z) / z - 1/2,
@@ -12,7 +12,7 @@ and the noise variance is the minimum, over the one unknown s2, of the free ener
     sum over h of   x_h + log s2 + [x_h > X] (log(1 + T) + a log(1 + T / a) - T),    x_h = g_h^2 / (M s2),
     T = (x_h - 1 - a + sqrt((x_h - 1 - a)^2 - 4 a)) / 2
 
-(terms without s2 left out), between bounds that the theory gives.
+(without terms that lack s2), between bounds that the theory gives.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TINY = 1e-14
 
 
 class Signal(NamedTuple):
-    """How many components are signal, and the variance of the noise on each element."""
+    """The number of signal components, and the variance of the noise on each element."""
 
     rank: int
     noise: float
@@ -42,7 +42,7 @@ def signal_rank(energies: Array, rows: int, columns: int) -> Signal:
     Args:
         energies: the squared singular values of the matrix, in any order; missing ones are 0.
         rows: of the matrix.
-        columns: likewise.
+        columns: of the matrix.
 
     Returns:
         The rank, from 0 (all noise) to the smaller side, and the noise.
@@ -61,7 +61,7 @@ def signal_rank(energies: Array, rows: int, columns: int) -> Signal:
 
 
 def _threshold(ratio: float) -> float:
-    """X: what g^2 / (M s2) has to exceed."""
+    """X, which g^2 / (M s2) must exceed."""
 
     def phi(z: float) -> float:
         return float(np.log1p(z) / z) - 0.5
@@ -78,15 +78,15 @@ def _threshold(ratio: float) -> float:
 
 
 def _bounds(squares: Array, long: int, ratio: float, limit: float) -> tuple[float, float]:
-    """Between what the variance of the noise lies."""
+    """The bounds of the noise's variance."""
     short = len(squares)
-    most = min(int(np.ceil(short / (1 + ratio))) - 1, short - 1)  # signals that the model can tell
+    most = min(int(np.ceil(short / (1 + ratio))) - 1, short - 1)  # signals that the model can detect
     low = max(squares[most] / (long * limit), squares[most:].mean() / long, _TINY * squares[0] / long)
     return low, squares.sum() / (short * long)
 
 
 def _minimum(scaled: Array, ratio: float, limit: float, low: float, high: float) -> float:
-    """The noise with the least free energy: a scan of the logarithm, for it has several dips, then golden section."""
+    """The noise with the least free energy: a scan of the logarithm (it has several dips), then golden section."""
 
     def energy(logarithm: float) -> float:
         x = scaled / np.exp(logarithm)
