@@ -1,4 +1,4 @@
-"""What can be wrong with a net, as one line that says where."""
+"""Faults of a net, as a line that says where."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from deeprebirth_caffe.errors import RebirthError
 
 
 class NetError(RebirthError):
-    """The net breaks one of Caffe's rules; the text starts with file:line:column where that is known."""
+    """The net breaks a rule of Caffe; the text starts with file:line:column if that is known."""
 
 
 class AbsentStateError(NetError):
-    """The file has no such state: a layer reads what only layers of other states produce."""
+    """The file lacks this state: a layer reads a blob that only layers of other states produce."""

@@ -1,4 +1,4 @@
-"""Layers and values: the def-use graph of one net in one NetState."""
+"""Layers and values: the def-use graph of a net in a NetState."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from deeprebirth_caffe.ops.forks import Understood, understand
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 SILENCE = "Silence"
-"""The type that reads a blob only so that Caffe does not report it as an output."""
+"""This type reads a blob only so that Caffe does not report the blob as an output."""
 
 
 class Layer:
-    """One layer of a file. Compared by identity: two layers may have one name (the data layers of a train_val).
+    """A layer of a file. Compared by identity: two layers may have the same name (the data layers of a train_val).
 
     Attributes:
-        param: the layer's message; the one home of its name, type, bottoms and tops.
-        source: its text in the file, or None for a layer that a pass made from nothing.
-        stage: what the paper's tables would call the part of the net it is in (see `ir.stages`).
-        understood: what is known of its fork's type and fields (see `ops.forks`).
+        param: the layer's message; the only home of name, type, bottoms and tops.
+        source: the layer's text in the file, or None for a new layer of a pass.
+        stage: the row of the paper's tables (see `ir.stages`).
+        understood: the known facts of a fork's type and fields (see `ops.forks`).
     """
 
     __slots__ = ("param", "source", "stage", "understood")
@@ -39,7 +39,7 @@ class Layer:
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """Fields that neither Caffe 1.0 nor a fork that is understood has."""
+        """Fields that neither Caffe 1.0 nor a known fork has."""
         return self.understood.unknown
 
     @property
@@ -60,22 +60,22 @@ class Layer:
 
     @property
     def where(self) -> str:
-        """file:line:column of the layer in its file, or its name."""
+        """file:line:column of the layer in its file, or the layer's name."""
         return self.source.where if self.source else f'layer "{self.name}"'
 
     @property
     def op(self) -> Op | None:
-        """The facts of its type, with what a fork's fields say; None for a type that nobody here knows."""
+        """The facts of its type, with a fork's fields; None for an unknown type."""
         return self.understood.op if self.understood.fork else op(self.type)
 
     @property
     def fed(self) -> bool:
-        """Whether it brings data into the net."""
+        """Whether the layer brings data into the net."""
         return self.op is not None and self.op.data and self.type != "Parameter"
 
     @property
     def loss(self) -> bool:
-        """Whether training makes something of it less: a loss_weight says so, or its type."""
+        """Whether training minimises an output of it: its loss_weight or its type says so."""
         if any(self.param.loss_weight):
             return True
         return self.op.loss if self.op is not None else "Loss" in self.type
@@ -90,15 +90,15 @@ class Layer:
 
 @dataclass(eq=False)
 class Value:
-    """What one layer puts out, before any in-place layer overwrites it.
+    """A top of a layer, until an in-place layer overwrites it.
 
     Attributes:
-        name: the blob's name in the file; several values of one blob have the same.
+        name: the blob's name in the file; all values of a blob share it.
         producer: the layer, or None for a net-level `input`.
-        index: which top of the producer.
+        index: of the producer's top.
         uses: (layer, bottom index) in the order of the file.
-        shape: N x C x H x W or whatever it has; None where it is not known.
-        unknown: why the shape is not known.
+        shape: such as N x C x H x W; None if unknown.
+        unknown: why the shape is unknown.
     """
 
     name: str
@@ -110,17 +110,17 @@ class Value:
 
     @property
     def read(self) -> bool:
-        """Whether any layer does something with it: a Silence does not."""
+        """Whether any layer other than a Silence reads it."""
         return any(layer.type != SILENCE for layer, _ in self.uses)
 
     @property
     def weighted(self) -> bool:
-        """Whether it is a loss, so that Caffe itself reads it too, and keeps its gradient."""
+        """Whether it is a loss: then Caffe itself reads it too, and keeps its gradient."""
         return self.producer is not None and _has_loss(self.producer, self.index)
 
     @property
     def shared(self) -> bool:
-        """Whether it takes no memory of its own: it overwrites another value, or looks at its memory."""
+        """Whether it takes no memory: it overwrites another value, or shares that value's memory."""
         maker = self.producer
         if maker is None:
             return False
@@ -128,24 +128,24 @@ class Value:
 
     @property
     def copies(self) -> int:
-        """How many tops the Split has that Caffe inserts behind it; 0 where it needs none.
+        """The number of tops of the Split that Caffe inserts behind it; 0 without a Split.
 
-        A blob that is a loss and is read as well counts as read once more.
+        A loss that layers read has an additional reader, Caffe.
         """
         readers = len(self.uses) + (self.weighted and bool(self.uses))
         return readers if readers > 1 else 0
 
 
 def unknown_shape(value: Value) -> str:
-    """The reason of a pass that needs geometry and has none; where a flag helps, the layer's own words name it."""
+    """The reason of a pass that needs an unknown shape; the layer's words name a flag that helps."""
     return f"shape unknown: {value.unknown}"
 
 
 class View:
-    """A net in one NetState: its live layers in order, with SSA values and shapes.
+    """A net in a NetState: its live layers in order, with SSA values and shapes.
 
     Raises:
-        NetError: the layers break one of Caffe's rules (an unknown bottom, a blob with two producers, …).
+        NetError: the layers break a rule of Caffe (an unknown bottom, a blob with two producers, …).
     """
 
     def __init__(
@@ -162,8 +162,8 @@ class View:
             state: the state that layers compute in.
             header: of the net.
             layers: of the file.
-            data: (C, H, W) of one record of each data layer, where it is known.
-            alive_in: the state that decides which layers are alive, where it is another one.
+            data: (C, H, W) of a record of each data layer, if known.
+            alive_in: the state that decides which layers are alive, if it is another state.
         """
         self.state = state
         alive_in = alive_in or state
@@ -185,28 +185,28 @@ class View:
 
     @property
     def fed(self) -> list[Value]:
-        """What comes from outside: the net's inputs, and what layers bring in that give data."""
+        """The values from outside: the net's inputs, and the tops of data layers."""
         return [*self.inputs, *(value for layer in self.layers if layer.fed for value in self.outs[layer])]
 
     @cached_property
     def batch(self) -> int:
-        """How many images a pass takes: the first dimension of the first blob that comes from outside; else 1."""
+        """The number of images in a forward pass: the first dimension of the first value from outside; else 1."""
         fed = (value for value in self.values if value.producer is None or _brings(value.producer))
         return next((max(1, value.shape[0]) for value in fed if value.shape), 1)
 
     @property
     def outputs(self) -> list[Value]:
-        """The blobs that nobody reads: what Caffe reports as the net's outputs."""
+        """The blobs that no layer reads: Caffe reports them as the net's outputs."""
         return [value for value in self.values if not value.uses]
 
     @property
     def silenced(self) -> list[Value]:
-        """What layers make and only Silence layers read."""
+        """The tops of layers that only Silence layers read."""
         return [value for value in self._made if value.uses and not value.read]
 
     @property
     def results(self) -> list[Value]:
-        """What the net is run for: its outputs that layers make; where it has none, what only Silence layers read."""
+        """The results of the net: its outputs from layers; without any, the values that only Silence layers read."""
         return [value for value in self._made if not value.uses] or self.silenced
 
     @property
@@ -214,7 +214,7 @@ class View:
         return [value for layer in self.layers if not layer.fed for value in self.outs[layer]]
 
     def blob(self, name: str) -> Value | None:
-        """The last value of a blob: what it holds after a forward pass."""
+        """The last value of a blob: its contents after a forward pass."""
         return self._latest.get(name)
 
     @property
@@ -266,7 +266,7 @@ class View:
         self._infer(layer, ins, outs)
 
     def _overwritten(self, layer: Layer, value: Value) -> str:
-        """Caffe puts a Split behind a blob with several readers, and then nobody can overwrite it."""
+        """Caffe puts a Split behind a blob with several readers; then no layer can overwrite it."""
         start = f'{layer.where}: layer "{layer.name}" overwrites blob "{value.name}" in place, which'
         early = next((reader.name for reader, _ in value.uses if reader is not layer), "")
         if early:
@@ -290,7 +290,7 @@ class View:
         return NetError(f"{start}; check the spelling and the include rules")
 
     def _reaches(self, start: Layer, goal: Layer) -> bool:
-        """Whether `goal` depends on `start` by blob names alone (the values are not there yet)."""
+        """Whether `goal` depends on `start` by blob names (the values do not exist yet)."""
         known = set(start.tops)
         live = self.layers[self.layers.index(start) + 1 :]
         grew = True
@@ -312,7 +312,7 @@ class View:
         else:
             reason = next((value.unknown or "its shape is not known" for value in ins if value.shape is None), "")
         if kind is not None and reason and not layer.unknown and not layer.understood.fork:
-            try:  # what needs no shape is checked all the same, so that nobody meets a Pooling without a bottom
+            try:  # rules without shapes are checked in any case, so that no code meets a Pooling without a bottom
                 kind.check_counts(layer.param, len(ins))
             except ShapeError as error:
                 raise NetError(f"{layer.where}: {error}") from error
@@ -321,13 +321,13 @@ class View:
             try:
                 shapes = kind.shapes(layer.param, bottoms, datum=self._data.get(layer))
                 with contextlib.suppress(UnknownShape):
-                    kind.params(layer.param, bottoms)  # its rules hold whether or not there are weights
+                    kind.params(layer.param, bottoms)  # the rules hold with and without weights
             except UnknownShape as error:
                 reason = str(error)
             except ShapeError as error:
                 if not layer.understood.fork:
                     raise NetError(f"{layer.where}: {error}") from error
-                reason = str(error)  # what holds in one fork need not hold in another
+                reason = str(error)  # a rule of one fork need not hold in another
             else:
                 for value, shape in zip(outs, shapes):
                     value.shape = tuple(shape)

@@ -1,4 +1,4 @@
-"""Memory that a net needs: with every blob's buffer used again as soon as nobody reads it, and the largest batch."""
+"""The memory that a net needs if buffers are reused as soon as possible, and the largest batch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from deeprebirth_caffe.ops import FLOAT_BYTES, count
 
 
 def reused_bytes(view: View) -> int | None:
-    """The most bytes that blobs in use take at one time, layers running in the order of the file.
+    """The most bytes of blobs in use at the same time, if layers run in the order of the file.
 
-    A blob is in use from the layer that writes it to the last that reads it; while a layer runs, what it reads and what
-    it writes are. Inputs count from the start, outputs to the end, what is overwritten in place once. No scheme that
-    keeps this order gets below it; Caffe keeps every blob.
+    A blob is in use from the layer that writes it to the last layer that reads it; while a layer runs, its bottoms and
+    tops are in use. Inputs count from the start, outputs to the end, blobs overwritten in place once. No scheme with
+    this order needs less; Caffe keeps every blob.
 
     Returns:
-        Bytes; None where a shape is not known.
+        Bytes; None if a shape is unknown.
     """
     if any(value.shape is None for value in view.values):
         return None
@@ -65,7 +65,7 @@ def _source(layer: Layer, index: int, ins: Sequence[Value]) -> Value | None:
 
 
 PROCESS_BYTES = 128 << 20
-"""Of a process with pycaffe and no net (Debian's Caffe 1.0, one thread)."""
+"""The memory of a process with pycaffe and no net (Debian's Caffe 1.0, one thread)."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ class Fit:
     """How the memory of a forward pass in Caffe grows with the batch.
 
     Attributes:
-        process_bytes: of a process with pycaffe and no net.
+        process_bytes: of a process with pycaffe and without a net.
         param_bytes: of the learned numbers.
-        workspace_bytes: what layers keep whatever the batch is, such as one image that a convolution has unrolled; each
-            layer keeps its own.
-        image_bytes: of one image more.
-        constant_bytes: blobs that do not grow with the batch.
+        workspace_bytes: of buffers that do not grow with the batch, such as the image that a convolution unrolls; each
+            layer has its own.
+        image_bytes: of one more image.
+        constant_bytes: of blobs that do not grow with the batch.
     """
 
     process_bytes: int
@@ -88,17 +88,17 @@ class Fit:
     constant_bytes: int
 
     def bytes(self, batch: int) -> int:
-        """What a batch needs."""
+        """The memory that a batch needs."""
         fixed = self.process_bytes + self.param_bytes + self.workspace_bytes + self.constant_bytes
         return fixed + batch * self.image_bytes
 
     def largest(self, size: int) -> int:
-        """The largest batch whose need is at most `size` bytes; 0 where not even one image fits."""
+        """The largest batch that needs at most `size` bytes; 0 if not even one image fits."""
         return max(0, (size - self.bytes(0)) // self.image_bytes)
 
 
 def fit(single_view: View, double_view: View) -> Fit | None:
-    """The model of a net from its views at batch 1 and 2; None where shapes are not known or no blob grows."""
+    """The model of a net from its views at batch 1 and 2; None if shapes are unknown or no blob grows."""
     single, double = summarize(single_view), summarize(double_view)
     if single.uncounted or single.params is None or single.memory_bytes is None or double.memory_bytes is None:
         return None

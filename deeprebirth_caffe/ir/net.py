@@ -25,12 +25,12 @@ class Net:
     """Ordered layers, views by NetState, and (maybe) weights.
 
     Attributes:
-        header: the net's own fields (name, input, …), without layers.
-        layers: all layers of the file, in its order, whatever phase they are for.
-        weights: the learned arrays, or None where only the structure is at hand.
-        data: (C, H, W) of one record of each data layer, where it is known.
-        cut: the header's fields that a rewrite took out although the schema does not have them.
-        fixed_size: whether the user says that images always have the size of the file.
+        header: the net's fields (name, input, …), without layers.
+        layers: all layers of the file in order, of all phases.
+        weights: the learned arrays, or None if only the structure is known.
+        data: (C, H, W) of a record of each data layer, if known.
+        cut: the header's unknown fields that a rewrite removed.
+        fixed_size: whether images always have the size in the file, as the user says.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Net:
 
     @classmethod
     def parse(cls, text: str, name: str = "<text>", weights: Weights | None = None) -> Net:
-        """Like `read`, from text."""
+        """As `read`, from text."""
         return cls.from_source(parse_net(text, name), weights)
 
     @classmethod
     def from_source(cls, source: NetSource, weights: Weights | None = None) -> Net:
-        """A net whose layers remember their text."""
+        """A net whose layers keep their text."""
         layers = [Layer(_copy(layer.message), layer) for layer in source.layers]
         if not layers and not {"max_iter", "lr_policy", "base_lr"}.isdisjoint(source.unknown):
             raise NetError(f"{source.name}: this is a solver, not a net; give the net that it names")
@@ -99,7 +99,7 @@ class Net:
 
     @property
     def trains(self) -> bool:
-        """Whether this is a net that learns: it has a loss, or data of its own and a layer for one phase alone."""
+        """Whether this net learns: it has a loss, or it has data layers and a layer for a single phase."""
         if any(layer.loss for layer in self.layers):
             return True
         ruled = any(layer.param.include or layer.param.exclude for layer in self.layers)
@@ -110,17 +110,17 @@ class Net:
 
     @property
     def learns(self) -> bool:
-        """Whether the file has what a solver trains: something to learn from, a loss, and the phase TRAIN."""
+        """Whether a solver can train the file: it has data, a loss, and the phase TRAIN."""
         return any(layer.loss for layer in self.layers) and "TRAIN" not in self.absent
 
     @property
     def views(self) -> tuple[View, ...]:
-        """One view for each state that the file tells apart; a net that does not learn only has TEST.
+        """A view for each state that the file tells apart; a net that does not learn has only TEST.
 
-        A file may hold one phase alone: its data layer is for TRAIN, say, and nothing gives data in TEST.
+        A file may hold a single phase: for example, only TRAIN has a data layer.
 
         Raises:
-            NetError: no state gives a sound net, or one that the file has does not.
+            NetError: no state gives a sound net, or a state that the file has does not.
         """
         if self._views is None:
             self._views = tuple(self._build_views())
@@ -128,7 +128,7 @@ class Net:
 
     @property
     def other_sizes(self) -> OtherSizes:
-        """The net at other sizes of its images, in TEST where that is sound."""
+        """The net at other sizes of its images, in TEST if that is sound."""
         if self._other_sizes is None:
             view = next((view for view in self.views if view.state.phase == "TEST"), self.views[0])
             self._other_sizes = OtherSizes(view, fixed=self.fixed_size)
@@ -136,19 +136,19 @@ class Net:
 
     @property
     def absent(self) -> dict[str, str]:
-        """The phases that the file does not have, although it learns, each with the reason."""
+        """The phases that a learning net's file lacks, each with the reason."""
         _ = self.views
         return self._absent
 
     def view(self, phase: str = "TEST", stages: Iterable[str] = (), level: int = 0, *, stand_in: bool = True) -> View:
-        """The view of one phase; without stages, the first sound one of that phase.
+        """The view of a phase; without stages, the first sound view of that phase.
 
         Args:
             phase: TRAIN or TEST.
             stages: of the state.
             level: of the state.
-            stand_in: of a file that has no TEST, give the layers of TRAIN as they compute in TEST: what a deploy net
-                is made of.
+            stand_in: if the file has no TEST, give the layers of TRAIN as they compute in TEST, to make a deploy net
+                of them.
 
         Raises:
             NetError: the net is not sound in that state.
@@ -165,7 +165,7 @@ class Net:
         return View(state, self.header, self.layers, self.data)
 
     def changed(self) -> None:
-        """Forgets the views; the Rewriter calls it after it changed layers."""
+        """Forgets the views; the Rewriter calls this after it changed layers."""
         self._views = self._other_sizes = None
 
     @uncollected
@@ -182,7 +182,7 @@ class Net:
             else:
                 if view.layers:
                     sound.append(view)
-        # An all-in-one file is not sound in each combination of its stages, only in those it was written for.
+        # An all-in-one file is sound only in the combinations of stages that it was written for.
         broken = [error for _, error in failed if not isinstance(error, AbsentStateError)]
         if failed and (not sound or (broken and not self._has_stages())):
             raise broken[0] if broken else failed[0][1]
@@ -191,13 +191,13 @@ class Net:
         if self.trains:
             self._absent = {phase: str(error) for phase, error in absent.items()}
         elif "TEST" in absent:
-            raise absent["TEST"]  # a deploy net has nothing but TEST
+            raise absent["TEST"]  # a deploy net has only TEST
         if not sound:
             raise NetError("no layer of this net is alive in any phase; check its include and exclude rules")
         return sound
 
     def _has_train(self) -> bool:
-        """Whether a layer is for TRAIN alone; rules for TEST alone are what is left in a deploy net."""
+        """Whether a layer is only for TRAIN; a deploy net may still have rules for TEST."""
         return any(
             included(NetState("TRAIN"), layer.param) and not included(NetState("TEST"), layer.param)
             for layer in self.layers
@@ -209,14 +209,14 @@ class Net:
             rule.stage or rule.not_stage or rule.HasField("min_level") or rule.HasField("max_level") for rule in rules
         )
 
-    # What passes ask; the answers hold in every state.
+    # The questions of passes; the answers hold in every state.
 
     def alive_in(self, layer: Layer) -> frozenset[NetState]:
         """The states in which the layer is alive."""
         return frozenset(view.state for view in self.views if layer in view.ins)
 
     def readers(self, layer: Layer, index: int = 0) -> list[tuple[Layer, int]]:
-        """Who reads a layer's top in any state, in the order of the file."""
+        """The readers of a layer's top in any state, in the order of the file."""
         uses: dict[tuple[Layer, int], None] = {}
         for view in self.views:
             if layer in view.outs:
@@ -224,7 +224,7 @@ class Net:
         return list(uses)
 
     def producers(self, layer: Layer, index: int = 0) -> list[tuple[Layer | None, int]]:
-        """Who makes what a layer reads, in any state; None stands for a net input."""
+        """The producers of a layer's bottom in any state; None stands for a net input."""
         producers: dict[tuple[Layer | None, int], None] = {}
         for view in self.views:
             if layer in view.ins:
@@ -233,11 +233,11 @@ class Net:
         return list(producers)
 
     def values_in(self, layer: Layer, index: int = 0) -> list[Value]:
-        """What a layer reads, once for each state it is alive in."""
+        """The values that a layer reads, in each state in which it is alive."""
         return [view.ins[layer][index] for view in self.views if layer in view.ins]
 
     def values_out(self, layer: Layer, index: int = 0) -> list[Value]:
-        """What a layer puts out, once for each state it is alive in."""
+        """The values that a layer writes, in each state in which it is alive."""
         return [view.outs[layer][index] for view in self.views if layer in view.outs]
 
     def names(self) -> set[str]:
@@ -253,7 +253,7 @@ class Net:
         return [layer for layer in self.layers if layer.name == name]
 
     def blob_shapes(self) -> Mapping[str, frozenset[Shape]]:
-        """Each blob's known final shapes over all states."""
+        """The known final shapes of each blob over all states."""
         shapes: dict[str, set[Shape]] = {}
         for view in self.views:
             for name, value in view.blobs.items():
@@ -263,14 +263,14 @@ class Net:
 
     @uncollected
     def text(self) -> str:
-        """The prototxt: a layer that no pass touched keeps its own text."""
+        """The prototxt; an unchanged layer keeps its text."""
         if self.source is not None:
             layers = [(layer.param, layer.source) for layer in self.layers]
             return self.source.render(self.header, layers, self.cut)
         return format_message(self.message())
 
     def message(self) -> pb.NetParameter:
-        """The whole net as one message."""
+        """The whole net as a message."""
         net = pb.NetParameter()
         net.CopyFrom(self.header)
         net.layer.extend(layer.param for layer in self.layers)
@@ -288,7 +288,7 @@ def _twin(layer: Layer) -> Layer:
 
 
 def _check_layer(layer: Layer) -> None:
-    """The rules that hold whatever the phase."""
+    """The rules for all phases."""
     name = layer.name
     if not layer.type:
         raise NetError(f'{layer.where}: layer "{name}" has no type; add one, for example type: "Convolution"')

@@ -1,4 +1,4 @@
-"""A view as a net of its own that real Caffe loads anywhere: Input layers where data would come from."""
+"""A view as a net that real Caffe loads anywhere: Input layers take the place of data layers."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def probe(
     shapes: Mapping[str, Shape] | None = None,
     up_to: Collection[Value] | None = None,
 ) -> Net:
-    """The view's layers without phase rules, each data layer replaced by an Input layer of the same tops.
+    """The view's layers without phase rules, with an Input layer of the same tops for each data layer.
 
     Args:
-        net: whose header and weights count.
-        view: one of its views.
+        net: gives the header and the weights.
+        view: of the net.
         batch: the first dimension of every input; None keeps the file's.
-        fed: which layers are replaced.
-        shapes: of inputs, by blob, where the net is not to say them.
-        up_to: values that it is for: what none of them depends on is left out. None: all is kept.
+        fed: the layers to replace.
+        shapes: of inputs, by blob, instead of the net's.
+        up_to: the values to compute; layers that none of them depends on are left out. None: all layers.
 
     Raises:
-        RebirthError: the shape of an input is not known.
+        RebirthError: the shape of an input is unknown.
     """
     wanted = set(view.values) if up_to is None else above(view, up_to).keys()
     needed = set(view.layers) if up_to is None else {value.producer for value in wanted}
@@ -71,7 +71,7 @@ def write_probe(folder: Path, name: str, net: Net, view: View, batch: int | None
     """Writes a probe and the net's weights into a folder.
 
     Returns:
-        The prototxt and the caffemodel (None where the net has no weights).
+        The prototxt and the caffemodel (None if the net has no weights).
     """
     path = folder / f"{name}.prototxt"
     path.write_text(probe(net, view, batch).text(), encoding="utf-8")
@@ -83,12 +83,12 @@ def write_probe(folder: Path, name: str, net: Net, view: View, batch: int | None
 
 
 def save_weights(target: Path | BinaryIO, net: Net, weights: Weights) -> None:
-    """Writes weights in the order of the net's layers; those of layers that the net does not have are left out.
+    """Writes weights in the order of the net's layers, without those of other layers.
 
     Args:
-        target: a path, or a file that is already open.
-        net: which layers, and in what order.
-        weights: their arrays; what no pass touched is written as it was read.
+        target: a path, or an open file.
+        net: gives the layers and their order.
+        weights: the arrays; unchanged arrays are written as they were read.
     """
     types = {layer.name: layer.type for layer in net.layers}
     entries = [(name, kind, weights.entry(name)) for name, kind in types.items() if name in weights]

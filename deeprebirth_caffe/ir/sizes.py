@@ -1,7 +1,7 @@
-"""A net at other sizes of its images: whether anything fixes their size, and which layers see other sizes then.
+"""A net at other sizes of its images: whether a layer fixes the size, and which layers see other sizes.
 
-The size that a file gives its input is often nominal: a net without InnerProduct is reshaped to whatever image comes.
-What holds at the given size alone is no fact of such a net.
+The size that a file gives its input is often nominal: a net without InnerProduct takes images of any size.
+A property at the given size need not hold for such a net.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 SCALES = ((2, 2), (3, 2), (8, 8))
-"""What height and width are multiplied by; multiples keep branches of different strides in step."""
+"""Factors of height and width; whole factors keep branches of different strides aligned."""
 
 
 class OtherSizes:
-    """A net at other sizes than its file's, in one state.
+    """A net at other sizes than its file's, in a state.
 
     Attributes:
-        views: at other heights and widths, as far as the net takes them with the same weights; none where its size is
-            fixed, as an InnerProduct does.
-        batches: at another batch, if it takes one.
+        views: at the other heights and widths that the net takes with the same weights; empty if its size is
+            fixed, as by an InnerProduct.
+        batches: at another batch, if the net takes that.
     """
 
     def __init__(self, view: View, *, fixed: bool = False) -> None:
-        """Looks at a net.
+        """Tries a net at other sizes.
 
         Args:
             view: of the net.
-            fixed: whether the images always have the size of the file.
+            fixed: whether the images always have the size in the file.
         """
         self._view = view
         views = [] if fixed else [_scaled(view, scale) for scale in SCALES]
@@ -41,14 +41,14 @@ class OtherSizes:
         self.batches = [] if twice is None else [twice]
 
     def reach(self, layer: Layer) -> bool:
-        """Whether a layer reads images of another size than the file's, at any of the other sizes."""
+        """Whether a layer reads images of another size at any of the other sizes."""
         return any(
             layer in view.ins and _sizes(view.ins[layer]) != _sizes(self._view.ins[layer]) for view in self.views
         )
 
 
 def _scaled(view: View, scale: tuple[int, int]) -> View | None:
-    """The net with all its images scaled, or else with those of one size; None where it takes neither."""
+    """The net with all its images scaled, or else with those of one size; None if it takes neither."""
     images = [value for value in view.fed if value.shape is not None and len(value.shape) == 4]
     sizes = dict.fromkeys(_sizes(images))
     for wanted in [list(sizes), *([size] for size in sizes if len(sizes) > 1)]:
@@ -66,7 +66,7 @@ def _scaled(view: View, scale: tuple[int, int]) -> View | None:
 
 
 def _resized(view: View, shapes: Mapping[Value, Shape]) -> View | None:
-    """The view with other shapes of some inputs, without losses and metrics; None where it does not take them."""
+    """The view with other shapes of some inputs, without losses and metrics; None if it does not take them."""
     header = pb.NetParameter()
     layers: list[Layer] = []
     gone: set[str] = set()

@@ -1,15 +1,15 @@
-"""The stage of each layer: the row it would have in the paper's tables (conv1, conv2, inception_3a, res2a_branch1).
+"""The stage of each layer: its row in the paper's tables (conv1, conv2, inception_3a, res2a_branch1).
 
 Rules, in this order:
 
-1. A layer with learned weights (a tensor layer) is of the stage that its name starts with: what stands before the
-   first "/", or the whole name ("inception_3a/3x3" -> inception_3a; "res2a_branch1" -> res2a_branch1).
-2. Branches that meet in one Concat are one stage, named by the words that their tensor layers' names share
-   ("inception_a1_1x1", "inception_a1_3x3" -> inception_a1), where rule 1 did not put them into one already.
-3. Any other layer is of the stage its own name starts with when a tensor layer made that stage
-   ("inception_3a/pool"), else of the stage of the layer whose output it reads first ("pool1/3x3_s2" -> conv1).
+1. The stage of a layer with learned weights (a tensor layer) is the start of its name up to the first "/",
+   or the whole name ("inception_3a/3x3" -> inception_3a; "res2a_branch1" -> res2a_branch1).
+2. Branches that meet in a Concat are one stage, named by the words that their tensor layers' names share
+   ("inception_a1_1x1", "inception_a1_3x3" -> inception_a1), unless rule 1 already gave them the same stage.
+3. The stage of any other layer is the start of its name, if a tensor layer has that stage
+   ("inception_3a/pool"), else the stage of the layer that writes its first bottom ("pool1/3x3_s2" -> conv1).
 
-Stages are set once, when a file is read; layers that a pass makes inherit theirs, so merging does not rename stages.
+Stages are set when a file is read. New layers of a pass inherit theirs, so merging does not rename stages.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ MADE_SUFFIX = re.compile(r"_(merge|fold)\d*(_(in|core|out)\d*|_(main|\d+x\d+)(_(
 (`reparametrize`) that one of them is."""
 MAIN_SUFFIX = "_main"
 _PART_SUFFIX = re.compile(rf"(?<=_merge)(\d*)({MAIN_SUFFIX}|_sum|_\d+x\d+)$")
-"""How a part of several side by side is called; the group stays of the name of the layer that they are together."""
+"""The suffix of a part; the group keeps the name of the layer that the parts make together."""
 
 
 def whole_name(part: str) -> str:
-    """The layer that a part belongs to; the name itself where it is none's."""
+    """The name of the layer that a part belongs to; other names unchanged."""
     return _PART_SUFFIX.sub(r"\1", part)
 
 
@@ -86,7 +86,7 @@ def _join_branches(layers: Sequence[Layer], stages: dict[int, str]) -> None:
 
 
 def _common_start(names: Sequence[str]) -> str:
-    """What all names start with, letter by letter."""
+    """The letters with which all names start."""
     first, last = min(names), max(names)
     same = next((index for index, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), None)
     return first[:same] if same is not None else first
@@ -95,7 +95,7 @@ def _common_start(names: Sequence[str]) -> str:
 def _branch(blob: str, producer: dict[str, list[Layer]], readers: dict[str, int]) -> list[Layer]:
     members: list[Layer] = []
     passed: set[str] = set()
-    # The file need not be sound yet: there may be cycles.
+    # The file may not be sound yet: it may have cycles.
     while readers.get(blob, 0) == 1 and blob in producer and blob not in passed:
         passed.add(blob)
         makers = producer[blob]

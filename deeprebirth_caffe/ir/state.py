@@ -1,7 +1,7 @@
-"""Which layers of a file are alive in which NetState (Caffe's include and exclude rules).
+"""The layers of a file that are alive in a NetState (Caffe's include and exclude rules).
 
-One train_val file describes several nets: one for each phase and, in all-in-one files, for each stage and level.
-`states_of` finds the states that a file tells apart, so that a rewrite can be made once and hold in all of them.
+A train_val file describes several nets: one for each phase and, in all-in-one files, for each stage and level.
+`states_of` finds the states that a file tells apart, so that a rewrite holds in all of them.
 """
 
 from __future__ import annotations
@@ -55,29 +55,29 @@ def included(state: NetState, layer: pb.LayerParameter) -> bool:
 
 
 MAX_STAGES = 4
-"""Up to so many stages all their combinations are told apart."""
+"""With more stages, not all combinations are states of their own."""
 
 MAX_LEVEL = 2**31 - 1
 
 MAX_STATES = 1000
-"""A file that tells more nets apart is refused: each is looked at, again after each rewrite."""
+"""A file with more states is refused: each has a view, built again after each rewrite."""
 
 
 def states_of(
     layers: Sequence[pb.LayerParameter], phases: Iterable[str] = PHASES, given: pb.NetState | None = None
 ) -> list[NetState]:
-    """The states worth telling apart: each phase with no stage, each stage and each rule's own stages, at each level.
+    """The states of a file: each phase without stages, with each stage and with each rule's stages, at each level.
 
     Combinations of stages come last: a file's data layer may need one stage and its head another. States that keep the
     same layers as an earlier state of the same phase are left out.
 
     Args:
         layers: of the file.
-        phases: of these alone.
-        given: the net's own `state`, whose stages Caffe adds to those it is started with.
+        phases: the phases to consider.
+        given: the net's `state`; Caffe adds its stages to those it is started with.
 
     Raises:
-        NetError: there are more than MAX_STATES.
+        NetError: the file has more than MAX_STATES.
     """
     base = frozenset(given.stage) if given is not None else frozenset()
     rules = [rule for layer in layers for rule in (*layer.include, *layer.exclude)]
@@ -103,7 +103,7 @@ def states_of(
     for phase in phases:
         for stages in stage_sets:
             state = NetState(phase, stages=stages)
-            # The other rules do not hold at any level.
+            # Other rules hold at no level.
             live = [[rule for rule in own_rules if _meets_but_for_level(state, rule)] for own_rules, _ in ruled]
             for level in _levels(levels, chain.from_iterable(live)):
                 state = NetState(phase, level, stages)
@@ -120,7 +120,7 @@ def states_of(
 
 
 def _levels(always: Iterable[int], rules: Iterable[pb.NetStateRule]) -> list[int]:
-    """Levels worth telling apart: on both sides of each limit the file may be another net."""
+    """The levels to consider: on each side of a limit the file may be another net."""
     levels = dict.fromkeys(always)
     for rule in rules:
         if rule.HasField("min_level"):

@@ -9,7 +9,7 @@ from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
 def above(view: View, values: Iterable[Value]) -> dict[Value, None]:
-    """The values that some depend on, themselves included."""
+    """The values that the given values depend on, with these."""
     seen: dict[Value, None] = {}
     waiting = list(values)
     while waiting:

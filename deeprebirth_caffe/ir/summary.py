@@ -1,4 +1,4 @@
-"""What a net costs: parameters, multiply-adds and memory of one view, layer by layer and in all."""
+"""The costs of a view: parameters, multiply-adds and memory, by layer and in all."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from deeprebirth_caffe.ops import FLOAT_BYTES, Shape, ShapeError, count
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer's shapes and costs; None where a shape is not known.
+    """The shapes and costs of a layer; None if a shape is unknown.
 
     Attributes:
         top_shapes: of each top, batch included.
         param_shapes: of each learned blob.
-        params: how many numbers those hold.
+        params: the learned numbers.
         macs: multiply-adds of one image.
         cost: predicted time of the whole batch in MAC-equivalents (`ops.cost`).
         buffers: numbers that Caffe keeps beside the tops, for the whole batch (`Op.buffers`).
-        workspace: and those that do not grow with the batch (`Op.workspace`).
+        workspace: numbers that do not grow with the batch (`Op.workspace`).
     """
 
     layer: Layer
@@ -34,18 +34,18 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class NetCost:
-    """A view's costs in all: the sums of what is known; None where nothing is.
+    """The total costs of a view: sums of the known costs; None if none is known.
 
     Attributes:
-        uncounted: the layers that are missing from a sum, since a shape is not known.
-        batch: the images of a pass (`View.batch`).
+        uncounted: the layers that a sum lacks because a shape is unknown.
+        batch: the images of a forward pass (`View.batch`).
         params: learned numbers, shared ones once.
         macs: multiply-adds of one image, forward.
-        memory_bytes: what Caffe needs for one image in a forward pass: every blob once, however many names its memory
-            has (in place, Split, Flatten, Reshape), and what layers keep beside (`Op.buffers`).
-        workspace_bytes: what it needs besides, whatever the batch is.
-        memory_required_for_data: what Caffe logs under this name, for the whole batch: each top of each layer, those
-            that are the memory of another one too, and nothing that layers keep beside.
+        memory_bytes: Caffe's memory for one image in a forward pass: each blob once, even if its memory has several
+            names (in place, Split, Flatten, Reshape), and the buffers of layers (`Op.buffers`).
+        workspace_bytes: further memory, independent of the batch.
+        memory_required_for_data: Caffe's log has this figure for the whole batch: each top of each layer, even if it
+            shares memory, without the buffers of layers.
     """
 
     layers: tuple[LayerCost, ...]
@@ -74,7 +74,7 @@ def summarize(view: View) -> NetCost:
 
 
 def param_shapes(view: View, layer: Layer) -> tuple[Shape, ...] | None:
-    """The shapes of a layer's learned blobs in Caffe's order, as far as its type and bottoms are known; else None."""
+    """The shapes of a layer's learned blobs in Caffe's order; None if its type or bottoms are unknown."""
     bottoms = [value.shape for value in view.ins[layer] if value.shape is not None]
     if layer.op is None or len(bottoms) != len(layer.bottoms):
         return None
@@ -130,7 +130,7 @@ def _params(rows: tuple[LayerCost, ...]) -> int | None:
 
 
 def _memory(view: View, rows: tuple[LayerCost, ...]) -> int | None:
-    """Of one image; a loss has its gradient from the start, in which Caffe keeps the weight."""
+    """The memory of one image; a loss always has its gradient, in which Caffe keeps the loss weight."""
     blobs = [
         None if value.shape is None else count(value.shape) * (value.weighted + (not value.shared))
         for value in view.values

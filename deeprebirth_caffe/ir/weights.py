@@ -1,4 +1,4 @@
-"""A net's learned arrays by layer name, as a .caffemodel keeps them."""
+"""A net's learned arrays by layer name, as in a .caffemodel."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Array = npt.NDArray[Any]
 class Weights:
     """Arrays by layer name.
 
-    An entry read from a file stays a `LayerBlobs` until a pass sets new arrays for that name, so that what no pass
-    touched is written back byte for byte.
+    An entry from a file stays a `LayerBlobs` until a pass sets new arrays for that name, so unchanged arrays are
+    written back byte for byte.
     """
 
     def __init__(self, entries: dict[str, LayerBlobs | tuple[Array, ...]] | None = None, path: str = "") -> None:
@@ -30,13 +30,13 @@ class Weights:
 
     @classmethod
     def read(cls, path: str | Path, layers: Iterable[pb.LayerParameter] = ()) -> Weights:
-        """Reads a .caffemodel or, told by its contents, a .caffemodel.h5.
+        """Reads a .caffemodel or a .caffemodel.h5; the contents tell which.
 
-        Of layers that share one name the last with blobs counts, as in Caffe.
+        If layers share a name, the last with blobs counts, as in Caffe.
 
         Args:
             path: of the file.
-            layers: of the net. HDF5 keeps parameters that layers share once; with the net each gets its own here, as
+            layers: of the net. HDF5 stores shared parameters once; with the net's layers each gets them here, as
                 in a .caffemodel.
         """
         if is_hdf5(path):
@@ -45,7 +45,7 @@ class Weights:
         return cls({layer.name: layer for layer in model.layers if layer.blobs}, str(path))
 
     def copy(self) -> Weights:
-        """A copy that shares the arrays (they are never written in place)."""
+        """A copy that shares the arrays, which are never written in place."""
         return Weights(self._entries, self.path)
 
     def __contains__(self, name: str) -> bool:
@@ -62,42 +62,42 @@ class Weights:
         return _todays(entry) if isinstance(entry, LayerBlobs) else entry
 
     def entry(self, name: str) -> LayerBlobs | tuple[Array, ...]:
-        """The entry as it is kept: `LayerBlobs` where it still is the file's own."""
+        """The stored entry: a `LayerBlobs` if it is still the file's."""
         return self._entries[name]
 
     def legacy(self, name: str) -> tuple[bool, ...]:
-        """For each array, whether its shape still is the old four dimensions, which Caffe compares from the end."""
+        """For each array, whether its shape is still the old four dimensions, which Caffe compares from the end."""
         entry = self._entries[name]
         if not isinstance(entry, LayerBlobs):
             return (False,) * len(entry)
         return tuple(old and array.ndim == 4 for old, array in zip(entry.legacy, _todays(entry), strict=True))
 
     def set(self, name: str, arrays: Sequence[Array]) -> None:
-        """Gives a layer new arrays, as float32."""
+        """Sets new arrays of a layer, as float32."""
         # A single number keeps its shape, which has no axes: ascontiguousarray would give it one.
         self._entries[name] = tuple(
             np.ascontiguousarray(array, dtype=np.float32).reshape(np.shape(array)) for array in arrays
         )
 
     def drop(self, name: str) -> None:
-        """Forgets a layer's arrays, if it has any."""
+        """Removes a layer's arrays, if any."""
         self._entries.pop(name, None)
 
     def finite(self, name: str) -> bool:
-        """Whether no value of the layer is NaN or infinite, or would be in single precision."""
+        """Whether all values of the layer are finite in single precision."""
         with np.errstate(over="ignore", invalid="ignore"):
             return all(bool(np.isfinite(array.astype(np.float32, copy=False)).all()) for array in self[name])
 
 
 def _todays(layer: LayerBlobs) -> tuple[Array, ...]:
-    """A layer's arrays without the leading ones of the old four dimensions, which Caffe only takes from old files.
+    """A layer's arrays without the leading 1s of the old four dimensions, which Caffe takes only from old files.
 
     Only weights of convolutions had four dimensions then; those of an InnerProduct had two, and biases one.
     """
     arrays: list[Array] = []
     for index, (blob, legacy) in enumerate(zip(layer.blobs, layer.legacy, strict=True)):
         axes = 1 if index else 2 if layer.type == "InnerProduct" else 4
-        if blob.dtype == np.float16:  # nothing is computed in half precision
+        if blob.dtype == np.float16:  # half precision is only a way of storing
             blob = blob.astype(np.float32)
         arrays.append(
             blob.reshape(blob.shape[4 - axes :]) if legacy and blob.shape[: 4 - axes] == (1,) * (4 - axes) else blob
@@ -108,7 +108,7 @@ def _todays(layer: LayerBlobs) -> tuple[Array, ...]:
 def _with_shared(
     arrays: dict[str, tuple[Array, ...]], layers: Iterable[pb.LayerParameter]
 ) -> dict[str, LayerBlobs | tuple[Array, ...]]:
-    """Puts in what HDF5 leaves out: the parameters that belong to an earlier layer."""
+    """Adds the parameters that HDF5 leaves out because an earlier layer owns them."""
     shared: dict[str, LayerBlobs | tuple[Array, ...]] = dict(arrays)
     owners: dict[str, Array] = {}
     for layer in layers:
