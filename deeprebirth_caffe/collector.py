@@ -1,7 +1,7 @@
-"""Work that makes many objects and no garbage, done without the collector.
+"""Switches Python's garbage collector off for work that makes many objects and no garbage.
 
-A net of 20,000 layers is a million objects. Python's collector walks through all of them again and again while they
-are made, so that large nets take more time a layer than small ones. None of them are cycles that need it.
+A net of 20,000 layers is a million objects. The collector walks through all of them again and again while they
+are made, so large nets take more time a layer than small ones. None of them are cycles that need it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 def uncollected(function: Callable[P, R]) -> Callable[P, R]:
-    """Switches the collector off while the function runs; on again behind it, if it was on."""
+    """Switches the collector off while the function runs, and on again afterwards if it was on."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,7 +1,7 @@
-"""What to type for optional libraries that are missing.
+"""The commands that install missing optional libraries.
 
-The packages are named themselves, not our extras: `pip install 'deeprebirth-caffe[data]'` works only where an index has
-this project, which is neither so for a clone nor for a wheel that somebody handed on.
+They name the packages, not our extras: `pip install 'deeprebirth-caffe[data]'` works only if an index has
+this project, which is not so for a clone or for a wheel from somebody else.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ def pip_install(extra: str, package: str = "") -> str:
 
     Args:
         extra: one of setup.cfg's `options.extras_require`.
-        package: one of its packages, where only that one is wanted. Those that the extra brings on some systems alone
-            are named only so.
+        package: a single package of the extra. Packages that the extra brings only on some systems are named only
+            if you ask for them here.
 
     Returns:
-        `pip install 'A<2,>=1' 'B>=3'`: the packages that are not installed; all of them where none is missing but one
-        is broken.
+        `pip install 'A<2,>=1' 'B>=3'`: the packages that are not installed; all of them if none is missing (one must
+        be broken).
     """
     wanted = _requirements(extra, package)
-    if not wanted:  # run from a clone that was not installed, or not since the extra is new
+    if not wanted:  # the clone was never installed, or not since this extra was added
         return f"pip install -e '{Path(__file__).parents[1]}[{extra}]'"
     missing = [requirement for name, requirement in wanted if not version_of(name)]
     return " ".join(
@@ -39,7 +39,7 @@ def pip_install(extra: str, package: str = "") -> str:
 
 
 def version_of(package: str) -> str:
-    """The version of a package, or of another one that brings the same library; empty where there is none."""
+    """The version of a package, or of another package with the same library; empty if there is none."""
     for name in (package, *ALSO_KNOWN_AS.get(package, ())):
         try:
             return importlib.metadata.version(name)
@@ -49,7 +49,7 @@ def version_of(package: str) -> str:
 
 
 def _requirements(extra: str, package: str) -> list[tuple[str, str]]:
-    """The packages of an extra: name, and name with versions. None where the extra is not known."""
+    """The packages of an extra: name, and name with versions. None for an unknown extra."""
     try:
         lines = importlib.metadata.requires(DISTRIBUTION) or ()
     except importlib.metadata.PackageNotFoundError:

@@ -15,24 +15,24 @@ from deeprebirth_caffe.results import to_json
 T = TypeVar("T")
 
 MAX_NAMED = 4
-"""How many layers a sentence names before it only counts them."""
+"""The most layers that a sentence names; more are only counted."""
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Control characters, those that turn the writing direction, bytes that are no text, line separators."""
 
 STANDS_FOR: dict[str, str] = {}
-"""Paths that mean nothing to people, and what is shown in their place: a net that came through standard input."""
+"""Paths that mean nothing to people, and the words to show instead: a net from standard input."""
 WORTH_TELLING = 60.0
-"""Seconds of work ahead from which on people are told."""
+"""From this many seconds of work on, people are told how long it will take."""
 
 
 def json_bytes(data: Any) -> bytes:
     """A result (`results.to_json`) as people and tools like it: indented, in the order given, a newline at the end.
 
-    Letters that a terminal would obey, and bytes of a path or a name that are no text (PEP 383), become JSON's own
-    escapes: what reads the JSON gets them as they are.
+    Letters that a terminal would obey, and bytes of a path or a name that are no text (PEP 383), become JSON
+    escapes, so a reader of the JSON gets them unchanged.
     """
     text = _shown(json.dumps(to_json(data), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
-    # Only strings hold such letters; the control characters of ASCII are escaped in there already, but for DEL.
+    # Only strings hold such letters; ASCII's control characters except DEL are escaped already.
     hidden = {ord(letter): json.dumps(letter)[1:-1] for letter in set(text) if letter > "\x7f" and is_hidden(letter)}
     return text.translate({0x7F: "\\u007f", **hidden}).encode(errors="backslashreplace")
 
@@ -48,7 +48,7 @@ class Named(Protocol):
 
 
 def without(uncounted: Sequence[Named]) -> str:
-    """Which layers a sum does without, for people; empty where all are counted."""
+    """Names the layers that a sum lacks, for people; empty if it lacks none."""
     if not uncounted:
         return ""
     names = [f"{layer.name} ({layer.type})" for layer in uncounted[:MAX_NAMED]]
@@ -61,7 +61,7 @@ def counted(number: int, what: str) -> str:
 
     Args:
         number: how many.
-        what: of what, as it is called when there is one.
+        what: the noun in the singular.
     """
     if number == 1:
         return f"1 {what}"
@@ -74,12 +74,12 @@ def mib(value: float | None) -> str:
 
 
 def ms(value: float) -> str:
-    """Milliseconds with three digits that count."""
+    """Milliseconds with three significant digits."""
     return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
 
 
 def about(seconds: float) -> str:
-    """A time that lies ahead, as people say it: about 2 h 10 min."""
+    """A duration as people say it: about 2 h 10 min."""
     minutes = round(seconds / 60)
     if minutes < 2:
         return f"about {max(1, round(seconds))} s"
@@ -90,7 +90,7 @@ def about(seconds: float) -> str:
 
 
 def printable(data: T) -> T:
-    """The same data, every string in it without line breaks and control characters.
+    """The same data, with line breaks and control characters escaped in every string.
 
     Names in nets and of files come from strangers: they must not move the cursor or start a second line.
     """
@@ -113,43 +113,43 @@ def _printable(data: Any) -> Any:
 
 
 def _shown(text: str) -> str:
-    """A text with what paths stand for."""
+    """A text with the words for such paths."""
     for path, name in STANDS_FOR.items():
         text = text.replace(path, name)
     return text
 
 
 def is_hidden(letter: str) -> bool:
-    """Whether a terminal would obey a letter, or hide it."""
+    """Whether a terminal would obey or hide a letter."""
     return unicodedata.category(letter) in _HIDDEN
 
 
 def escaped(letter: str) -> str:
-    """A hidden letter as Python writes it; any other as it is."""
+    """A hidden letter as Python escapes it; other letters unchanged."""
     return letter.encode("unicode_escape").decode() if is_hidden(letter) else letter
 
 
 def shown(text: str) -> str:
-    """A text of several lines, its hidden letters escaped."""
+    """A text of several lines with its hidden letters escaped."""
     hidden = {ord(letter): escaped(letter) for letter in set(text) if letter not in "\n\t" and is_hidden(letter)}
     return text.translate(hidden)
 
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What formulas begin with; some spreadsheets also take the wide forms of these letters."""
+"""The first letters of formulas; some spreadsheets also accept their wide forms."""
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 def csv_cell(value: object) -> object:
-    """A cell of a CSV table that a spreadsheet takes for a text or a number, and never for a formula.
+    """A cell of a CSV table that no spreadsheet takes for a formula.
 
-    A text that begins like a formula gets an apostrophe in front; hidden letters are escaped, but for bytes that are no
-    text. Numbers stay as they are.
+    A text that begins like a formula gets an apostrophe in front. Hidden letters are escaped, except bytes that are no
+    text. Numbers do not change.
     """
     if not isinstance(value, str):
         return value
-    # Bytes that are no text stay: such a cell still names its file.
+    # Bytes that are no text stay, so that the cell still names its file.
     text = (
         value
         if value.isprintable()
@@ -159,11 +159,11 @@ def csv_cell(value: object) -> object:
 
 
 LONGEST_WORD, LONGEST_LINE = 400, 4000
-"""Letters of a word and of a line that people are shown; what is longer is cut in the middle."""
+"""The most letters of a word and of a line; longer ones are cut in the middle."""
 
 
 def clipped(text: str) -> str:
-    """A line of a length that people can read: words, and then the line, are cut in the middle."""
+    """A line of readable length: long words, and then the line, are cut in the middle."""
     if len(text) > LONGEST_WORD:
         text = re.sub(r"\S+", lambda word: _cut(word[0], LONGEST_WORD), text)
     return _cut(text, LONGEST_LINE)
