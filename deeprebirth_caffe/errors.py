@@ -13,6 +13,10 @@ class RebirthError(Exception):
 
     exit_code: int = 1
 
+    def within(self, where: str) -> None:
+        """Lets the text say first where it happened; whatever else the error holds stays."""
+        self.args = (f"{where}: {self}", *self.args[1:])
+
 
 class RefusedError(RebirthError):
     """What was explicitly asked for was refused, or a check did not hold."""

@@ -16,10 +16,10 @@ from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
 from deeprebirth_caffe.passes.relearn.reparametrize import Reparametrize
 from deeprebirth_caffe.passes.relearn.tucker import Tucker
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.rewrite import Pass, Rewriter
+from deeprebirth_caffe.rewrite import AnyPass, Pass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 
-PASSES: dict[str, type[Pass]] = {
+PASSES: dict[str, type[AnyPass]] = {
     one.name: one
     for one in (
         *EXACT,
@@ -92,12 +92,38 @@ def parse(text: str, *, weights: bool = False, datum: Shape | None = None, seed:
     return net
 
 
-def rewrite(net: Net, passes: Pass | Sequence[Pass]) -> Outcome:
+class Watched(Rewriter):
+    """A Rewriter that sees what passes change behind its back."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__(net)
+        self._changed: set[Layer] = set()
+        self._before = self._said()
+
+    def _said(self) -> dict[Layer, bytes]:
+        return {layer: layer.param.SerializeToString(deterministic=True) for layer in self.net.layers}
+
+    def change(self, layer: Layer) -> pb.LayerParameter:
+        self._changed.add(layer)
+        return super().change(layer)
+
+    def commit(self) -> None:
+        super().commit()
+        said = self._said()
+        wrong = [
+            one.name for one, text in self._before.items() if one not in self._changed and said.get(one, text) != text
+        ]
+        assert not wrong, "only the Rewriter may change a net"
+        self._before = said
+        self._changed.clear()
+
+
+def rewrite(net: Net, passes: AnyPass | Sequence[AnyPass]) -> Outcome:
     """Runs passes over a net, in place."""
-    return run(Rewriter(net), [passes] if isinstance(passes, Pass) else passes)
+    return run(Watched(net), [passes] if isinstance(passes, Pass) else passes)
 
 
-def reasons(text: str | Net, one: Pass, *, weights: bool = False) -> dict[str, str]:
+def reasons(text: str | Net, one: AnyPass, *, weights: bool = False) -> dict[str, str]:
     """What a pass leaves alone, by layer, and why."""
     net = text if isinstance(text, Net) else parse(text, weights=weights)
     return {refusal.layer: refusal.reason for refusal in rewrite(net, one).refusals}

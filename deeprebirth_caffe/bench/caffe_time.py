@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deeprebirth_caffe.bench.caffe_log import Benchmark, CaffeLogError, parse_one
 from deeprebirth_caffe.engines.base import EngineError
@@ -26,8 +26,6 @@ NOTE = (
     "timed with `caffe time`, which gives the mean of each run only and runs backward as well: random input and "
     "weights by fillers, the input's row left out; p10 and p90 are those of the runs, memory includes gradients"
 )
-WHOLE = ("Embed", "BatchReindex", "LSTM", "RNN", "LSTMUnit")
-"""Types that read an index or a flag: their inputs become zeros."""
 
 
 def dressed(net: Net) -> tuple[pb.NetParameter, frozenset[str]]:
@@ -42,7 +40,7 @@ def dressed(net: Net) -> tuple[pb.NetParameter, frozenset[str]]:
         if param.type == "Input":
             _make_up(net, layer, param)
             inputs.append(param.name)
-        _fill(param)
+        _fill(Layer(param))
     return message, frozenset(inputs)
 
 
@@ -54,29 +52,20 @@ def _make_up(net: Net, layer: Layer, param: pb.LayerParameter) -> None:
     for index in range(len(param.top)):
         param.dummy_data_param.shape.add().CopyFrom(shapes[min(index, len(shapes) - 1)])
         filler = param.dummy_data_param.data_filler.add()
-        if any(reader.type in WHOLE for reader, _ in net.readers(layer, index)):
+        if any(reader.traits.indices for reader, _ in net.readers(layer, index)):
             filler.type, filler.value = "constant", 0
         else:
             filler.type, filler.std = "gaussian", 1
 
 
-def _fill(layer: pb.LayerParameter) -> None:
+def _fill(layer: Layer) -> None:
     """Weights that are not zero: Caffe's default is."""
-    params: dict[str, Any] = {
-        "Convolution": layer.convolution_param,
-        "Deconvolution": layer.convolution_param,
-        "InnerProduct": layer.inner_product_param,
-        "Embed": layer.embed_param,
-        "LSTM": layer.recurrent_param,
-        "RNN": layer.recurrent_param,
-    }
-    if layer.type in params:
-        filler = params[layer.type].weight_filler
-        filler.Clear()
-        filler.type = "msra"
+    if hasattr(layer.own, "weight_filler"):
+        layer.own.weight_filler.Clear()
+        layer.own.weight_filler.type = "msra"
     elif layer.type == "BatchNorm":
         # Its statistics stay 0, for it has no filler: with an eps of 1 it then leaves numbers as they are.
-        layer.batch_norm_param.eps = 1
+        layer.param.batch_norm_param.eps = 1
 
 
 class CaffeTimeSubject:

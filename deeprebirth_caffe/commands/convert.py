@@ -26,7 +26,7 @@ from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
 from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
 from deeprebirth_caffe.passes.relearn.reparametrize import Reparametrize
 from deeprebirth_caffe.passes.relearn.start import Start
-from deeprebirth_caffe.rewrite import Kind, Pass, Rewriter
+from deeprebirth_caffe.rewrite import AnyPass, Kind, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 
 PAPER_BATCH = 32
@@ -34,14 +34,14 @@ PAPER_BATCH = 32
 PASS_NAMES = (*EXACT_NAMES, *(one.name for one in (PruneBatchNorm, MergeBranches, RemoveLrn, PoolToStride)))
 
 
-def passes_of(options: ConvertOptions) -> list[Pass]:
+def passes_of(options: ConvertOptions) -> list[AnyPass]:
     """The passes in the order they run: exact ones first, then branches, then what streamlines."""
     # What is refitted afterwards starts from what it inherits.
     start = Start("inherit" if options.start == REFIT else options.start, options.seed)
     bn = options.bn or ("prune" if options.paper else "fold")
     if options.exact:
         return all_exact(options.skip_passes)
-    found: list[Pass] = preparing() if bn == "fold" else []
+    found: list[AnyPass] = preparing() if bn == "fold" else []
     if bn == "prune" and options.streamline:
         found.append(PruneBatchNorm(start=start))
     if options.branch:
@@ -56,7 +56,7 @@ def passes_of(options: ConvertOptions) -> list[Pass]:
     return [one for one in found if one.name not in options.skip_passes]
 
 
-def _record(options: ConvertOptions, passes: Sequence[Pass]) -> RewriteRecord:
+def _record(options: ConvertOptions, passes: Sequence[AnyPass]) -> RewriteRecord:
     """What the manifest remembers of the options."""
     names = [
         *([Portable.name] if options.portable else []),

@@ -195,5 +195,5 @@ def _portability(path: Path) -> tuple[list[str], list[Left]]:
     except (NetError, RebirthError) as error:
         return [], [Left(layer="", reason=str(error))]
     rewrites = [one.layer.name for one in matches if not isinstance(one, Refusal)]
-    stays = [Left(layer=one.layer.name, reason=one.reason) for one in matches if isinstance(one, Refusal)]
+    stays = [Left(layer=one.layer.name, reason=one.reason.text) for one in matches if isinstance(one, Refusal)]
     return rewrites, stays

@@ -21,12 +21,12 @@ from deeprebirth_caffe.nets.strip import strip
 from deeprebirth_caffe.ops import axis_of
 from deeprebirth_caffe.options.fields import record
 from deeprebirth_caffe.options.tucker import VBMF, TuckerOptions
-from deeprebirth_caffe.passes.patterns import LINEAR, Facts
+from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.relearn.factors import Ranks, Site, find_site
 from deeprebirth_caffe.passes.relearn.rank_choice import Choice, by_budget, by_variational_bayes
 from deeprebirth_caffe.passes.relearn.tucker import Tucker
 from deeprebirth_caffe.relearn.calibration import Reading, read_moments
-from deeprebirth_caffe.rewrite import Kind
+from deeprebirth_caffe.rewrite import Kind, Reason
 from deeprebirth_caffe.rewrite.pipeline import run
 from deeprebirth_caffe.wording import mib
 
@@ -130,9 +130,9 @@ def _sites(net: Net, selection: Selection, deployed: Net) -> tuple[list[Site], d
     sites: list[Site] = []
     left: dict[str, str] = {}
     for layer in net.layers:
-        if layer.type in LINEAR and selection(layer.stage):
+        if layer.traits.linear and selection(layer.stage):
             site = find_site(facts, layer)
-            if isinstance(site, str):
+            if isinstance(site, Reason):
                 continue
             if layer.name not in needed:
                 left[layer.name] = ONLY_TRAINS
@@ -182,7 +182,7 @@ def _read_ranks(name: str | None, net: Net) -> dict[str, Ranks]:
         raise RebirthError(f"{path}: this is no JSON of ranks ({error})") from error
     if not isinstance(data, dict):
         raise RebirthError(f'{path}: ranks are an object, such as {{"conv2": [64, 96], "fc8": 100}}')
-    known = {layer.name for layer in net.layers if layer.type in LINEAR}
+    known = {layer.name for layer in net.layers if layer.traits.linear}
     found: dict[str, Ranks] = {}
     for layer, value in data.items():
         ranks = value if isinstance(value, list) else [value]

@@ -162,4 +162,4 @@ def _runs(layer: Layer) -> bool:
 
     if layer.type in REFUSED or layer.understood.loud:
         return False
-    return layer.type in made_types() or (layer.op is not None and layer.op.data)
+    return layer.type in made_types() or layer.fed

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.ir import Layer, Net, View
 from deeprebirth_caffe.ir.probe import probe
-from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.ops import Shape, all_ops
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Array, Engine, FloatArray
 
-READ = frozenset({"Data", "ImageData", "HDF5Data", "WindowData", "MemoryData"})
+READ = frozenset(kind.type for kind in all_ops() if kind.data and kind.block)
 """Types that would look elsewhere for what the caller gives here."""
 
 

@@ -42,7 +42,7 @@ def check_pass(view: View, what: str, *, keeps: bool, scale: float = 1.0) -> Non
 
 def _drawn_bytes(view: View) -> int:
     """Random input while it is drawn, in double precision and for a moment in single precision besides."""
-    fed = [value for layer in view.layers if layer.op is not None and layer.op.data for value in view.outs[layer]]
+    fed = [value for layer in view.layers if layer.fed for value in view.outs[layer]]
     return 3 * max((_bytes([value]) for value in (*view.inputs, *fed)), default=0)
 
 

@@ -156,13 +156,13 @@ def unrestorable(planned: PlannedNet) -> list[str]:
     found: dict[str, None] = {}
     for layer in planned.net.view(planned.state.phase, planned.state.stages, planned.state.level).layers:
         param = layer.param
-        reads = layer.op is not None and layer.op.data and layer.type not in ("DummyData", "Input", "MemoryData")
+        reads = layer.fed and layer.type != "DummyData" and not layer.traits.given
         shuffles = {"ImageData": param.image_data_param.shuffle, "HDF5Data": param.hdf5_data_param.shuffle}
         fillers = param.dummy_data_param.data_filler
         window = param.window_data_param
         facts = (
             (shuffles.get(layer.type, False), "shuffle"),
-            (layer.type in ("Data", "ImageData") and _skips(param), "rand_skip"),
+            (layer.traits.reads and _skips(param), "rand_skip"),
             (layer.type == "WindowData", "the choice of windows"),
             (reads and (param.transform_param.mirror or window.mirror), "mirror"),
             (reads and train and param.transform_param.crop_size > 0 and layer.type != "WindowData", "random crop"),

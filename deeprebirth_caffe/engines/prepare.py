@@ -5,6 +5,7 @@ What a file leaves open is filled: no weights means random ones, the same for ev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -24,7 +25,7 @@ from deeprebirth_caffe.ops import Shape, slice_sizes
 from deeprebirth_caffe.passes.exact.portable import Portable
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.rewrite import Pass, Rewriter
+from deeprebirth_caffe.rewrite import AnyPass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import run
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _spell_out(param: pb.LayerParameter) -> None:
             setattr(param.lrn_param, field, getattr(param.lrn_param, field))
 
 
-def _shared(layers: list[Layer], weights: Weights) -> Weights:
+def _shared(layers: Sequence[Layer], weights: Weights) -> Weights:
     """Weights in which layers that share an array by `param { name: … }` all hold it: Caffe ends with the last one."""
     places: dict[str, list[tuple[str, int]]] = {}
     for layer in layers:
@@ -169,7 +170,7 @@ def _shared(layers: list[Layer], weights: Weights) -> Weights:
     return found
 
 
-def _run(net: Net, one: Pass) -> tuple[Net, str]:
+def _run(net: Net, one: AnyPass) -> tuple[Net, str]:
     """What a pass makes of a copy of the net, and the first place that it refused, in words."""
     rewriter = Rewriter(net.copy())
     rewriter.net.fixed_size = True  # it runs at the size that it has
@@ -194,7 +195,7 @@ def _fill(value: Value, rng: np.random.Generator) -> FloatArray:
             return rng.integers(0, layer.param.embed_param.input_dim, shape).astype(np.float32)
         if layer.type == "BatchReindex" and index == 1:
             return np.zeros(shape, np.float32)
-        if layer.type in ("LSTM", "RNN", "LSTMUnit") and index == (2 if layer.type == "LSTMUnit" else 1):
+        if layer.traits.indices and index == (2 if layer.type == "LSTMUnit" else 1):
             flags = rng.integers(0, 2, shape).astype(np.float32)
             flags[0] = 0  # Caffe goes on where its last pass ended, unless it is told to start anew
             return flags

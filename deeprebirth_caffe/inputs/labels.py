@@ -21,8 +21,6 @@ MAX_RECORDS = 10_000
 MAX_BYTES = 1 << 26
 """How much of a database is looked at; a list of pictures is read whole."""
 
-_LOSSES = ("SoftmaxWithLoss", "MultinomialLogisticLoss", "InfogainLoss", "HingeLoss")
-
 
 @dataclass(frozen=True)
 class Judge:
@@ -43,7 +41,7 @@ class Judge:
 
 def judge_of(view: View, layer: Layer) -> Judge | None:
     """What a layer wants of the labels in its second bottom; None where it takes no class numbers."""
-    if layer.type not in (*_LOSSES, "Accuracy") or len(view.ins[layer]) < 2:
+    if not layer.traits.class_labels or len(view.ins[layer]) < 2:
         return None
     shape = view.ins[layer][0].shape
     accuracy = layer.type == "Accuracy"

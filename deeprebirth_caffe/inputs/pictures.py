@@ -233,7 +233,7 @@ def own_lender(net: Net, path: Path) -> Lender | None:
 def data_layer(net: Net) -> Layer | None:
     """The layer that brings a net its pictures in TEST."""
     view = next((view for view in net.views if view.state.phase == "TEST"), net.views[0])
-    return next((layer for layer in view.layers if layer.type in ("Data", "ImageData", "HDF5Data")), None)
+    return next((layer for layer in view.layers if layer.traits.reads and layer.type != "WindowData"), None)
 
 
 def _stored_size(lender: Lender | None) -> tuple[int, int] | None:

@@ -11,17 +11,10 @@ from deeprebirth_caffe.formats.records import datum_shape
 from deeprebirth_caffe.ir import Layer, Net, View
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
-_FIELDS = {
-    "Data": "data_param",
-    "ImageData": "image_data_param",
-    "HDF5Data": "hdf5_data_param",
-    "WindowData": "window_data_param",
-}
-
 
 def reads_source(layer: Layer) -> bool:
     """Whether a layer reads records from the disk."""
-    return layer.type in _FIELDS
+    return layer.traits.reads
 
 
 def source_layers(view: View) -> list[Layer]:
@@ -31,13 +24,13 @@ def source_layers(view: View) -> list[Layer]:
 
 def source_of(layer: Layer) -> str:
     """The path such a layer names."""
-    return str(getattr(layer.param, _FIELDS[layer.type]).source)
+    return str(layer.own.source)
 
 
 def files_of(layer: Layer, root: Path) -> list[Path]:
     """The files and databases that a layer's own text names: its source, its mean."""
     names = [layer.param.transform_param.mean_file]
-    if layer.type in _FIELDS:
+    if reads_source(layer):
         names.append(source_of(layer))
     files = [root / name for name in names if name]
     if layer.type == "HDF5Data" and files[-1:] and files[-1].is_file():
@@ -47,12 +40,12 @@ def files_of(layer: Layer, root: Path) -> list[Path]:
 
 def batch_of(layer: Layer) -> int:
     """How many records it takes at a time."""
-    return int(getattr(layer.param, _FIELDS[layer.type]).batch_size)
+    return int(layer.own.batch_size)
 
 
-def set_batch(param: pb.LayerParameter, batch: int) -> None:
+def set_batch(layer: Layer, batch: int) -> None:
     """Says in a layer that reads records how many it takes at a time."""
-    getattr(param, _FIELDS[param.type]).batch_size = batch
+    layer.own.batch_size = batch
 
 
 def check_sources(layers: Iterable[Layer], root: Path) -> None:

@@ -6,11 +6,12 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from deeprebirth_caffe.formats.prototxt import LayerSource
 from deeprebirth_caffe.ir.errors import AbsentStateError, NetError
 from deeprebirth_caffe.ir.state import NetState, included
-from deeprebirth_caffe.ops import Op, Shape, ShapeError, UnknownShape, op
+from deeprebirth_caffe.ops import UNKNOWN, Op, Shape, ShapeError, UnknownShape, op
 from deeprebirth_caffe.ops.forks import Understood, understand
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
@@ -69,16 +70,26 @@ class Layer:
         return self.understood.op if self.understood.fork else op(self.type)
 
     @property
+    def traits(self) -> Op:
+        """Its `op`; for a type that nobody here knows, one without any trait."""
+        return self.op or UNKNOWN
+
+    @property
+    def own(self) -> Any:
+        """The message with its type's own parameters, where `Op.block` names it; else None."""
+        return getattr(self.param, self.traits.block) if self.traits.block else None
+
+    @property
     def fed(self) -> bool:
         """Whether the layer brings data into the net."""
-        return self.op is not None and self.op.data and self.type != "Parameter"
+        return self.traits.data
 
     @property
     def loss(self) -> bool:
         """Whether training minimises an output of it: its loss_weight or its type says so."""
         if any(self.param.loss_weight):
             return True
-        return self.op.loss if self.op is not None else "Loss" in self.type
+        return self.traits.loss or (self.op is None and "Loss" in self.type)
 
     def in_place(self, index: int) -> bool:
         """Whether the index-th top overwrites the index-th bottom."""
@@ -124,7 +135,7 @@ class Value:
         maker = self.producer
         if maker is None:
             return False
-        return maker.in_place(self.index) or (maker.op is not None and maker.op.shares(maker.param))
+        return maker.in_place(self.index) or maker.traits.shares(maker.param)
 
     @property
     def copies(self) -> int:
@@ -191,7 +202,7 @@ class View:
     @cached_property
     def batch(self) -> int:
         """The number of images in a forward pass: the first dimension of the first value from outside; else 1."""
-        fed = (value for value in self.values if value.producer is None or _brings(value.producer))
+        fed = (value for value in self.values if value.producer is None or value.producer.fed)
         return next((max(1, value.shape[0]) for value in fed if value.shape), 1)
 
     @property
@@ -336,12 +347,8 @@ class View:
                 value.unknown = reason or "its shape is not known"
 
 
-def _brings(layer: Layer) -> bool:
-    return layer.op is not None and layer.op.data
-
-
 def _has_loss(layer: Layer, index: int) -> bool:
     weights = layer.param.loss_weight
     if index < len(weights):
         return bool(weights[index])
-    return layer.op is not None and layer.op.loss and index == 0
+    return layer.traits.loss and index == 0

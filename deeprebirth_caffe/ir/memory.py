@@ -45,7 +45,7 @@ def reused_bytes(view: View) -> int | None:
         for value in ins:
             see(value, step)
         for value in outs:
-            see(value, 0 if layer.op is not None and layer.op.data else step)
+            see(value, 0 if layer.fed else step)
     change = [0] * (end + 2)
     for place, bytes_ in size.items():
         change[first[place]] += bytes_
@@ -61,7 +61,7 @@ def _source(layer: Layer, index: int, ins: Sequence[Value]) -> Value | None:
     """The value whose memory a top takes over."""
     if layer.in_place(index):
         return ins[index]
-    return ins[0] if layer.op is not None and layer.op.shares(layer.param) and ins else None
+    return ins[0] if layer.traits.shares(layer.param) and ins else None
 
 
 PROCESS_BYTES = 128 << 20

@@ -26,7 +26,7 @@ class Net:
 
     Attributes:
         header: the net's fields (name, input, …), without layers.
-        layers: all layers of the file in order, of all phases.
+        layers: all layers of the file in order, of all phases; only the Rewriter gives others.
         weights: the learned arrays, or None if only the structure is known.
         data: (C, H, W) of a record of each data layer, if known.
         cut: the header's unknown fields that a rewrite removed.
@@ -41,7 +41,7 @@ class Net:
         weights: Weights | None = None,
     ) -> None:
         self.header = header
-        self.layers = list(layers)
+        self._layers = tuple(layers)
         self.source = source
         self.weights = weights
         self.data: dict[Layer, Shape] = {}
@@ -50,6 +50,10 @@ class Net:
         self._views: tuple[View, ...] | None = None
         self._other_sizes: OtherSizes | None = None
         self._absent: dict[str, str] = {}
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self._layers
 
     @classmethod
     @uncollected
@@ -105,7 +109,8 @@ class Net:
         ruled = any(layer.param.include or layer.param.exclude for layer in self.layers)
         # A layer without inputs gives data, whatever its type, but for those that are fed or learned.
         return ruled and any(
-            layer.tops and not layer.bottoms and layer.type not in ("Input", "Parameter") for layer in self.layers
+            layer.tops and not layer.bottoms and layer.type != "Input" and not layer.traits.learned
+            for layer in self.layers
         )
 
     @property
@@ -164,8 +169,14 @@ class Net:
         state = NetState(phase, level, wanted | frozenset(self.header.state.stage))
         return View(state, self.header, self.layers, self.data)
 
-    def changed(self) -> None:
-        """Forgets the views; the Rewriter calls this after it changed layers."""
+    def changed(self, layers: Iterable[Layer] | None = None) -> None:
+        """Forgets the views; the Rewriter calls this after it changed layers.
+
+        Args:
+            layers: the layers from now on; None: those there are.
+        """
+        if layers is not None:
+            self._layers = tuple(layers)
         self._views = self._other_sizes = None
 
     @uncollected

@@ -82,7 +82,7 @@ def _resized(view: View, shapes: Mapping[Value, Shape]) -> View | None:
             for value in view.outs[layer]:
                 twin.input_param.shape.add().dim.extend(known[value] or ())
             layers.append(Layer(twin))
-        elif layer.loss or (layer.op is not None and layer.op.metric) or not gone.isdisjoint(layer.bottoms):
+        elif layer.loss or layer.traits.metric or not gone.isdisjoint(layer.bottoms):
             gone.update(layer.tops)
         else:
             layers.append(layer)

@@ -55,7 +55,7 @@ def assign_stages(layers: Sequence[Layer]) -> None:
 
 
 def _is_tensor(layer: Layer) -> bool:
-    return layer.op is not None and layer.op.tensor
+    return layer.traits.tensor
 
 
 def _prefix(name: str) -> str:

@@ -114,7 +114,7 @@ def _input_names(view: View) -> list[str]:
 
 def _is_label(value: Value) -> bool:
     """Whether only losses and metrics read it, beside the blob that they judge: it has to be a class number."""
-    return all(index and layer.op and (layer.op.loss or layer.op.metric) for layer, index in value.uses)
+    return all(index and (layer.traits.loss or layer.traits.metric) for layer, index in value.uses)
 
 
 def _inputs(view: View, batch: int, seed: int) -> dict[str, np.ndarray]:

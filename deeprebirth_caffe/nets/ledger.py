@@ -57,6 +57,6 @@ def _with_weights(net: Net) -> dict[str, None]:
     names: dict[str, None] = {}
     for view in net.views:
         for layer in view.layers:
-            if (layer.op is not None and layer.op.tensor) or param_shapes(view, layer):
+            if layer.traits.tensor or param_shapes(view, layer):
                 names.setdefault(layer.name)
     return names

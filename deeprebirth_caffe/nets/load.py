@@ -76,7 +76,7 @@ def both_phases(net: Net, path: Path) -> str:
 def _find_data_shapes(net: Net, folder: Path, shapes: dict[str, Shape]) -> None:
     """Fills `net.data`: what the user says, else the first record of the source, else crop_size and channels."""
     known = {top for layer in net.layers for top in layer.tops} | set(net.header.input)
-    given = {top for layer in net.layers if layer.op is not None and layer.op.data for top in layer.tops}
+    given = {top for layer in net.layers if layer.fed for top in layer.tops}
     for name in shapes:
         if name not in known:
             raise UsageError(f'--input-shape names blob "{name}", which no layer of this net puts out')
@@ -85,7 +85,7 @@ def _find_data_shapes(net: Net, folder: Path, shapes: dict[str, Shape]) -> None:
     if net.header.input and any(name in shapes for name in net.header.input):
         _set_header_shapes(net, shapes)
     for layer in net.layers:
-        if layer.op is None or not layer.op.data:
+        if not layer.fed:
             continue
         said = next((shapes[top] for top in layer.tops if top in shapes), None)
         if layer.type == "Input":
@@ -264,7 +264,7 @@ class _Want:
     @property
     def something(self) -> bool:
         """Whether the layer wants weights, as far as that is known."""
-        return bool(self.shapes) or (self.shapes is None and self.layer.op is not None and self.layer.op.tensor)
+        return bool(self.shapes) or (self.shapes is None and self.layer.traits.tensor)
 
 
 def _wants(views: Iterable[View]) -> Iterator[_Want]:

@@ -16,7 +16,7 @@ from deeprebirth_caffe.nets.manifest import read_earlier
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.sum_siblings import SumSiblings
 from deeprebirth_caffe.passes.relearn.reparametrize import Reparametrize
-from deeprebirth_caffe.rewrite import Rewriter
+from deeprebirth_caffe.rewrite import AnyPass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 
 Parts = dict[str, list[str]]
@@ -42,12 +42,12 @@ def fold_parts(
         return Outcome()
     for layer in net.layers:
         if layer.name in names and layer.type == "BatchNorm":
-            layer.param.batch_norm_param.use_global_stats = True
-    net.changed()
+            rewriter.change(layer).batch_norm_param.use_global_stats = True
+    rewriter.commit()
     made_up = net.weights is None
     if made_up:
         net.weights = random_weights(net)
-    passes = [FoldBatchNorm(layers=names), SumSiblings(layers=names)]
+    passes: list[AnyPass] = [FoldBatchNorm(layers=names), SumSiblings(layers=names)]
     outcome = run(rewriter, [one for one in passes if one.name not in skip], keep_exact=keep_exact)
     if made_up:
         net.weights = None

@@ -10,7 +10,7 @@ from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.nets.exactness import all_exact
 from deeprebirth_caffe.nets.load import check_fit
 from deeprebirth_caffe.passes.exact.strip_training import StripTraining
-from deeprebirth_caffe.rewrite import Pass, Rewriter
+from deeprebirth_caffe.rewrite import AnyPass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 
 DEPLOY = "deploy.prototxt"
@@ -47,7 +47,7 @@ def strip(
         RebirthError: the shape of the input is not known, or the weights do not fit a net of that batch.
     """
     rewriter = Rewriter(net.copy())
-    passes: list[Pass] = [StripTraining(batch=batch)]
+    passes: list[AnyPass] = [StripTraining(batch=batch)]
     if fold and net.weights is not None:
         passes += all_exact(skip_passes)
     outcome = run(rewriter, passes, keep_exact=keep_exact)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Datum, Op, Shape, ShapeError, UnknownShape, axis_of
+from .base import UNKNOWN, Datum, Op, Shape, ShapeError, UnknownShape, axis_of
 from .geometry import (
     ConvGeometry,
     PoolGeometry,
@@ -18,6 +18,7 @@ from .shape_ops import concat_axis, slice_axis, slice_sizes
 
 __all__ = [
     "FLOAT_BYTES",
+    "UNKNOWN",
     "ConvGeometry",
     "Datum",
     "Op",

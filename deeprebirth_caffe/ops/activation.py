@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .base import (
     BuffersFn,
     Op,
     Shape,
     ShapesFn,
+    always,
+    any_image,
     by,
     fail,
     keeps_input,
@@ -53,6 +55,7 @@ def _neuron(
     shapes: ShapesFn = same_shape,
     buffers: BuffersFn = no_buffers,
     train_buffers: BuffersFn = no_buffers,
+    **traits: Any,
 ) -> Op:
     return Op(
         type_name,
@@ -63,6 +66,7 @@ def _neuron(
         in_place=True,
         buffers_fn=buffers,
         train_buffers_fn=train_buffers,
+        **{"by_image_fn": any_image, **traits},
     )
 
 
@@ -90,19 +94,35 @@ def _absolute(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: object)
 
 
 OPS = [
-    Op("AbsVal", _absolute, cost_fn=per_input(ELEMENT), pointwise=True, channelwise=True),
+    Op("AbsVal", _absolute, cost_fn=per_input(ELEMENT), pointwise=True, channelwise=True, by_image_fn=any_image),
     _neuron("BNLL", BNLL),
     _neuron("Clip", ELEMENT),
-    _neuron("Dropout", COPY, train_buffers=keeps_input()),
+    _neuron(
+        "Dropout",
+        COPY,
+        train_buffers=keeps_input(),
+        identity_in_test=True,
+        random_fn=always,
+        by_image_fn=lambda layer, bottom, train: not train,
+    ),
     _neuron("ELU", LOG),
     _neuron("Exp", EXP, _exp_shapes),
     _neuron("Log", LOG, _log_shapes),
     _neuron("ReLU", ELEMENT),
-    _neuron("Sigmoid", SIGMOID),
+    _neuron("Sigmoid", SIGMOID, probabilities=True),
     _neuron("Swish", SIGMOID, buffers=keeps_input(2)),
     _neuron("TanH", SIGMOID),
     _neuron("Threshold", ELEMENT),
-    Op("Power", same_shape, cost_fn=_power_cost, pointwise=True, channelwise=True, in_place=True),
+    Op(
+        "Power",
+        same_shape,
+        cost_fn=_power_cost,
+        pointwise=True,
+        channelwise=True,
+        affine=True,
+        in_place=True,
+        by_image_fn=any_image,
+    ),
     Op(
         "PReLU",
         _prelu_shapes,
@@ -111,6 +131,8 @@ OPS = [
         pointwise=True,
         channelwise=True,
         in_place=True,
+        channel_blobs_fn=lambda layer: not layer.prelu_param.channel_shared,
+        by_image_fn=any_image,
         buffers_fn=_prelu_buffers,
         workspace_fn=_prelu_workspace,
     ),

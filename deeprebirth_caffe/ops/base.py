@@ -22,6 +22,7 @@ MacsFn = Callable[["pb.LayerParameter", Sequence[Shape], Sequence[Shape]], int]
 CostFn = Callable[["pb.LayerParameter", Sequence[Shape], Sequence[Shape]], float]
 BuffersFn = Callable[["pb.LayerParameter", Sequence[Shape], Sequence[Shape]], int]
 LayerTest = Callable[["pb.LayerParameter"], bool]
+ImageTest = Callable[["pb.LayerParameter", Shape, bool], bool]
 
 MAX_AXES = 32
 MAX_COUNT = 2**31 - 1
@@ -117,6 +118,21 @@ def same_shape(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum 
     return [bottoms[0]] * len(layer.top)
 
 
+def always(layer: pb.LayerParameter) -> bool:
+    """A trait that does not depend on the layer's parameters."""
+    return True
+
+
+def any_image(layer: pb.LayerParameter, bottom: Shape, train: bool) -> bool:
+    """`Op.by_image_fn` of what works image by image whatever its parameters say."""
+    return True
+
+
+def behind_images(axis: Callable[[pb.LayerParameter, Shape], int]) -> ImageTest:
+    """`Op.by_image_fn` of what works image by image where an axis is not that of the images."""
+    return lambda layer, bottom, train: axis(layer, bottom) > 0
+
+
 def per_input(weight: float) -> CostFn:
     """A cost of `weight` MAC-equivalents for every element read."""
 
@@ -152,7 +168,23 @@ class Op:
         channelwise: Keeps channels apart whatever its parameters say, so that permuting the channels of the
             input (and of its per-channel parameters) only permutes those of the output. `keeps_channels` also
             knows the layers for which that depends on their parameters.
+        per_position: Sees one position (with all its channels) at a time, in the sense that a stride can move across
+            it; what is pointwise is so anyway.
+        convolution: Computes what a Convolution does; a fork's depthwise layers among them.
+        linear: One matrix product of its input: a convolution, Deconvolution or InnerProduct.
+        affine: In TEST, times a number and plus a number, each the same for a whole channel (Power: with power 1).
+        identity_in_test: In TEST it puts out what it reads.
+        joins: Brings several inputs together as one.
+        moves: Puts out the numbers that it reads, in their order: with one input, one output and one shape it does
+            nothing.
+        probability: Of a loss: the type that makes probabilities of what it judges.
+        probabilities: Makes probabilities of scores.
+        class_labels: Its second input are numbers of classes.
+        indices: Reads an index or a flag somewhere: noise would make no sense.
+        block: The field of `LayerParameter` with its own parameters, where other code asks for it.
         data: Brings data into the net; has no inputs.
+        given: Of a data layer: takes arrays from whoever runs the net.
+        reads: Of a data layer: reads records from the disk.
         loss: Its first output is a loss that Caffe trains on without being told to.
         metric: Measures, and is not needed to infer (Accuracy).
         judged: How many of its first inputs a loss or metric judges; the others are labels, weights and the like.
@@ -163,6 +195,9 @@ class Op:
         train_buffers_fn: What it keeps in TRAIN alone, besides.
         workspace_fn: See `workspace`.
         shares_fn: Whether its outputs are the memory of its first input (or, without one, of its learned blobs).
+        channel_blobs_fn: See `channel_blobs`.
+        by_image_fn: See `by_image`.
+        random_fn: Whether it draws numbers in TRAIN; of what data layers draw they know themselves.
         may_be_empty: Its outputs may have no elements (other layers then end in an abort when they run).
     """
 
@@ -179,7 +214,21 @@ class Op:
     tensor: bool = False
     pointwise: bool = False
     channelwise: bool = False
+    per_position: bool = False
+    convolution: bool = False
+    linear: bool = False
+    affine: bool = False
+    identity_in_test: bool = False
+    joins: bool = False
+    moves: bool = False
+    probability: str = ""
+    probabilities: bool = False
+    class_labels: bool = False
+    indices: bool = False
+    block: str = ""
     data: bool = False
+    given: bool = False
+    reads: bool = False
     loss: bool = False
     metric: bool = False
     judged: int | None = None
@@ -189,6 +238,9 @@ class Op:
     train_buffers_fn: BuffersFn = no_buffers
     workspace_fn: BuffersFn = no_buffers
     shares_fn: LayerTest | None = None
+    channel_blobs_fn: LayerTest | None = None
+    by_image_fn: ImageTest | None = None
+    random_fn: LayerTest | None = None
     may_be_empty: bool = False
     custom: bool = False
 
@@ -254,6 +306,29 @@ class Op:
         """Whether this layer, with its parameters, keeps channels (axis 1) apart; see `channelwise`."""
         return self.channelwise or (self.channels_fn is not None and self.channels_fn(layer))
 
+    @property
+    def learned(self) -> bool:
+        """Whether it has blobs that are learned."""
+        return self.params_fn is not no_params
+
+    def channel_blobs(self, layer: pb.LayerParameter) -> bool:
+        """Whether this layer keeps channels apart and has learned numbers for each of them."""
+        return self.channel_blobs_fn is not None and self.channel_blobs_fn(layer)
+
+    def random(self, layer: pb.LayerParameter) -> bool:
+        """Whether this layer, no data layer, draws numbers in TRAIN."""
+        return self.random_fn is not None and self.random_fn(layer)
+
+    def by_image(self, layer: pb.LayerParameter, bottom: Shape, train: bool) -> bool:
+        """Whether it makes image i of its tops from image i of its bottoms alone, and draws nothing.
+
+        Args:
+            layer: of this type.
+            bottom: the shape of its first input; only its number of axes counts.
+            train: whether in TRAIN.
+        """
+        return bool(bottom) and self.by_image_fn is not None and self.by_image_fn(layer, bottom, train)
+
     def auto_tops(self, layer: pb.LayerParameter) -> int:
         """How many nameless scalar outputs Caffe adds to the named ones: 1 for a loss layer without a top."""
         return max(0, self.min_tops - len(layer.top)) if self.loss else 0
@@ -291,3 +366,11 @@ def _range(low: int, high: int | None) -> str:
     if high is None:
         return f"{low} or more"
     return str(low) if low == high else f"{low} to {high}"
+
+
+def _shapeless(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | None) -> list[Shape]:
+    unknown(layer, "Caffe 1.0 does not have this type")
+
+
+UNKNOWN = Op("", _shapeless, min_bottoms=0, max_bottoms=None, min_tops=0, max_tops=None)
+"""Stands for a type that nobody here knows: it has no trait."""

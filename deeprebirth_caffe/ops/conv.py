@@ -128,30 +128,29 @@ def _im2col_cost(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Seque
     return UNROLL * sum(map(count, tops))
 
 
+def _by_image(layer: pb.LayerParameter, bottom: Shape, train: bool) -> bool:
+    return axis_of(layer, layer.convolution_param.axis, bottom) == 1
+
+
 OPS = [
-    Op(
-        "Convolution",
-        _conv_shapes,
-        _conv_params,
-        _conv_macs,
-        _conv_cost,
-        workspace_fn=_conv_workspace,
-        max_bottoms=None,
-        max_tops=None,
-        equal_counts=True,
-        tensor=True,
-    ),
-    Op(
-        "Deconvolution",
-        _deconv_shapes,
-        _deconv_params,
-        _deconv_macs,
-        _deconv_cost,
-        workspace_fn=_deconv_workspace,
-        max_bottoms=None,
-        max_tops=None,
-        equal_counts=True,
-        tensor=True,
+    *(
+        Op(
+            name,
+            *facts,
+            workspace_fn=workspace,
+            max_bottoms=None,
+            max_tops=None,
+            equal_counts=True,
+            tensor=True,
+            linear=True,
+            convolution=name == "Convolution",
+            block="convolution_param",
+            by_image_fn=_by_image,
+        )
+        for name, facts, workspace in (
+            ("Convolution", (_conv_shapes, _conv_params, _conv_macs, _conv_cost), _conv_workspace),
+            ("Deconvolution", (_deconv_shapes, _deconv_params, _deconv_macs, _deconv_cost), _deconv_workspace),
+        )
     ),
     Op("Im2col", _im2col_shapes, cost_fn=_im2col_cost),
 ]

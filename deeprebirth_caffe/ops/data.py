@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .base import BuffersFn, Datum, Op, Shape, ShapesFn, by, fail, no_buffers, unknown
 from .memory import count
@@ -171,7 +171,9 @@ def _copied(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[S
     return sum(map(count, bottoms))
 
 
-def _source(name: str, shapes: ShapesFn, min_tops: int, max_tops: int | None, buffers: BuffersFn = no_buffers) -> Op:
+def _source(
+    name: str, shapes: ShapesFn, min_tops: int, max_tops: int | None, buffers: BuffersFn = no_buffers, **traits: Any
+) -> Op:
     return Op(
         name,
         shapes,
@@ -182,17 +184,18 @@ def _source(name: str, shapes: ShapesFn, min_tops: int, max_tops: int | None, bu
         data=True,
         may_be_empty=name == "Input",
         buffers_fn=buffers,
+        **traits,
     )
 
 
 OPS = [
-    _source("Data", _data, 1, 2, _prefetched),
-    _source("ImageData", _image_data, 2, 2, _prefetched),
-    _source("WindowData", _window_data, 2, 2, _prefetched),
-    _source("HDF5Data", _hdf5_data, 1, None),
-    _source("MemoryData", _memory_data, 2, 2),
+    _source("Data", _data, 1, 2, _prefetched, reads=True, block="data_param"),
+    _source("ImageData", _image_data, 2, 2, _prefetched, reads=True, block="image_data_param"),
+    _source("WindowData", _window_data, 2, 2, _prefetched, reads=True, block="window_data_param"),
+    _source("HDF5Data", _hdf5_data, 1, None, reads=True, block="hdf5_data_param"),
+    _source("MemoryData", _memory_data, 2, 2, given=True, block="memory_data_param"),
     _source("DummyData", _dummy_data, 1, None),
-    _source("Input", _input, 1, None),
+    _source("Input", _input, 1, None, given=True),
     Op("Parameter", _parameter, _parameter_params, min_bottoms=0, max_bottoms=0, shares_fn=lambda layer: True),
     Op("HDF5Output", _hdf5_output, min_bottoms=2, max_bottoms=2, min_tops=0, max_tops=0, buffers_fn=_copied),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .base import Datum, Op, Shape, axis_of, fail, per_output
+from .base import Datum, Op, Shape, axis_of, behind_images, fail, per_output
 from .cost import COPY, STREAM
 from .memory import count
 
@@ -67,7 +67,18 @@ OPS = [
         _inner_macs,
         _inner_cost,
         tensor=True,
+        linear=True,
+        block="inner_product_param",
+        by_image_fn=behind_images(lambda layer, shape: axis_of(layer, layer.inner_product_param.axis, shape)),
         buffers_fn=_inner_buffers,
     ),
-    Op("Embed", _embed_shapes, _embed_params, cost_fn=per_output(COPY), buffers_fn=_embed_buffers),
+    Op(
+        "Embed",
+        _embed_shapes,
+        _embed_params,
+        cost_fn=per_output(COPY),
+        indices=True,
+        block="embed_param",
+        buffers_fn=_embed_buffers,
+    ),
 ]

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .base import BuffersFn, Datum, Op, Shape, ShapesFn, axis_of, by, fail, keeps_input, legacy, no_buffers, per_input
+from .base import (
+    BuffersFn,
+    Datum,
+    Op,
+    Shape,
+    ShapesFn,
+    axis_of,
+    behind_images,
+    by,
+    fail,
+    keeps_input,
+    legacy,
+    no_buffers,
+    per_input,
+)
 from .cost import ELEMENT, SIGMOID, SOFTMAX
 from .memory import count
 
@@ -114,14 +128,14 @@ def _accuracy(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum |
     return _tops(layer, (bottoms[0][axis],))
 
 
-_LOSSES: tuple[tuple[str, ShapesFn, float, int, BuffersFn], ...] = (
-    ("EuclideanLoss", _euclidean, ELEMENT, 2, keeps_input()),
+_LOSSES: tuple[tuple[str, ShapesFn, float, int, BuffersFn, dict[str, Any]], ...] = (
+    ("EuclideanLoss", _euclidean, ELEMENT, 2, keeps_input(), {}),
     # It writes the gradient of its input on the way.
-    ("HingeLoss", _hinge, ELEMENT, 1, keeps_input()),
-    ("MultinomialLogisticLoss", _multinomial, ELEMENT, 1, no_buffers),
-    ("SigmoidCrossEntropyLoss", _euclidean, SIGMOID, 1, keeps_input()),
+    ("HingeLoss", _hinge, ELEMENT, 1, keeps_input(), {"class_labels": True}),
+    ("MultinomialLogisticLoss", _multinomial, ELEMENT, 1, no_buffers, {"class_labels": True}),
+    ("SigmoidCrossEntropyLoss", _euclidean, SIGMOID, 1, keeps_input(), {"probability": "Sigmoid"}),
 )
-"""Name, shapes, cost of an element, how many of its inputs it judges, what it keeps."""
+"""Name, shapes, cost of an element, how many of its inputs it judges, what it keeps, its other traits."""
 
 OPS = [
     Op(
@@ -129,6 +143,8 @@ OPS = [
         _softmax,
         cost_fn=per_input(SOFTMAX),
         channels_fn=_softmax_channels,
+        probabilities=True,
+        by_image_fn=behind_images(lambda layer, shape: axis_of(layer, layer.softmax_param.axis, shape)),
         in_place=True,
         workspace_fn=_softmax_workspace,
     ),
@@ -140,6 +156,8 @@ OPS = [
         max_bottoms=2,
         loss=True,
         judged=1,
+        probability="Softmax",
+        class_labels=True,
         buffers_fn=_softmax_loss_buffers,
         workspace_fn=_softmax_workspace,
     ),
@@ -152,6 +170,8 @@ OPS = [
         max_tops=2,
         loss=True,
         judged=1,
+        probability="Softmax",  # it contains one
+        class_labels=True,
         buffers_fn=_softmax_loss_buffers,
         workspace_fn=_softmax_workspace,
     ),
@@ -165,8 +185,9 @@ OPS = [
             loss=True,
             judged=judged,
             buffers_fn=buffers,
+            **traits,
         )
-        for name, shapes, weight, judged, buffers in _LOSSES
+        for name, shapes, weight, judged, buffers, traits in _LOSSES
     ),
     Op(
         "ContrastiveLoss",
@@ -187,5 +208,6 @@ OPS = [
         max_tops=2,
         metric=True,
         judged=1,
+        class_labels=True,
     ),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .base import Datum, Op, Shape, axis_of, by, fail, legacy, per_input
+from .base import Datum, Op, Shape, always, any_image, axis_of, by, fail, legacy, no_buffers, per_input
 from .cost import AVE_TAP, ELEMENT, LRN_ACROSS, LRN_WITHIN, MVN, NORMALISE, SCALE
 from .memory import count
 
@@ -136,15 +136,39 @@ def _element_cost(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequ
     return ELEMENT * count(bottoms[0])
 
 
+def stored_statistics(layer: pb.LayerParameter, train: bool) -> bool:
+    """Whether a BatchNorm uses its stored statistics, and so leaves them as they are."""
+    own = layer.batch_norm_param
+    return bool(own.use_global_stats) if own.HasField("use_global_stats") else not train
+
+
+def _own_by_image(layer: pb.LayerParameter, bottom: Shape, train: bool) -> bool:
+    """Of a Scale or Bias: whether its numbers are its own, and not the images'."""
+    own = layer.scale_param if layer.type == "Scale" else layer.bias_param
+    return len(layer.bottom) == 1 and axis_of(layer, own.axis, bottom) > 0
+
+
 OPS = [
-    Op("LRN", _lrn_shapes, cost_fn=_lrn_cost, channels_fn=_within, buffers_fn=_lrn_buffers),
+    Op(
+        "LRN",
+        _lrn_shapes,
+        cost_fn=_lrn_cost,
+        channels_fn=_within,
+        per_position=True,
+        by_image_fn=any_image,
+        buffers_fn=_lrn_buffers,
+    ),
     Op(
         "BatchNorm",
         _batch_norm_shapes,
         _batch_norm_params,
         cost_fn=per_input(NORMALISE),
         channelwise=True,
+        per_position=True,
+        affine=True,
         in_place=True,
+        channel_blobs_fn=always,
+        by_image_fn=lambda layer, bottom, train: stored_statistics(layer, train),
         buffers_fn=_batch_norm_buffers,
         workspace_fn=_batch_norm_workspace,
     ),
@@ -153,28 +177,29 @@ OPS = [
         _mvn_shapes,
         cost_fn=per_input(MVN),
         channels_fn=lambda layer: not layer.mvn_param.across_channels,
+        by_image_fn=any_image,
         buffers_fn=_mvn_buffers,
         workspace_fn=_mvn_workspace,
     ),
-    Op(
-        "Scale",
-        _scale_shapes,
-        _scale_params,
-        cost_fn=_scale_cost,
-        max_bottoms=2,
-        pointwise=True,
-        channelwise=True,
-        in_place=True,
-        buffers_fn=_scale_buffers,
-    ),
-    Op(
-        "Bias",
-        _bias_shapes,
-        _bias_params,
-        cost_fn=_element_cost,
-        max_bottoms=2,
-        pointwise=True,
-        channelwise=True,
-        in_place=True,
+    *(
+        Op(
+            name,
+            shapes,
+            params,
+            cost_fn=cost,
+            max_bottoms=2,
+            pointwise=True,
+            channelwise=True,
+            affine=True,
+            in_place=True,
+            block=f"{name.lower()}_param",
+            channel_blobs_fn=always,
+            by_image_fn=_own_by_image,
+            buffers_fn=buffers,
+        )
+        for name, shapes, params, cost, buffers in (
+            ("Scale", _scale_shapes, _scale_params, _scale_cost, _scale_buffers),
+            ("Bias", _bias_shapes, _bias_params, _element_cost, no_buffers),
+        )
     ),
 ]

@@ -89,7 +89,20 @@ def _spp_buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Seque
     return levels * ((len(windows) > 1) + (windows[0].method == "MAX"))
 
 
+def _stochastic(layer: pb.LayerParameter) -> bool:
+    return layer.pooling_param.pool == layer.pooling_param.STOCHASTIC
+
+
 OPS = [
-    Op("Pooling", _pool_shapes, cost_fn=_pool_cost, max_tops=2, channelwise=True, buffers_fn=_pool_buffers),
+    Op(
+        "Pooling",
+        _pool_shapes,
+        cost_fn=_pool_cost,
+        max_tops=2,
+        channelwise=True,
+        random_fn=_stochastic,
+        by_image_fn=lambda layer, bottom, train: not (train and _stochastic(layer)),
+        buffers_fn=_pool_buffers,
+    ),
     Op("SPP", _spp_shapes, cost_fn=_spp_cost, buffers_fn=_spp_buffers),
 ]

@@ -119,29 +119,22 @@ def _unit_cost(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequenc
 
 
 OPS = [
-    Op(
-        "LSTM",
-        _shapes,
-        _lstm_params,
-        _macs,
-        _gates,
-        min_bottoms=2,
-        max_bottoms=5,
-        max_tops=3,
-        tensor=True,
-        buffers_fn=_buffers,
+    *(
+        Op(
+            name,
+            _shapes,
+            params,
+            _macs,
+            _gates,
+            min_bottoms=2,
+            max_bottoms=2 + states + 1,
+            max_tops=1 + states,
+            tensor=True,
+            indices=True,
+            block="recurrent_param",
+            buffers_fn=_buffers,
+        )
+        for name, params, states in (("LSTM", _lstm_params, 2), ("RNN", _rnn_params, 1))
     ),
-    Op(
-        "RNN",
-        _shapes,
-        _rnn_params,
-        _macs,
-        _gates,
-        min_bottoms=2,
-        max_bottoms=4,
-        max_tops=2,
-        tensor=True,
-        buffers_fn=_buffers,
-    ),
-    Op("LSTMUnit", _unit, cost_fn=_unit_cost, min_bottoms=3, max_bottoms=3, min_tops=2, max_tops=2),
+    Op("LSTMUnit", _unit, cost_fn=_unit_cost, min_bottoms=3, max_bottoms=3, min_tops=2, max_tops=2, indices=True),
 ]

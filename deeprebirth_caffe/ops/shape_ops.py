@@ -6,7 +6,22 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .base import Datum, Op, Shape, axis_of, by, fail, not_in_place, per_input, per_output, same_shape, unknown
+from .base import (
+    Datum,
+    Op,
+    Shape,
+    always,
+    any_image,
+    axis_of,
+    behind_images,
+    by,
+    fail,
+    not_in_place,
+    per_input,
+    per_output,
+    same_shape,
+    unknown,
+)
 from .cost import COPY, ELEMENT, SELECT
 from .memory import count
 
@@ -193,10 +208,6 @@ def _nothing(layer: pb.LayerParameter, bottoms: Sequence[Shape], datum: Datum | 
     return []
 
 
-def _always(layer: pb.LayerParameter) -> bool:
-    return True
-
-
 def _eltwise_buffers(layer: pb.LayerParameter, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
     """For a maximum, which input it came from."""
     return count(tops[0]) if layer.eltwise_param.operation == layer.eltwise_param.MAX else 0
@@ -210,9 +221,26 @@ def _reduction_workspace(layer: pb.LayerParameter, bottoms: Sequence[Shape], top
 
 
 OPS = [
-    Op("Concat", _concat, cost_fn=per_output(COPY), max_bottoms=None, shares_fn=lambda layer: len(layer.bottom) == 1),
-    Op("Slice", _slice, cost_fn=per_input(COPY), max_tops=None, shares_fn=lambda layer: len(layer.top) == 1),
-    Op("Split", _split, max_tops=None, channelwise=True, shares_fn=_always),
+    Op(
+        "Concat",
+        _concat,
+        cost_fn=per_output(COPY),
+        max_bottoms=None,
+        joins=True,
+        moves=True,
+        by_image_fn=behind_images(concat_axis),
+        shares_fn=lambda layer: len(layer.bottom) == 1,
+    ),
+    Op(
+        "Slice",
+        _slice,
+        cost_fn=per_input(COPY),
+        max_tops=None,
+        moves=True,
+        by_image_fn=behind_images(slice_axis),
+        shares_fn=lambda layer: len(layer.top) == 1,
+    ),
+    Op("Split", _split, max_tops=None, channelwise=True, moves=True, by_image_fn=any_image, shares_fn=always),
     Op(
         "Eltwise",
         _eltwise,
@@ -220,10 +248,13 @@ OPS = [
         min_bottoms=2,
         max_bottoms=None,
         channelwise=True,
+        joins=True,
+        by_image_fn=any_image,
         buffers_fn=_eltwise_buffers,
     ),
-    Op("Flatten", _flatten, shares_fn=_always),
-    Op("Reshape", _reshape, shares_fn=_always),
+    # These keep the order of the numbers: as many images as before are the same images (the torch cache sees to that).
+    Op("Flatten", _flatten, moves=True, by_image_fn=any_image, shares_fn=always),
+    Op("Reshape", _reshape, moves=True, by_image_fn=any_image, shares_fn=always),
     Op(
         "Crop",
         _crop,
@@ -232,7 +263,7 @@ OPS = [
         max_bottoms=2,
         channels_fn=lambda layer: layer.crop_param.axis >= 2,
     ),
-    Op("Tile", _tile, cost_fn=per_output(COPY)),
+    Op("Tile", _tile, cost_fn=per_output(COPY), moves=True),
     Op("Reduction", _reduction, cost_fn=per_input(ELEMENT), workspace_fn=_reduction_workspace),
     Op("ArgMax", _argmax, cost_fn=per_input(SELECT)),
     Op(
@@ -242,6 +273,7 @@ OPS = [
         min_bottoms=2,
         max_bottoms=2,
         channelwise=True,
+        indices=True,
     ),
     Op(
         "Filter",

@@ -5,7 +5,7 @@ linear layer -> BatchNorm -> Scale        linear layer -> Scale -> Bias -> Power
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,10 @@ import numpy.typing as npt
 from deeprebirth_caffe.ir import Layer, Net, Weights
 from deeprebirth_caffe.numerics import affine
 from deeprebirth_caffe.ops import conv_geometry
-from deeprebirth_caffe.passes.patterns import LINEAR, Facts, other_axes, strange
+from deeprebirth_caffe.passes.patterns import Facts, other_axes, strange
+from deeprebirth_caffe.rewrite import Reason
 
 Array = npt.NDArray[Any]
-
-NORMS = frozenset({"BatchNorm", "Scale"})
-AFFINE = NORMS | {"Bias", "Power"}
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,12 @@ class Chain:
     Attributes:
         host: Convolution, Deconvolution or InnerProduct.
         norms: one behind the other.
+        macs: multiply-adds of the host; None where they are not known.
     """
 
     host: Layer
     norms: tuple[Layer, ...]
+    macs: int | None
 
     @property
     def all(self) -> frozenset[Layer]:
@@ -41,56 +41,60 @@ class Chain:
 
 
 def find_chain(
-    facts: Facts, layer: Layer, types: Collection[str] = NORMS, *, fixed_only: bool = False
-) -> Chain | str | None:
+    facts: Facts, layer: Layer, *, norms_only: bool = False, fixed_only: bool = False
+) -> Chain | Reason | None:
     """The chain whose first affine layer is this one.
 
     Args:
         facts: of the net.
         layer: any layer.
-        types: the affine types that count.
+        norms_only: whether only a BatchNorm and the Scale behind it count, no Bias or Power.
         fixed_only: end the chain in front of a BatchNorm that uses the statistics of its batch.
 
     Returns:
         The chain; a reason why there is none; or None for a layer that belongs to the chain of the one before it (a
-        Scale behind a BatchNorm) or is of none of the types.
+        Scale behind a BatchNorm) or does not count.
     """
-    if layer.type not in types or len(layer.bottoms) != 1:
+
+    def counts(one: Layer) -> bool:
+        return one.traits.affine and not (norms_only and (one.type == "Bias" or not one.traits.learned))
+
+    if not counts(layer) or len(layer.bottoms) != 1:
         return None
     before = facts.before(layer)
-    if isinstance(before, Layer) and before.type in types and len(before.bottoms) == 1:
+    if isinstance(before, Layer) and counts(before) and len(before.bottoms) == 1:
         return None
-    if isinstance(before, str):
+    if isinstance(before, Reason):
         return before
-    if before.type not in LINEAR:
-        return f"no convolution directly in front: {before.name} ({before.type}) stands between"
+    if not before.traits.linear:
+        return Reason(f"no convolution directly in front: {before.name} ({before.type}) stands between")
     reason = facts.fixed(before) or other_axis(before) or odd(facts, layer)
     if reason:
         return reason
     norms = [layer]
     while True:
         found = facts.after(norms[-1])
-        if isinstance(found, str) or found.type not in types or len(found.bottoms) != 1 or odd(facts, found):
+        if isinstance(found, Reason) or not counts(found) or len(found.bottoms) != 1 or odd(facts, found):
             break
         if fixed_only and batch_statistics(facts.net, found):
             break
         norms.append(found)
-    return Chain(before, tuple(norms))
+    return Chain(before, tuple(norms), facts.macs(before))
 
 
-def odd(facts: Facts, layer: Layer) -> str:
+def odd(facts: Facts, layer: Layer) -> Reason | None:
     """Why an affine layer is not one map a channel; empty when it is."""
     if reason := strange(layer) or facts.fixed(layer):
         return reason
     if layer.type == "Power" and layer.param.power_param.power != 1:
-        return f"{layer.name} raises to the power {layer.param.power_param.power:g}, which is not affine"
+        return Reason(f"{layer.name} raises to the power {layer.param.power_param.power:g}, which is not affine")
     return other_axes(layer, len(facts.value_in(layer).shape or (0,) * 4))
 
 
-def other_axis(host: Layer) -> str:
+def other_axis(host: Layer) -> Reason | None:
     """Why a linear layer's outputs are not the channels that an affine layer sees; empty when they are."""
-    axis = linear_param(host).axis
-    return "" if axis == 1 else f"{host.name} does not put its outputs on the channel axis (axis {axis})"
+    axis = host.own.axis
+    return None if axis == 1 else Reason(f"{host.name} does not put its outputs on the channel axis (axis {axis})")
 
 
 def batch_statistics(net: Net, layer: Layer) -> str:
@@ -106,29 +110,31 @@ def batch_statistics(net: Net, layer: Layer) -> str:
     return ""
 
 
-def learning(net: Net, norms: Sequence[Layer]) -> str:
+def learning(net: Net, norms: Sequence[Layer]) -> Reason | None:
     """Why affine layers cannot be folded yet: one normalises with its batch in some state; empty when none does."""
     state = next((state for norm in norms if (state := batch_statistics(net, norm))), "")
     if not state:
-        return ""
-    return f"it uses batch statistics in {state}: relearn with it, and `rebirth deploy` folds it (or --bn prune)"
+        return None
+    return Reason(
+        f"it uses batch statistics in {state}: relearn with it, and `rebirth deploy` folds it (or --bn prune)"
+    )
 
 
-def missing_weights(weights: Weights | None, layers: Sequence[Layer]) -> str:
+def missing_weights(weights: Weights | None, layers: Sequence[Layer]) -> Reason | None:
     """The first of the layers that has no weights, or some that are not finite; empty when all is there."""
     if weights is None:
-        return "folding needs weights: give -w"
+        return Reason("folding needs weights: give -w")
     for layer in layers:
         if layer.type == "Power":  # its numbers are in the file
             continue
         if layer.name not in weights:
-            return f"the weights hold nothing for {layer.name}"
+            return Reason(f"the weights hold nothing for {layer.name}")
         if not weights.finite(layer.name):
-            return f"the weights of {layer.name} are not finite"
-    return ""
+            return Reason(f"the weights of {layer.name} are not finite")
+    return None
 
 
-def unfoldable(weights: Weights | None, chain: Chain) -> str:
+def unfoldable(weights: Weights | None, chain: Chain) -> Reason | None:
     """Why a chain's weights cannot be folded: they are missing, or the result would not be finite; empty when not."""
     return missing_weights(weights, [chain.host, *chain.norms]) or overflow(weights, chain)
 
@@ -153,7 +159,7 @@ def chain_affine(weights: Weights, norms: Sequence[Layer]) -> affine.Affine:
     return total
 
 
-def overflow(weights: Weights | None, chain: Chain) -> str:
+def overflow(weights: Weights | None, chain: Chain) -> Reason | None:
     """Whether folding would give numbers that are not finite; empty when not."""
     assert weights is not None
     with np.errstate(all="ignore"):
@@ -161,9 +167,9 @@ def overflow(weights: Weights | None, chain: Chain) -> str:
         largest = max(float(max(abs(blob.max()), abs(blob.min()))) for blob in weights[chain.host.name] if blob.size)
         reach = float(np.abs(total.scale).max()) * largest + float(np.abs(total.shift).max())
     if reach < float(np.finfo(np.float32).max):
-        return ""
+        return None
     names = " and ".join(layer.name for layer in chain.norms)
-    return f"folding {names} gives numbers that are not finite: has it a negative variance?"
+    return Reason(f"folding {names} gives numbers that are not finite: has it a negative variance?")
 
 
 def folded(weights: Weights, chain: Chain) -> tuple[Array, Array]:
@@ -173,7 +179,7 @@ def folded(weights: Weights, chain: Chain) -> tuple[Array, Array]:
     weight = blobs[0]
     if chain.host.type == "InnerProduct" and chain.host.param.inner_product_param.transpose:
         weight = weight.T
-    total = chain_affine(weights, chain.norms).over(linear_param(chain.host).num_output)
+    total = chain_affine(weights, chain.norms).over(chain.host.own.num_output)
     new, bias = affine.fold(weight, blobs[1] if len(blobs) > 1 else None, total, group=group)
     if chain.host.type == "InnerProduct" and chain.host.param.inner_product_param.transpose:
         new = new.T
@@ -182,11 +188,5 @@ def folded(weights: Weights, chain: Chain) -> tuple[Array, Array]:
 
 def add_bias(layer: Layer) -> None:
     """Gives a linear layer the bias that folding makes, where it had none."""
-    param = linear_param(layer)
-    if not param.bias_term:
-        param.bias_term = True
-
-
-def linear_param(layer: Layer) -> Any:
-    """The parameter message of a Convolution, Deconvolution or InnerProduct."""
-    return layer.param.inner_product_param if layer.type == "InnerProduct" else layer.param.convolution_param
+    if not layer.own.bias_term:
+        layer.own.bias_term = True

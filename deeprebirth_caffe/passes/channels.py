@@ -16,17 +16,15 @@ import numpy.typing as npt
 
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ops import conv_geometry
-from deeprebirth_caffe.passes.patterns import Facts, is_pointwise, other_axes, strange
-from deeprebirth_caffe.rewrite import Kind, Rewriter
+from deeprebirth_caffe.passes.patterns import Facts, other_axes, strange
+from deeprebirth_caffe.rewrite import Kind, Reason, Rewriter
 
 Array = npt.NDArray[Any]
 
 
 def has_channel_blobs(layer: Layer) -> bool:
     """Whether a layer that keeps channels apart has learned numbers for each of them."""
-    if layer.type == "PReLU":
-        return not layer.param.prelu_param.channel_shared
-    return layer.type in ("BatchNorm", "Scale", "Bias")
+    return layer.traits.channel_blobs(layer.param)
 
 
 def choose(layer: Layer, blobs: Sequence[Array], channels: Array) -> list[Array]:
@@ -50,7 +48,7 @@ def join(layer: Layer, parts: Sequence[Sequence[Array]]) -> list[Array]:
     return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
 
 
-def readers_to_permute(facts: Facts, layer: Layer) -> list[Layer] | str:
+def readers_to_permute(facts: Facts, layer: Layer) -> list[Layer] | Reason:
     """The layers whose weights must follow when the channels of a layer's only top are reordered.
 
     Returns:
@@ -62,12 +60,12 @@ def readers_to_permute(facts: Facts, layer: Layer) -> list[Layer] | str:
         maker = waiting.pop()
         readers = facts.net.readers(maker)
         if not all(value.uses for value in facts.net.values_out(maker)):
-            return f"the order of its channels would change, and {maker.tops[0]} is an output of the net"
+            return Reason(f"the order of its channels would change, and {maker.tops[0]} is an output of the net")
         for reader, _ in readers:
             reason = strange(reader)
             if not reason and reader.type == "Convolution" and len(reader.bottoms) == 1:
                 if conv_geometry(reader.param).group != 1:
-                    reason = f"{reader.name} reads them in groups"
+                    reason = Reason(f"{reader.name} reads them in groups")
             elif not reason and reader.type == "InnerProduct" and reader.param.inner_product_param.axis == 1:
                 pass
             elif not reason and _keeps_channels(reader):
@@ -75,16 +73,18 @@ def readers_to_permute(facts: Facts, layer: Layer) -> list[Layer] | str:
                 if not has_channel_blobs(reader):
                     continue
             elif not reason:
-                reason = f"{reader.name} ({reader.type}) reads them in that order"
+                reason = Reason(f"{reader.name} ({reader.type}) reads them in that order")
             reason = reason or facts.fixed(reader)
             if reason:
-                return f"the order of the Concat's channels would change, and {reason}"
+                return Reason(f"the order of the Concat's channels would change, and {reason}")
             found[reader] = None
     return list(found)
 
 
 def _keeps_channels(layer: Layer) -> bool:
-    apart = is_pointwise(layer) or layer.type in ("Pooling", "BatchNorm")
+    kind = layer.traits
+    # What a fork's layer learned for each channel is not known to lie in blobs that can be reordered.
+    apart = kind.channelwise and (kind.pointwise or not kind.learned or kind.channel_blobs(layer.param))
     return apart and len(layer.bottoms) == 1 and len(layer.tops) == 1 and not other_axes(layer)
 
 

@@ -56,7 +56,7 @@ def find_heads(net: Net) -> list[Head]:
 
 def ends_training(layer: Layer) -> bool:
     """Whether a layer is a loss or a metric, which a deploy net does without."""
-    return layer.loss or (layer.op is not None and layer.op.metric)
+    return layer.loss or layer.traits.metric
 
 
 def find_results(net: Net, heads: Iterable[Head]) -> list[Value]:
@@ -116,6 +116,6 @@ def _learns(net: Net, view: View, layer: Layer) -> bool:
     """Whether a layer has learned numbers, as far as its type, its own text and the weights tell."""
     return (
         bool(param_shapes(view, layer) or layer.param.param)
-        or (layer.op is not None and layer.op.tensor)
+        or layer.traits.tensor
         or (net.weights is not None and layer.name in net.weights)
     )

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from deeprebirth_caffe.ir import Layer
-from deeprebirth_caffe.ops import ConvGeometry, concat_axis, conv_geometry, op
+from deeprebirth_caffe.ops import ConvGeometry, concat_axis, conv_geometry
 from deeprebirth_caffe.passes.batchnorm import add_bias, missing_weights
 from deeprebirth_caffe.passes.costs import predicted, predicted_now
 from deeprebirth_caffe.passes.patterns import Facts, strange
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.rewrite import Applied, Kind, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, Kind, Reason, Refusal, Rewriter
 
 Array = npt.NDArray[Any]
 
@@ -77,7 +77,7 @@ def find_families(facts: Facts) -> Iterator[list[Member] | Refusal]:
         families: dict[object, list[Member]] = {}
         for layer in layers:
             group = layer.param.convolution_param.group
-            reason = unfit(facts, layer) or (f"{layer.name} works in {group} groups" if group != 1 else "")
+            reason = unfit(facts, layer) or (Reason(f"{layer.name} works in {group} groups") if group != 1 else None)
             if reason:
                 yield Refusal(layer, reason)
                 continue
@@ -87,21 +87,21 @@ def find_families(facts: Facts) -> Iterator[list[Member] | Refusal]:
         yield from (members for members in families.values() if len(members) > 1)
 
 
-def unfit(facts: Facts, layer: Layer) -> str:
+def unfit(facts: Facts, layer: Layer) -> Reason | None:
     """Why a Convolution, whatever its groups, cannot be joined with another of the same blob; empty when it can."""
     if reason := strange(layer) or facts.fixed(layer):
         return reason
     shapes = facts.shapes_in(layer)
-    if isinstance(shapes, str):
+    if isinstance(shapes, Reason):
         return shapes
     if len(shapes[0]) != 4 or layer.param.convolution_param.axis != 1:
-        return f"{layer.name} is not a 2-d convolution over channels"
+        return Reason(f"{layer.name} is not a 2-d convolution over channels")
     if not facts.one_maker(layer.tops[0]):
-        return f"another layer makes {layer.tops[0]} in another phase"
+        return Reason(f"another layer makes {layer.tops[0]} in another phase")
     return missing_weights(facts.net.weights, [layer])
 
 
-def plan_family(facts: Facts, parts: Sequence[tuple[Layer, tuple[int, ...]]], model: Layer) -> Family | str:
+def plan_family(facts: Facts, parts: Sequence[tuple[Layer, tuple[int, ...]]], model: Layer) -> Family | Reason:
     """One convolution for several, with its cost, or why Caffe would not run it.
 
     Args:
@@ -117,16 +117,16 @@ def plan_family(facts: Facts, parts: Sequence[tuple[Layer, tuple[int, ...]]], mo
     param = _joint(model, members)
     bottoms = facts.shapes_in(model)
     before = predicted_now(facts, members)
-    if isinstance(bottoms, str) or isinstance(before, str):
-        return bottoms if isinstance(bottoms, str) else str(before)
+    if isinstance(bottoms, Reason):
+        return bottoms
+    if isinstance(before, Reason):
+        return before
     after = predicted(param, bottoms)
-    kind = op("Convolution")
-    assert kind is not None
-    if isinstance(after, str):
+    if isinstance(after, Reason):
         return after
     if concat is None:
-        cut = predicted(_slice(members, "whole"), kind.shapes(param, bottoms))
-        assert not isinstance(cut, str), "the parts add up to the whole"
+        cut = predicted(_slice(members, "whole"), model.traits.shapes(param, bottoms))
+        assert not isinstance(cut, Reason), "the parts add up to the whole"
         after += cut
     macs = sum(facts.macs(layer) or 0 for layer in members)
     shifts = tuple(shift for _, shift in parts)

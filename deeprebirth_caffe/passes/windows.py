@@ -6,7 +6,7 @@ overhang, for Caffe divides by the part of the window that lies on the (padded) 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from deeprebirth_caffe.passes.convs import set_geometry
 from deeprebirth_caffe.passes.costs import no_gain, predicted, predicted_now
 from deeprebirth_caffe.passes.patterns import THIS_SIZE, Facts, any_size, strange
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.rewrite import Applied, Kind, Rewriter
+from deeprebirth_caffe.rewrite import Applied, Kind, Reason, Rewriter
 
 Array = npt.NDArray[Any]
 
@@ -51,7 +51,7 @@ class _Window:
     group: int
 
 
-def join_windows(facts: Facts, first: Layer, second: Layer) -> Joint | str:
+def join_windows(facts: Facts, first: Layer, second: Layer) -> Joint | Reason:
     """Two windows as one, or why they stay two: it would not be exact, or not pay."""
     pair = (first, second)
     host = second if second.type == "Convolution" else first
@@ -59,7 +59,7 @@ def join_windows(facts: Facts, first: Layer, second: Layer) -> Joint | str:
         if reason := strange(layer) or facts.fixed(layer):
             return reason
         if not facts.one_maker(layer.tops[0]):
-            return f"another layer makes {layer.tops[0]} in another phase"
+            return Reason(f"another layer makes {layer.tops[0]} in another phase")
     weights = facts.net.weights
     if reason := missing_weights(weights, [layer for layer in pair if layer.type == "Convolution"]):
         return reason
@@ -69,13 +69,15 @@ def join_windows(facts: Facts, first: Layer, second: Layer) -> Joint | str:
     for state in values:
         for value in state:
             if value.shape is None:
-                return unknown_shape(value)
+                return Reason(unknown_shape(value))
         shapes = [value.shape for value in state if value.shape is not None]
         found = _look(first, shapes[0]), _look(second, shapes[1])
-        if isinstance(found[0], str) or isinstance(found[1], str):
-            return found[0] if isinstance(found[0], str) else str(found[1])
+        if isinstance(found[0], Reason):
+            return found[0]
+        if isinstance(found[1], Reason):
+            return found[1]
         if windows is not None and found != windows:
-            return f"{first.name} and {second.name} have other windows in another phase"
+            return Reason(f"{first.name} and {second.name} have other windows in another phase")
         windows = found[0], found[1]
         if reason := _inexact(weights, pair, windows, shapes):
             return reason
@@ -86,59 +88,61 @@ def join_windows(facts: Facts, first: Layer, second: Layer) -> Joint | str:
     return joint
 
 
-def _look(layer: Layer, bottom: Shape) -> _Window | str:
+def _look(layer: Layer, bottom: Shape) -> _Window | Reason:
     """A layer as a window, or why it is none."""
     if len(bottom) != 4:
-        return f"{layer.name} is not 2-d"
+        return Reason(f"{layer.name} is not 2-d")
     if layer.type == "Convolution":
         conv = conv_geometry(layer.param, 2)
         if layer.param.convolution_param.axis != 1:
-            return f"{layer.name} is not 2-d"
+            return Reason(f"{layer.name} is not 2-d")
         parts = zip(conv.kernel, conv.stride, conv.pad, conv.dilation, strict=True)
         high, wide = (Axis(*part) for part in parts)
         return _Window((high, wide), conv.group)
     pool = pool_geometry(layer.param, bottom)
     if pool.method != "AVE":
-        return f"{layer.name} is no average"
+        return Reason(f"{layer.name} is no average")
     if any(pool.pad):
-        return f"{layer.name} pads: Caffe does not divide all its windows by the same number"
+        return Reason(f"{layer.name} pads: Caffe does not divide all its windows by the same number")
     if any(hang > 0 for hang in pool.overhang(bottom[2:])):
-        return f"the last window of {layer.name} hangs over: Caffe divides it by what lies on the image"
+        return Reason(f"the last window of {layer.name} hangs over: Caffe divides it by what lies on the image")
     high, wide = (Axis(kernel, stride, 0, 1) for kernel, stride in zip(pool.kernel, pool.stride, strict=True))
     return _Window((high, wide), bottom[1])
 
 
 def _inexact(
     weights: Weights, pair: tuple[Layer, Layer], windows: tuple[_Window, _Window], shapes: Sequence[Shape]
-) -> str:
+) -> Reason | None:
     """Why the joint window would not compute the same; empty when it does."""
     first, second = pair
     biased = first.type == "Convolution" and len(weights[first.name]) > 1 and bool(np.any(weights[first.name][1]))
     for axis, (one, two) in enumerate(zip(windows[0].axes, windows[1].axes, strict=True)):
         size, middle = shapes[0][2 + axis], shapes[1][2 + axis]
         if not one.fits(size) or not two.fits(middle):
-            return f"the kernel of {first.name} or {second.name} reaches beyond its image"
+            return Reason(f"the kernel of {first.name} or {second.name} reaches beyond its image")
         if two.pad and (biased or not one.beyond(size, middle)):
             why = "its bias" if biased else "part of the image"
-            return (
+            return Reason(
                 f"{second.name} pads with zeros what {first.name} puts out, which would have {why} there: "
                 "only without that pad are they one convolution"
             )
-    return ""
+    return None
 
 
-def _inexact_elsewhere(pair: tuple[Layer, Layer], windows: tuple[_Window, _Window]) -> str:
+def _inexact_elsewhere(pair: tuple[Layer, Layer], windows: tuple[_Window, _Window]) -> Reason | None:
     """Why the joint window would not compute the same for images of another size; empty when it does."""
     for layer in pair:
         own = layer.param.pooling_param
         if layer.type == "Pooling" and own.global_pooling:
-            return f"the window of {layer.name} is the whole image, {THIS_SIZE}"
+            return Reason(f"the window of {layer.name} is the whole image, {THIS_SIZE}")
         if layer.type == "Pooling" and own.round_mode != own.FLOOR and max(pool_geometry(layer.param).stride) > 1:
-            return f"{layer.name} rounds its size up and a convolution down, {THIS_SIZE}"
+            return Reason(f"{layer.name} rounds its size up and a convolution down, {THIS_SIZE}")
     if any(two.pad and not one.always_beyond() for one, two in zip(windows[0].axes, windows[1].axes, strict=True)):
         first, second = pair
-        return f"at other sizes {second.name} would pad what {first.name} puts out over part of the image, {THIS_SIZE}"
-    return ""
+        return Reason(
+            f"at other sizes {second.name} would pad what {first.name} puts out over part of the image, {THIS_SIZE}"
+        )
+    return None
 
 
 def _blobs(layer: Layer, weights: Weights, window: _Window) -> tuple[Array, Array | None, int]:
@@ -149,7 +153,7 @@ def _blobs(layer: Layer, weights: Weights, window: _Window) -> tuple[Array, Arra
     return np.full((window.group, 1, *kernel), 1.0 / (kernel[0] * kernel[1])), None, window.group
 
 
-def _join(facts: Facts, pair: tuple[Layer, Layer], host: Layer, windows: tuple[_Window, _Window]) -> Joint | str:
+def _join(facts: Facts, pair: tuple[Layer, Layer], host: Layer, windows: tuple[_Window, _Window]) -> Joint | Reason:
     weights = facts.net.weights
     assert weights is not None
     axes = [one.then(two) for one, two in zip(windows[0].axes, windows[1].axes, strict=True)]
@@ -162,21 +166,15 @@ def _join(facts: Facts, pair: tuple[Layer, Layer], host: Layer, windows: tuple[_
         own.group = group
     set_geometry(own, *([getattr(a, name) for a in axes] for name in ("kernel", "stride", "pad", "dilation")))
     bottoms = facts.shapes_in(pair[0])
-    before = predicted_now(facts, pair)
-    assert not isinstance(bottoms, str)
-    after = predicted(param, bottoms)
-    for cost in (before, after):
-        if isinstance(cost, str):
-            return cost
-    assert not isinstance(before, str) and not isinstance(after, str)
-    if reason := no_gain(before, after):
+    assert not isinstance(bottoms, Reason)
+    if reason := no_gain(predicted_now(facts, pair), predicted(param, bottoms)):
         return reason
     with np.errstate(all="ignore"):
         first, second = (_blobs(layer, weights, window) for layer, window in zip(pair, windows, strict=True))
         weight, bias, _ = compose(first, second, list(zip(windows[0].axes, windows[1].axes, strict=True)))
         arrays = (weight,) if bias is None else (weight, bias)
         if not all(np.isfinite(array.astype(np.float32)).all() for array in arrays):
-            return f"{pair[0].name} and {pair[1].name} together give numbers that are not finite"
+            return Reason(f"{pair[0].name} and {pair[1].name} together give numbers that are not finite")
     if own.bias_term != (bias is not None):
         own.bias_term = bias is not None
     macs = [facts.macs(layer) for layer in pair]
@@ -199,13 +197,13 @@ def apply_joint(rewriter: Rewriter, joint: Joint) -> Applied:
     return done
 
 
-def neighbours(facts: Facts, types: Sequence[tuple[str, str]]) -> list[tuple[Layer, Layer]]:
-    """Pairs of layers of certain types, of which the second alone reads the first."""
+def neighbours(facts: Facts, fits: Callable[[Layer, Layer], bool]) -> list[tuple[Layer, Layer]]:
+    """Pairs of layers that fit each other, of which the second alone reads the first."""
     found = []
     for layer in facts.net.layers:
-        if any(layer.type == one for one, _ in types) and len(layer.tops) == 1:
+        if len(layer.tops) == 1:
             behind = facts.after(layer)
-            if isinstance(behind, Layer) and (layer.type, behind.type) in types and behind.bottoms[0] == layer.tops[0]:
+            if isinstance(behind, Layer) and fits(layer, behind) and behind.bottoms[0] == layer.tops[0]:
                 before = facts.before(behind)
                 if before is layer:
                     found.append((layer, behind))

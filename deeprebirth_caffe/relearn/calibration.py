@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import FloatArray
 
 _DATABASES = {"data.mdb": "LMDB", "CURRENT": "LEVELDB"}
-_GIVEN = frozenset({"Input", "MemoryData"})
-"""Data layers that take arrays, and have none of their own."""
 
 Blobs = Mapping[str, "FloatArray"]
 
@@ -181,7 +179,7 @@ def _from_own(
         alive = net.view(phase).layers
     except NetError:  # a file that is for one phase alone
         alive = []
-    fed = [layer for layer in alive if layer.fed and layer.type not in _GIVEN]
+    fed = [layer for layer in alive if layer.fed and not layer.traits.given]
     layers = [layer for layer in fed if reads_source(layer)]
     if not layers:
         other = (
@@ -229,7 +227,8 @@ def _as_tested(layer: Layer, view: View) -> pb.LayerParameter:
 
     Without one in TEST, pictures are only not mirrored.
     """
-    param = ruleless(layer).param
+    made = ruleless(layer)
+    param = made.param
     for part in ("data_param", "image_data_param"):
         if param.HasField(part):
             getattr(param, part).ClearField("rand_skip")
@@ -245,7 +244,7 @@ def _as_tested(layer: Layer, view: View) -> pb.LayerParameter:
         if twin.param.HasField("transform_param"):
             param.transform_param.CopyFrom(twin.param.transform_param)
         if reads_source(layer) and reads_source(twin):
-            set_batch(param, batch_of(twin))
+            set_batch(made, batch_of(twin))
     return param
 
 

@@ -27,7 +27,7 @@ from deeprebirth_caffe.nets.parts import fold_parts
 from deeprebirth_caffe.nets.strip import strip
 from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.relearn.targets import Target, find_targets, taught, value_names
+from deeprebirth_caffe.relearn.targets import Target, find_targets, is_affine, taught, value_names
 from deeprebirth_caffe.rewrite import Rewriter, free_name
 
 PREFIX = "teacher/"
@@ -35,8 +35,6 @@ PREFIX = "teacher/"
 
 LOSS = "distil/"
 """In front of the names of the losses."""
-
-_AFFINE = ("BatchNorm", "Scale", "Bias")
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ class _Building:
 
     def __post_init__(self) -> None:
         given = self.pair.student
-        if not any(layer.op is not None and layer.op.data and layer.type != "Input" for layer in given.layers):
+        if not any(layer.fed and layer.type != "Input" for layer in given.layers):
             raise RebirthError(
                 f"{given.source.name if given.source else 'the net'}: it has no data layer to train with; name "
                 "pictures, which need no labels (--calibrate), or convert a training net (train_val.prototxt)"
@@ -178,7 +176,7 @@ class _Building:
         for value, target in ends.items():
             join = value.uses[0][0] if len(value.uses) == 1 else None
             block = None
-            if join is not None and join.type in ("Concat", "Eltwise"):
+            if join is not None and join.traits.joins:
                 if join in joined:
                     continue
                 block = self._join(view, join, ends)
@@ -237,7 +235,7 @@ class _Building:
         found = []
         for value in ends.outputs:
             maker = value.producer
-            if maker is not None and maker.type in ("Softmax", "Sigmoid"):
+            if maker is not None and maker.traits.probabilities:
                 value = ends.ins[maker][0]
             twin = self.teacher.blob(value.name)
             if value.name in compared or twin is None or twin.shape is None or value.shape is None:
@@ -304,10 +302,10 @@ class _Building:
             param = layer.param
             if layer.fed:
                 continue
-            if param.type == "Dropout":
+            if layer.traits.identity_in_test:
                 alias[param.top[0]] = alias[param.bottom[0]]
                 continue
-            _check_steady(param)
+            _check_steady(layer)
             alias.update((top, PREFIX + top) for top in param.top)
             made = pb.LayerParameter()
             made.CopyFrom(param)
@@ -374,7 +372,7 @@ def _without_dropout(net: Net, batch: int | None) -> Net:
         if not any(done):
             raise UsageError("--batch: the net has no data layer in TRAIN that says how many it reads at a time")
     for layer in list(rewriter.net.layers):
-        if layer.type == "Dropout" and len(layer.bottoms) == len(layer.tops) == 1:
+        if layer.traits.identity_in_test and len(layer.bottoms) == len(layer.tops) == 1:
             rewriter.erase(layer, sole=False)
     rewriter.commit()
     return rewriter.net
@@ -388,7 +386,7 @@ def _end(view: View, target: Target) -> Value | None:
     while value is not None and value.producer is not None and value.producer.name != target.layer:
         chain.insert(0, value.producer)
         value = view.ins[value.producer][0] if len(value.producer.bottoms) == 1 else None
-    activations = [index for index, layer in enumerate(chain) if layer.type not in _AFFINE]
+    activations = [index for index, layer in enumerate(chain) if not is_affine(layer)]
     whole = value is not None and value.producer is not None
     return end if whole and (not activations or activations == [len(chain) - 1]) else None
 
@@ -402,11 +400,11 @@ def _behind(view: View, join: Layer, value: Value) -> bool:
     return value.producer is join
 
 
-def _check_steady(param: pb.LayerParameter) -> None:
+def _check_steady(layer: Layer) -> None:
     """Raises RefusedError for a layer that draws in TRAIN what it works out in TEST."""
-    if param.type == "Pooling" and param.pooling_param.pool == pb.PoolingParameter.STOCHASTIC:
+    if layer.traits.random(layer.param):
         raise RefusedError(
-            f'layer "{param.name}" of the original pools at random in TRAIN, so it cannot teach there; '
+            f'layer "{layer.name}" of the original pools at random in TRAIN, so it cannot teach there; '
             "use rebirth finetune --teacher"
         )
 

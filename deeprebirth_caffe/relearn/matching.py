@@ -12,17 +12,22 @@ that one does, and a wider one (which took branches over) covers whole neighbour
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from itertools import accumulate
 
 from deeprebirth_caffe.ir import Layer, Value, View
 from deeprebirth_caffe.ir.stages import MADE_SUFFIX
 
-JOINS = ("Concat", "Eltwise")
-PASSED = ("ReLU", "PReLU", "ELU", "Sigmoid", "TanH", "BatchNorm", "Scale", "Bias", "Power", "Split")
-"""What works on each position alone, or as good as; Dropout is none, for it is random while the student learns."""
-ABSORBED = (*PASSED, "Pooling", "LRN", "Dropout")
-"""What a teacher's block may have behind its join."""
+
+def _passed(layer: Layer) -> bool:
+    """Whether a layer works on each number alone; a Dropout does not, for it is random while the student learns."""
+    kind = layer.traits
+    return (kind.pointwise and not kind.random(layer.param)) or kind.affine or layer.type == "Split"
+
+
+def _absorbed(layer: Layer) -> bool:
+    """Whether a teacher's block may have a layer behind its join."""
+    return layer.traits.pointwise or layer.traits.per_position or layer.type == "Split" or layer.type == "Pooling"
 
 
 def matching_blobs(student: View, teacher: View) -> list[tuple[Value, Value]]:
@@ -34,9 +39,7 @@ def matching_blobs(student: View, teacher: View) -> list[tuple[Value, Value]]:
     """
     known = {layer.name for layer in teacher.layers}
     reborn = {
-        layer
-        for layer in student.layers
-        if layer.op is not None and layer.op.tensor and layer.name not in known and not _folded(layer.name)
+        layer for layer in student.layers if layer.traits.tensor and layer.name not in known and not _folded(layer.name)
     }
     candidates = _put_out(student, reborn)
     found: dict[Value, Value] = {}
@@ -57,7 +60,7 @@ def _put_out(view: View, reborn: set[Layer]) -> set[Value]:
     """What rebirth layers put out, joins or per-position layers later too."""
     found: set[Value] = set()
     for layer in view.layers:
-        if layer in reborn or (layer.type in (*PASSED, *JOINS) and not found.isdisjoint(view.ins[layer])):
+        if layer in reborn or ((_passed(layer) or layer.traits.joins) and not found.isdisjoint(view.ins[layer])):
             found.update(view.outs[layer])
     return found
 
@@ -66,13 +69,13 @@ def _joined(view: View, value: Value, found: dict[Value, Value]) -> bool:
     """Whether a join, and nobody else, reads a value, and what the join makes is compared."""
     readers = {reader for reader, _ in value.uses}
     return bool(readers) and all(
-        reader.type in JOINS and all(view.blob(out.name) in found for out in view.outs[reader]) for reader in readers
+        reader.traits.joins and all(view.blob(out.name) in found for out in view.outs[reader]) for reader in readers
     )
 
 
 def _same_order(student: View, mine: Value, teacher: View, its: Value) -> bool:
     """Whether the channels of two blobs mean the same, as far as names and widths tell."""
-    own, other = _concat(student, mine, PASSED), _concat(teacher, its, ABSORBED)
+    own, other = _concat(student, mine, _passed), _concat(teacher, its, _absorbed)
     if own is None or other is None:
         return (own is None) == (other is None)
     parts, places = _parts(student, own), _parts(teacher, other)
@@ -92,10 +95,10 @@ def _same_order(student: View, mine: Value, teacher: View, its: Value) -> bool:
     return begin == ends[-1]
 
 
-def _concat(view: View, value: Value, passed: Sequence[str]) -> Layer | None:
-    """The Concat that makes a value, through layers of some types; None where something else does."""
+def _concat(view: View, value: Value, passed: Callable[[Layer], bool]) -> Layer | None:
+    """The Concat that makes a value, through layers of a kind; None where something else does."""
     maker = value.producer
-    while maker is not None and maker.type in passed and len(maker.bottoms) == 1:
+    while maker is not None and passed(maker) and len(maker.bottoms) == 1:
         maker = view.ins[maker][0].producer
     return maker if maker is not None and maker.type == "Concat" else None
 
@@ -110,7 +113,7 @@ def _parts(view: View, concat: Layer) -> list[tuple[str, int]] | None:
         if value.shape is None or len(value.shape) < 2:
             return None
         maker = value.producer
-        while maker is not None and not (maker.op is not None and maker.op.tensor):
+        while maker is not None and not maker.traits.tensor:
             maker = view.ins[maker][0].producer if view.ins[maker] else None
         found.append((MADE_SUFFIX.sub("", maker.name) if maker is not None else value.name, value.shape[1]))
     return found

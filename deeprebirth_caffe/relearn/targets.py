@@ -27,15 +27,11 @@ from dataclasses import dataclass
 from deeprebirth_caffe.ir import Layer, Net, Value, View
 from deeprebirth_caffe.ir.subnet import ancestors, ruleless
 from deeprebirth_caffe.ops import Shape, conv_geometry
-from deeprebirth_caffe.passes.patterns import LINEAR, PER_POSITION, is_pointwise, strange
+from deeprebirth_caffe.passes.patterns import is_pointwise, sees_position, strange
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.rewrite import free_name
+from deeprebirth_caffe.rewrite import Reason, free_name
 
 RELU = "ReLU"
-_AFFINE = frozenset({"BatchNorm", "Scale", "Bias"})
-_JOINS = frozenset({"Concat", "Eltwise"})
-_IDENTITY = frozenset({"Dropout"})
-"""What does nothing in TEST."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,7 @@ def find_targets(
             if isinstance(found, Target):
                 targets.append(found)
             else:
-                reasons[layer.name] = found
+                reasons[layer.name] = found.text
     return targets, reasons
 
 
@@ -183,27 +179,27 @@ class _Search:
         self._layers = {layer.name: layer for layer in teacher.layers}
         self._taken = set(self._layers) | set(value_names(teacher).values())
 
-    def target(self, layer: Layer, origins: Sequence[str]) -> Target | str:
+    def target(self, layer: Layer, origins: Sequence[str]) -> Target | Reason:
         """The target of a rebirth layer, or why it has none."""
         originals = [self._layers[name] for name in origins if name in self._layers]
-        parts = [one for one in originals if one.type in LINEAR]
-        absorbed = {one.name for one in originals if one.type not in LINEAR}
+        parts = [one for one in originals if one.traits.linear]
+        absorbed = {one.name for one in originals if not one.traits.linear}
         if not parts:
-            return "the teacher has none of the linear layers it stands for"
+            return Reason("the teacher has none of the linear layers it stands for")
         block = _block(self.student, layer)
         leads = []
         for part in parts:
             lead = self._lead(part, absorbed, [one.type for one in block])
-            if isinstance(lead, str):
+            if isinstance(lead, Reason):
                 return lead
             leads.append(lead)
         if len(parts) > 1:
             joins = {lead.join[0] if lead.join is not None else None for lead in leads}
             join = next(iter(joins))
             if len(joins) > 1 or join is None or join.type != "Concat":
-                return f"{', '.join(part.name for part in parts)} do not meet in one Concat"
+                return Reason(f"{', '.join(part.name for part in parts)} do not meet in one Concat")
             if any(lead.after[1] or lead.before[1] for lead in leads):
-                return "what it absorbed stands behind layers that it left alone"
+                return Reason("what it absorbed stands behind layers that it left alone")
             order = sorted(range(len(parts)), key=lambda index: _bottom(leads[index]))
             parts, leads = [parts[index] for index in order], [leads[index] for index in order]
         rest = absorbed - frozenset().union(*(lead.seen for lead in leads))
@@ -212,15 +208,19 @@ class _Search:
         after = self._recipe(f"{layer.name}/after", [lead.after for lead in leads], behind)
         pools = tuple(one for one in behind if one.type == "Pooling")
         before = self._recipe(f"{layer.name}/before", [lead.before for lead in leads], pools)
-        if isinstance(after, str) or isinstance(before, str):
-            return after if isinstance(after, str) else str(before)
-        if activation in _AFFINE and any(_takes_maxima(one) for one in before.copies):
-            return f"what it absorbed takes maxima behind a {activation}, and some channels' signs may be turned there"
+        if isinstance(after, Reason):
+            return after
+        if isinstance(before, Reason):
+            return before
+        if block and is_affine(block[0]) and any(_takes_maxima(one) for one in before.copies):
+            return Reason(
+                f"what it absorbed takes maxima behind a {activation}, and some channels' signs may be turned there"
+            )
         gives, wants = self.student.outs[layer][0].shape, _shape(after)
         if gives is None or wants is None:
-            return "the shape of what it is to put out is not known"
+            return Reason("the shape of what it is to put out is not known")
         if gives[1:] != wants[1:]:
-            return f"it puts out {_spell(gives)}, and what it stands for {_spell(wants)}"
+            return Reason(f"it puts out {_spell(gives)}, and what it stands for {_spell(wants)}")
         return Target(
             layer.name,
             tuple(part.name for part in parts),
@@ -231,7 +231,7 @@ class _Search:
             (after,) if activation is None else (after, before),
         )
 
-    def _lead(self, part: Layer, absorbed: Collection[str], kept: Sequence[str]) -> _Lead | str:
+    def _lead(self, part: Layer, absorbed: Collection[str], kept: Sequence[str]) -> _Lead | Reason:
         """Follows a part's chain; `kept` are the types of what stands behind the rebirth layer in its block."""
         value = self.teacher.outs[part][0]
         chain, join = _walk(self.teacher, value)
@@ -243,10 +243,10 @@ class _Search:
         for index, one in enumerate(chain):
             if matched == len(kept) and index > last:
                 break
-            counts = one.name in absorbed or one.type in _IDENTITY
+            counts = one.name in absorbed or one.traits.identity_in_test
             if not counts and matched < len(kept):
                 if one.type != kept[matched]:
-                    return f"behind {part.name} stands {one.name} ({one.type}), behind it {kept[matched]}"
+                    return Reason(f"behind {part.name} stands {one.name} ({one.type}), behind it {kept[matched]}")
                 before = before or after
                 matched, counts = matched + 1, True
             elif before is not None and one.name in absorbed and one.type == "Pooling":
@@ -258,7 +258,7 @@ class _Search:
             else:
                 after = (after[0], (*after[1], one))
         if matched < len(kept):
-            return f"behind it stands {kept[matched]}, which {part.name} does not have behind it"
+            return Reason(f"behind it stands {kept[matched]}, which {part.name} does not have behind it")
         return _Lead(after, before or after, join, frozenset(one.name for one in chain))
 
     def _behind(self, lead: _Lead, absorbed: Collection[str]) -> tuple[Layer, ...]:
@@ -273,44 +273,49 @@ class _Search:
 
     def _recipe(
         self, name: str, leads: Sequence[tuple[Value, tuple[Layer, ...]]], behind: tuple[Layer, ...]
-    ) -> Recipe | str:
+    ) -> Recipe | Reason:
         copies = (*leads[0][1], *behind)
         for layer in copies:
             if strange(layer) or len(layer.bottoms) != 1 or len(layer.tops) != 1:
-                return f"{layer.name} cannot be copied"
-            if layer.type in _AFFINE or layer.type == "PReLU":
-                return f"{layer.name} has weights, and what it does to other channels cannot be told apart"
+                return Reason(f"{layer.name} cannot be copied")
+            if layer.traits.learned:
+                return Reason(f"{layer.name} has weights, and what it does to other channels cannot be told apart")
         sources = tuple(value for value, _ in leads)
         made = [free_name(name, self._taken)] if len(sources) > 1 else []
         made += [free_name(f"{name}/{layer.name}", self._taken) for layer in copies]
         return Recipe(made[-1] if made else value_names(self.teacher)[sources[0]], sources, copies, tuple(made))
 
 
-def _unfit(net: Net, layer: Layer) -> str:
+def is_affine(layer: Layer) -> bool:
+    """Whether a layer multiplies each channel by a learned number, and adds one, in TEST."""
+    return layer.traits.affine and layer.traits.learned
+
+
+def _unfit(net: Net, layer: Layer) -> Reason | None:
     """What about a rebirth layer itself is against a target; empty when nothing is."""
     param = layer.param
     if layer.type == "Convolution":
         geometry = conv_geometry(param)
         if len(geometry.kernel) != 2 or geometry.axis != 1:
-            return "it is not a 2-d convolution over channels"
+            return Reason("it is not a 2-d convolution over channels")
     elif layer.type != "InnerProduct":
-        return f"it is a {layer.type}"
+        return Reason(f"it is a {layer.type}")
     elif param.inner_product_param.axis != 1 or param.inner_product_param.transpose:
-        return "its weights are not laid out as usual (axis, transpose)"
+        return Reason("its weights are not laid out as usual (axis, transpose)")
     if net.weights is None or layer.name not in net.weights:
-        return "it has no weights"
+        return Reason("it has no weights")
     if param.param and not any(spec.lr_mult for spec in param.param):
-        return "it is frozen (lr_mult 0)"
-    return ""
+        return Reason("it is frozen (lr_mult 0)")
+    return None
 
 
 def reads_input(view: View, layer: Layer) -> bool:
     """Whether nothing but layers that see one position at a time lie between a layer and the net's input."""
     while True:
         maker = view.ins[layer][0].producer
-        if maker is None or (maker.op is not None and maker.op.data and maker.type != "Parameter"):
+        if maker is None or (maker.fed):
             return True
-        if not (is_pointwise(maker) or maker.type in PER_POSITION):
+        if not sees_position(maker):
             return False
         layer = maker
 
@@ -323,10 +328,10 @@ def _block(view: View, layer: Layer) -> list[Layer]:
         reader = value.uses[0][0]
         if len(reader.bottoms) != 1 or len(reader.tops) != 1:
             break
-        if reader.type in _AFFINE:
+        if is_affine(reader):
             found.append(reader)
         elif is_pointwise(reader):
-            if reader.type not in _IDENTITY:
+            if not reader.traits.identity_in_test:
                 return [*found, reader]
         else:
             break
@@ -349,9 +354,9 @@ def _walk(view: View, value: Value) -> tuple[list[Layer], tuple[Layer, int] | No
     chain: list[Layer] = []
     while len(value.uses) == 1:
         reader, index = value.uses[0]
-        if reader.type in _JOINS:
+        if reader.traits.joins:
             return chain, (reader, index)
-        fits = is_pointwise(reader) or reader.type in PER_POSITION or reader.type == "Pooling"
+        fits = sees_position(reader) or reader.type == "Pooling"
         if not fits or len(reader.bottoms) != 1 or len(reader.tops) != 1:
             break
         chain.append(reader)

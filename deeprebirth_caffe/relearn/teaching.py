@@ -129,19 +129,19 @@ def _something(
 
 def _heads(view: View) -> list[_Scores]:
     """Where a net has scores: at its losses over classes that count, else at a Softmax, else at its only output."""
-    for kind in ("SoftmaxWithLoss", "Softmax"):
+    for trained in (True, False):
         found = []
         for layer in view.layers:
-            if layer.type != kind or (kind == "SoftmaxWithLoss" and not any(_weights_of(layer))):
+            if layer.type != ("SoftmaxWithLoss" if trained else "Softmax") or (trained and not any(_weights_of(layer))):
                 continue
             value = view.ins[layer][0]
             if view.blob(value.name) is value:  # else an in-place layer overwrites them
-                weight = _weights_of(layer)[0] if kind == "SoftmaxWithLoss" else 1.0
+                weight = _weights_of(layer)[0] if trained else 1.0
                 found.append(_Scores(layer.name, layer.param, value, _axis(layer, value.shape), weight))
         if found:
             return found
     outputs = view.results
-    if len(outputs) == 1 and not any(_weights_of(layer) for layer in view.layers if layer.op and layer.op.loss):
+    if len(outputs) == 1 and not any(_weights_of(layer) for layer in view.layers if layer.traits.loss):
         value = outputs[0]
         return [_Scores(value.name, pb.LayerParameter(), value, 1, 1.0)]
     return []
@@ -191,7 +191,7 @@ def _tell_shapes(net: Net, student: View) -> None:
     data = {value.name: value for value in student.values if _given(value) and value.shape is not None}
     pictures = [value for value in data.values() if not _is_label(value)]
     for layer in net.layers:
-        if layer.type not in ("Data", "ImageData", "WindowData", "HDF5Data"):
+        if not layer.traits.reads:
             continue
         first = data.get(layer.tops[0]) or (pictures[0] if len(pictures) == 1 else None)
         if first is not None and first.shape is not None:
@@ -254,4 +254,4 @@ def _transform_lines(teacher: View, student: View) -> Iterator[str]:
 
 
 def _transforms(layer: Layer) -> bool:
-    return layer.type in ("Data", "ImageData", "WindowData") and layer.op is not None
+    return layer.traits.reads and layer.type != "HDF5Data"

@@ -6,13 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.results import ABSENT, Absent
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.rewrite.rewriter import Rewriter
+
+PlanT = TypeVar("PlanT")
 
 
 class Kind(str, Enum):
@@ -23,26 +25,36 @@ class Kind(str, Enum):
 
 
 @dataclass(frozen=True)
+class Reason:
+    """Why something cannot be done, in words; what finds no reason gives None."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class Refusal:
     """Why a pass left a place alone that it looked at."""
 
     layer: Layer
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True)
-class Match:
+class Match(Generic[PlanT]):
     """One place that a pass can rewrite.
 
     Attributes:
         layer: the layer that names the place, for messages.
         touches: every layer that the rewrite reads or changes; two matches that share one are not applied together.
-        data: whatever the pass needs again in `apply`.
+        plan: what the pass needs again in `apply`.
     """
 
     layer: Layer
     touches: frozenset[Layer]
-    data: Any = None
+    plan: PlanT
 
     @property
     def stage(self) -> str:
@@ -70,22 +82,25 @@ class Applied:
     error: float | Absent = ABSENT
 
 
-class Pass(ABC):
-    """A rewrite of one kind. Concrete passes are frozen dataclasses whose fields are their options."""
+class Pass(ABC, Generic[PlanT]):
+    """A rewrite of one kind. Concrete passes are frozen dataclasses whose fields are their options.
+
+    `PlanT` is what `match` finds out of a place, and hands to `apply`.
+    """
 
     name: ClassVar[str]
     kind: ClassVar[Kind]
 
     @abstractmethod
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[PlanT] | Refusal]:
         """Finds every place, in the order of the file; changes nothing."""
 
     @abstractmethod
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
+    def apply(self, match: Match[PlanT], rewriter: Rewriter) -> Applied:
         """Rewrites one place, through the rewriter alone."""
 
 
-class ExactPass(Pass):
+class ExactPass(Pass[PlanT]):
     """An exact rewrite that `deploy` and `convert --exact` make by themselves (`nets.exactness` finds its module)."""
 
     kind: ClassVar[Kind] = Kind.EXACT
@@ -96,3 +111,7 @@ class ExactPass(Pass):
     """
     after: ClassVar[tuple[str, ...]] = ()
     """Names of passes that run before this one."""
+
+
+AnyPass = Pass[Any]
+"""A pass, whatever it plans."""

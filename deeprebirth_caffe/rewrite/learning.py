@@ -10,20 +10,12 @@ from collections.abc import Iterable, Mapping
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.ir import Layer, Net
-from deeprebirth_caffe.ops.forks import DEPTHWISE
 
 LARGEST = 3.4028234663852886e38
 """Of single precision."""
 
 LrMults = dict[str, list[float]]
 """The original lr_mult of each blob of a rebirth layer, by the layer's name."""
-
-_WITH_BIAS = {
-    **dict.fromkeys(("Convolution", *DEPTHWISE), "convolution_param"),
-    "Deconvolution": "convolution_param",
-    "InnerProduct": "inner_product_param",
-    "Scale": "scale_param",
-}
 
 
 def restore(net: Net, earlier: Mapping[str, list[float]]) -> list[str]:
@@ -69,6 +61,6 @@ def learn_faster(layers: Iterable[Layer], factor: float) -> LrMults:
 
 def _blobs(layer: Layer) -> int:
     """How many blobs of a layer the solver moves."""
-    if layer.type in _WITH_BIAS:
-        return 1 + bool(getattr(layer.param, _WITH_BIAS[layer.type]).bias_term)
-    return 1 if layer.type in ("PReLU", "Bias") else 0
+    if not (layer.traits.linear or (layer.traits.learned and layer.traits.pointwise)):
+        return 0
+    return 1 + bool(getattr(layer.own, "bias_term", False))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from deeprebirth_caffe.ir import Layer, Net
-from deeprebirth_caffe.rewrite.base import Applied, Kind, Pass, Refusal
+from deeprebirth_caffe.rewrite.base import AnyPass, Applied, Kind, Refusal
 from deeprebirth_caffe.rewrite.rewriter import RewriteError, Rewriter
 
 Selected = Callable[[str], bool]
@@ -71,7 +71,7 @@ class Outcome:
 
 
 def run(
-    rewriter: Rewriter, passes: Sequence[Pass], selected: Selected = lambda stage: True, *, keep_exact: bool = False
+    rewriter: Rewriter, passes: Sequence[AnyPass], selected: Selected = lambda stage: True, *, keep_exact: bool = False
 ) -> Outcome:
     """Runs passes in order over the rewriter's net; the net is verified after each sweep.
 
@@ -93,7 +93,9 @@ def run(
     raise RewriteError(f"the passes {', '.join(one.name for one in passes)} do not come to an end together")
 
 
-def _round(rewriter: Rewriter, passes: Sequence[Pass], selected: Selected, keep_exact: bool, outcome: Outcome) -> bool:
+def _round(
+    rewriter: Rewriter, passes: Sequence[AnyPass], selected: Selected, keep_exact: bool, outcome: Outcome
+) -> bool:
     """Runs each pass once until it finds nothing more; returns whether one changed the net."""
     changed = False
     before: Net | None = None
@@ -113,7 +115,7 @@ def _round(rewriter: Rewriter, passes: Sequence[Pass], selected: Selected, keep_
     return changed
 
 
-def _exhaust(rewriter: Rewriter, one: Pass, selected: Selected, outcome: Outcome) -> bool:
+def _exhaust(rewriter: Rewriter, one: AnyPass, selected: Selected, outcome: Outcome) -> bool:
     """Sweeps with one pass until nothing matches; returns whether it changed the net."""
     changed = False
     # Each sweep takes at least one layer away or in; a pass that goes on for longer does not converge.
@@ -130,7 +132,7 @@ def _exhaust(rewriter: Rewriter, one: Pass, selected: Selected, outcome: Outcome
                 outcome.rewrites.append(Rewrite(one.name, one.kind, found.stage, one.apply(found, rewriter)))
         if not touched:
             outcome.refusals += [
-                Refused(one.name, refusal.layer.name, refusal.layer.stage, refusal.reason) for refusal in refusals
+                Refused(one.name, refusal.layer.name, refusal.layer.stage, refusal.reason.text) for refusal in refusals
             ]
             return changed
         rewriter.commit()

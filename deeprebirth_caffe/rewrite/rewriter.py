@@ -102,6 +102,7 @@ class Rewriter:
         before = layer.name
         if layer in self.made:
             twin = layer
+            self.change(twin)
             # What is more than the rebirth layer whose name it has gets another.
             if name or layer in self._restored or (self.made[layer] is Kind.EXACT and kind is Kind.RELEARN):
                 twin.param.name = name or self.fresh(before, kind)
@@ -185,39 +186,45 @@ class Rewriter:
             else:
                 self.rename_blob(top, bottom)
 
+    def change(self, layer: Layer) -> pb.LayerParameter:
+        """The message of a layer, for the caller to change; the net's other layers are not to be touched.
+
+        A layer that this conversion did not make keeps its name, so its weights must mean what they did.
+        """
+        return layer.param
+
     def set_bottoms(self, layer: Layer, names: Sequence[str]) -> None:
         """Gives a layer other bottoms."""
-        del layer.param.bottom[:]
-        layer.param.bottom.extend(names)
+        self.change(layer).bottom[:] = names
         self._index(layer)
 
     def set_tops(self, layer: Layer, names: Sequence[str]) -> None:
         """Gives a layer other tops; whoever read the old ones must get them from elsewhere before the commit."""
-        del layer.param.top[:]
-        layer.param.top.extend(names)
+        self.change(layer).top[:] = names
         self._taken.update(names)
         self._index(layer)
 
     def clear_rules(self, layer: Layer) -> None:
         """Makes a layer alive in every state."""
-        layer.param.ClearField("include")
-        layer.param.ClearField("exclude")
+        param = self.change(layer)
+        param.ClearField("include")
+        param.ClearField("exclude")
 
     def set_batch(self, layer: Layer, batch: int) -> bool:
         """Sets the batch size of a data layer that has one; other layers are left alone. Returns whether it has."""
-        found = False
-        for field in ("data_param", "image_data_param", "hdf5_data_param", "window_data_param", "memory_data_param"):
-            if layer.param.HasField(field):
-                getattr(layer.param, field).batch_size = batch
-                found = True
-        return found
+        if not layer.fed or not hasattr(layer.own, "batch_size"):
+            return False
+        self.change(layer)
+        layer.own.batch_size = batch
+        return True
 
     def set_input_batch(self, old: int, batch: int) -> None:
         """Sets the first dimension of the net's inputs and of its Input layers, wherever it is `old`."""
         header = self.net.header
         shapes = list(header.input_shape)
         for layer in self.net.layers:
-            shapes += layer.param.input_param.shape
+            if layer.type == "Input":
+                shapes += self.change(layer).input_param.shape
         for shape in shapes:
             if shape.dim and shape.dim[0] == old:
                 shape.dim[0] = batch
@@ -239,7 +246,8 @@ class Rewriter:
         """Renames a blob wherever it is written or read."""
         self._taken.add(new)
         for layer in list(self._users.pop(old, {})):
-            for names in (layer.param.bottom, layer.param.top):
+            param = self.change(layer)
+            for names in (param.bottom, param.top):
                 for index, name in enumerate(names):
                     if name == old:
                         names[index] = new
@@ -251,14 +259,10 @@ class Rewriter:
         Raises:
             NetError: the net is not sound any more.
         """
-        if self._erased or self._replaced:
-            kept: list[Layer] = []
-            for layer in self.net.layers:
-                kept += [new for new in self._places(layer) if new not in self._erased]
-            self.net.layers = kept
-            self._erased.clear()
-            self._replaced.clear()
-        self.net.changed()
+        kept = [new for layer in self.net.layers for new in self._places(layer) if new not in self._erased]
+        self._erased.clear()
+        self._replaced.clear()
+        self.net.changed(kept)
         _ = self.net.views
 
     def _places(self, layer: Layer) -> list[Layer]:

@@ -72,9 +72,7 @@ def check_start(train: SolverNet, files: Sequence[Path]) -> StartLedger:
         RebirthError: a file cannot be read, belongs to another net, or holds numbers that are none.
     """
     view = train.view
-    wanted = [
-        layer.name for layer in view.layers if param_shapes(view, layer) or (layer.op is not None and layer.op.tensor)
-    ]
+    wanted = [layer.name for layer in view.layers if param_shapes(view, layer) or layer.traits.tensor]
     found: dict[str, None] = {}
     for path in files:
         weights = Weights.read(path, [layer.param for layer in train.net.layers])

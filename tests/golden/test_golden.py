@@ -17,7 +17,7 @@ from nets import PASSES, parse, rewrite
 from deeprebirth_caffe.formats.prototxt import parse_net
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.nets.exactness import EXACT_NAMES
-from deeprebirth_caffe.rewrite import Pass
+from deeprebirth_caffe.rewrite import AnyPass
 
 HERE = Path(__file__).parent
 CASES = sorted(path.parent for path in HERE.glob("*/*/in.prototxt"))
@@ -26,7 +26,7 @@ DATUM = (3, 16, 16)
 """One record of every data layer that needs a source."""
 
 
-def make_pass(name: str, text: str) -> Pass:
+def make_pass(name: str, text: str) -> AnyPass:
     """The pass with the options of the first line."""
     options: dict[str, object] = {}
     first = text.split("\n", 1)[0]

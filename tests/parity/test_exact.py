@@ -23,7 +23,7 @@ from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.relearn.merge_branches import MergeBranches
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
-from deeprebirth_caffe.rewrite import Pass, Rewriter
+from deeprebirth_caffe.rewrite import AnyPass, Reason, Rewriter
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.caffe.client import CaffeWorker
@@ -35,7 +35,7 @@ def engine(caffe_install: CaffeInstall, caffe: CaffeWorker) -> Shared:
     return Shared(caffe_install, caffe)
 
 
-def run(net: Net, one: Pass) -> tuple[Net, Net]:
+def run(net: Net, one: AnyPass) -> tuple[Net, Net]:
     before = net.copy()
     outcome = rewrite(net, one)
     assert outcome.rewrites and not outcome.refusals
@@ -201,7 +201,7 @@ def test_permuted_readers_compute_the_same(engine: Shared) -> None:
     before = net.copy()
     concat = by_name(net, "cat")
     readers = readers_to_permute(Facts(net), concat)
-    assert not isinstance(readers, str)
+    assert not isinstance(readers, Reason)
     rewriter = Rewriter(net)
     rewriter.set_bottoms(concat, ["c", "a", "b"])
     permute_readers(rewriter, readers, np.array([5, 0, 1, 2, 3, 4]))

@@ -23,7 +23,7 @@ from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.inner_to_convolution import InnerToConvolution
 from deeprebirth_caffe.passes.exact.join_siblings import JoinSiblings
 from deeprebirth_caffe.passes.exact.widen_branches import WidenBranches
-from deeprebirth_caffe.rewrite import Pass, Rewriter
+from deeprebirth_caffe.rewrite import AnyPass, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import run
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def engine(caffe_install: CaffeInstall, caffe: CaffeWorker) -> Shared:
     return Shared(caffe_install, caffe)
 
 
-def changed(text: str, one: Pass) -> tuple[Net, Net]:
+def changed(text: str, one: AnyPass) -> tuple[Net, Net]:
     """A net with random weights, for images of its own size, before and after a pass, which must find something."""
     net = parse(text, weights=True)
     net.fixed_size = True
@@ -185,7 +185,7 @@ SECOND = ["", "stride: 2", "dilation: 2", "group: 2 bias_term: false", "pad: 1"]
 def free_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets every rewrite pay, so that the algebra is tried where the gate would stop it."""
     for module in ("windows", "exact.join_siblings", "exact.widen_branches", "exact.inner_to_convolution"):
-        monkeypatch.setattr(f"deeprebirth_caffe.passes.{module}.no_gain", lambda before, after: "")
+        monkeypatch.setattr(f"deeprebirth_caffe.passes.{module}.no_gain", lambda *costs: None)
 
 
 def test_convolutions_in_a_row(engine: Shared, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ PNET = (
 def free_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every rewrite pays."""
     for module in ("windows", "exact.widen_branches", "exact.join_siblings", "exact.sum_siblings"):
-        monkeypatch.setattr(f"deeprebirth_caffe.passes.{module}.no_gain", lambda before, after: "")
+        monkeypatch.setattr(f"deeprebirth_caffe.passes.{module}.no_gain", lambda *costs: None)
 
 
 def at_all_sizes(caffe: CaffeWorker, folder: Path, before: Net, after: Net) -> Iterator[tuple[dict, dict]]:  # type: ignore[type-arg]

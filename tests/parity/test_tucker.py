@@ -23,7 +23,7 @@ from deeprebirth_caffe.nets.load import load_net
 from deeprebirth_caffe.nets.rewriting import Converted
 from deeprebirth_caffe.options.convert import ConvertOptions
 from deeprebirth_caffe.options.tucker import TuckerOptions
-from deeprebirth_caffe.passes.patterns import LINEAR, Facts
+from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.relearn.factors import Site, find_site
 from deeprebirth_caffe.passes.relearn.tucker import Tucker
 from deeprebirth_caffe.proto import caffe_pb2 as pb
@@ -49,7 +49,7 @@ def plant(net: Net, ranks: dict[str, tuple[int, ...]]) -> None:
     assert net.weights is not None
     facts, rng = Facts(net), np.random.default_rng(7)
     for one in net.layers:
-        site = find_site(facts, one) if one.type in LINEAR else ""
+        site = find_site(facts, one) if one.traits.linear else ""
         if not isinstance(site, Site):
             continue
         less, more = (ranks[one.name] * 2)[:2] if not site.kernel else ranks[one.name]

@@ -12,7 +12,7 @@ from deeprebirth_caffe.ir import Net, Weights
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.portable import Portable
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
-from deeprebirth_caffe.rewrite import Pass, Rewriter
+from deeprebirth_caffe.rewrite import AnyPass, Rewriter
 from deeprebirth_caffe.rewrite.learning import learn_faster
 from deeprebirth_caffe.rewrite.pipeline import Outcome, run
 
@@ -33,7 +33,7 @@ BN = (
 END = 'layer { name: "fc" type: "InnerProduct" bottom: "pool" top: "fc" inner_product_param { num_output: 3 } }\n'
 
 
-def convert(text: str, passes: Sequence[Pass], weights: bool = False) -> tuple[Net, Outcome, Rewriter]:
+def convert(text: str, passes: Sequence[AnyPass], weights: bool = False) -> tuple[Net, Outcome, Rewriter]:
     net = Net.parse(text)
     if weights:
         net.weights = random_weights(net)

@@ -15,7 +15,7 @@ from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.inner_to_convolution import InnerToConvolution
 from deeprebirth_caffe.passes.exact.join_siblings import JoinSiblings
 from deeprebirth_caffe.passes.exact.widen_branches import WidenBranches
-from deeprebirth_caffe.rewrite import Pass
+from deeprebirth_caffe.rewrite import AnyPass
 
 D = data(1, 4, 16, 16)
 TRAIN, TEST = "include { phase: TRAIN }", "include { phase: TEST }"
@@ -95,7 +95,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("one", "name", "text", "reason"), CASES, ids=lambda value: getattr(value, "name", None))
-def test_what_stays(one: Pass, name: str, text: str, reason: str) -> None:
+def test_what_stays(one: AnyPass, name: str, text: str, reason: str) -> None:
     net = parse(text, weights=True)
     found = reasons(net, one)
     assert net.text() == text
@@ -115,7 +115,7 @@ def test_what_stays(one: Pass, name: str, text: str, reason: str) -> None:
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_without_weights_nothing_folds(one: Pass, text: str) -> None:
+def test_without_weights_nothing_folds(one: AnyPass, text: str) -> None:
     found = reasons(text, one)
     assert "folding needs weights: give -w" in found.values()
     net = parse(text, weights=True)

@@ -7,7 +7,7 @@ from nets import by_name, conv, data, fc, layer, names, parse, pool, relu
 
 from deeprebirth_caffe.passes.channels import choose, has_channel_blobs, join, permute_readers, readers_to_permute
 from deeprebirth_caffe.passes.patterns import Facts
-from deeprebirth_caffe.rewrite import Kind, Rewriter
+from deeprebirth_caffe.rewrite import Kind, Reason, Rewriter
 
 ORDER = np.array([2, 0, 3, 1])
 TEXT = (
@@ -31,7 +31,8 @@ def test_followers_are_found_through_what_keeps_channels_apart() -> None:
     found = readers_to_permute(Facts(net), by_name(net, "first"))
     assert [one.name for one in found] == ["bn", "scale", "prelu", "bias", "conv", "fc", "turned"]  # type: ignore[union-attr]
     reason = readers_to_permute(Facts(net), by_name(net, "data"))
-    assert reason == "the order of the Concat's channels would change, and up (Deconvolution) reads them in that order"
+    words = "the order of the Concat's channels would change, and up (Deconvolution) reads them in that order"
+    assert reason == Reason(words)
 
 
 def test_every_follower_is_reordered_under_a_new_name() -> None:
@@ -39,7 +40,7 @@ def test_every_follower_is_reordered_under_a_new_name() -> None:
     assert net.weights is not None
     before = net.weights.copy()
     readers = readers_to_permute(Facts(net), by_name(net, "first"))
-    assert not isinstance(readers, str)
+    assert not isinstance(readers, Reason)
     rewriter = Rewriter(net)
     made = permute_readers(rewriter, readers, ORDER)
     rewriter.commit()

@@ -13,7 +13,7 @@ from deeprebirth_caffe.passes.relearn.merge_branches import MergeBranches
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
 from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
-from deeprebirth_caffe.rewrite import Pass
+from deeprebirth_caffe.rewrite import AnyPass
 
 TWO = layer("Data", "data", (), ("data", "label"), "include { phase: TRAIN } data_param { batch_size: 8 }") + layer(
     "Data", "data", (), ("data", "label"), "include { phase: TEST } data_param { batch_size: 2 }"
@@ -73,7 +73,7 @@ def test_lrn_goes_from_any_place(kinds: tuple[str, ...]) -> None:
     [*product(("BatchNorm", "BatchNorm!"), ("Scale", "Scale!")), ("BatchNorm",), ("BatchNorm!",), ("Scale",)],
     ids=" ".join,
 )
-def test_normalisation_goes_in_place_or_not(kinds: tuple[str, ...], one: Pass) -> None:
+def test_normalisation_goes_in_place_or_not(kinds: tuple[str, ...], one: AnyPass) -> None:
     text = chain(*kinds).replace('type: "BatchNorm"', 'type: "BatchNorm" batch_norm_param { use_global_stats: true }')
     net = parse(text, weights=True, datum=DATUM)
     reads = list(by_name(net, "fc").bottoms)

@@ -19,7 +19,7 @@ from deeprebirth_caffe.passes.relearn.merge_branches import MergeBranches
 from deeprebirth_caffe.passes.relearn.pool_to_stride import PAPER_KEEPS, PoolToStride
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
 from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
-from deeprebirth_caffe.rewrite import Pass
+from deeprebirth_caffe.rewrite import AnyPass
 
 D = data(1, 4, 16, 16)
 SOURCE = layer("Data", "data", (), ("data", "label"), "data_param { batch_size: 2 }")
@@ -38,7 +38,7 @@ def join(name: str, *bottoms: str, fields: str = "") -> str:
     return layer("Concat", name, bottoms, name, fields)
 
 
-def only(text: str, one: Pass, name: str, *, weights: bool = False) -> str:
+def only(text: str, one: AnyPass, name: str, *, weights: bool = False) -> str:
     """The reason for one layer, of a net that must not change at all."""
     net = parse(text, weights=weights)
     found = reasons(net, one)
@@ -147,7 +147,7 @@ def test_lrn_without_a_host(text: str, reason: str) -> None:
 def test_joins_are_left_alone_where_the_paper_does(kind: str) -> None:
     text = D + CONV + conv("b", "data") + layer(kind, "both", ("conv", "b")) + pool("pool", "both")
     reason = f"left alone by --paper: no convolution directly in front, both ({kind}) stands between"
-    assert only(text, PoolToStride(paper=True), "pool") == (reason if kind == "Concat" else PAPER_KEEPS)
+    assert only(text, PoolToStride(paper=True), "pool") == (reason if kind == "Concat" else PAPER_KEEPS.text)
     text = text.replace('type: "Pooling"', 'type: "LRN"').replace("pooling_param { kernel_size: 2 stride: 2 }", "")
     assert only(text, RemoveLrn(joins=False), "pool") == reason
 
@@ -169,7 +169,7 @@ MODULE = conv("c", "pool") + conv("d", "pool") + layer("Concat", "both", ("c", "
 )
 def test_pools_that_the_paper_folds(behind: str, folds: bool) -> None:
     text = D + CONV + POOL + behind
-    assert reasons(text, PoolToStride(paper=True)) == ({} if folds else {"pool": PAPER_KEEPS})
+    assert reasons(text, PoolToStride(paper=True)) == ({} if folds else {"pool": PAPER_KEEPS.text})
     assert reasons(text, PoolToStride()) == {}
 
 
@@ -339,7 +339,7 @@ NORMS = [
 
 @pytest.mark.parametrize("one", [FoldBatchNorm(), PruneBatchNorm()], ids=lambda one: one.name)
 @pytest.mark.parametrize(("text", "name", "reason"), NORMS)
-def test_norm_that_stays(one: Pass, text: str, name: str, reason: str) -> None:
+def test_norm_that_stays(one: AnyPass, text: str, name: str, reason: str) -> None:
     assert only(text, one, name, weights=True) == reason
 
 

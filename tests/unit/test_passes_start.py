@@ -14,14 +14,14 @@ from deeprebirth_caffe.passes.relearn.pool_to_stride import PoolToStride
 from deeprebirth_caffe.passes.relearn.prune_batchnorm import PruneBatchNorm
 from deeprebirth_caffe.passes.relearn.remove_lrn import RemoveLrn
 from deeprebirth_caffe.passes.relearn.start import Start
-from deeprebirth_caffe.rewrite import Pass
+from deeprebirth_caffe.rewrite import AnyPass
 from deeprebirth_caffe.rewrite.pipeline import Outcome
 
 XAVIER = Start("xavier", seed=3)
 BIAS = 'weight_filler { type: "gaussian" } bias_filler { type: "constant" value: 0.2 }'
 
 
-def run(text: str, one: Pass) -> tuple[Weights, Weights, Outcome]:
+def run(text: str, one: AnyPass) -> tuple[Weights, Weights, Outcome]:
     """The weights before and after, and what was done."""
     net = parse(text, weights=True)
     assert net.weights is not None
@@ -65,7 +65,7 @@ def test_the_note_tells_both_axes_and_the_shift() -> None:
         (PruneBatchNorm(start=XAVIER), "Scale"),
     ],
 )
-def test_xavier_as_in_the_paper(one: Pass, kind: str) -> None:
+def test_xavier_as_in_the_paper(one: AnyPass, kind: str) -> None:
     text = STEM if kind == "Pooling" else STEM.split('layer { name: "pool"')[0] + layer(kind, "x", "conv")
     before, after, _ = run(text, one)
     weight, bias = after["conv_merge"]

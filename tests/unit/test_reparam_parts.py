@@ -20,7 +20,7 @@ from deeprebirth_caffe.ops import conv_output_size
 from deeprebirth_caffe.passes.exact.fold_batchnorm import FoldBatchNorm
 from deeprebirth_caffe.passes.exact.sum_siblings import SumSiblings
 from deeprebirth_caffe.passes.relearn.reparametrize import Reparametrize
-from deeprebirth_caffe.rewrite import Kind, Pass, Rewriter
+from deeprebirth_caffe.rewrite import AnyPass, Kind, Rewriter
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -154,7 +154,7 @@ LEARN = layer("Data", "data", (), ("data", "label"), "data_param { batch_size: 2
 SHARED = 'param { name: "w" }'
 R = Reparametrize(layers=frozenset({"c", "fc"}))
 
-CASES: list[tuple[Pass, str, str, str]] = [
+CASES: list[tuple[AnyPass, str, str, str]] = [
     (SumSiblings(), "s", D + conv("a", "data", 4, 3, "group: 2") + conv("b", "data", 4, 3) + SUM,
      "a and b have different groups"),
     (SumSiblings(), "s", D + conv("a", "data", 4, 1, "stride: 8") + conv("b", "data", 4, 3, "stride: 6") + SUM,
@@ -178,7 +178,7 @@ CASES: list[tuple[Pass, str, str, str]] = [
 
 
 @pytest.mark.parametrize(("one", "where", "text", "reason"), CASES)
-def test_left_alone(one: Pass, where: str, text: str, reason: str) -> None:
+def test_left_alone(one: AnyPass, where: str, text: str, reason: str) -> None:
     net = parse(text, weights=True, datum=(4, 9, 9))
     before = net.text()
     found = reasons(net, one)

@@ -12,7 +12,7 @@ from nets import by_name, conv, data, fc, layer, names, parse, pool, relu, rewri
 
 from deeprebirth_caffe.ir import Net, NetError
 from deeprebirth_caffe.nets.ledger import LedgerLayers, make_ledger
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, RewriteError, Rewriter
+from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Reason, Refusal, RewriteError, Rewriter
 from deeprebirth_caffe.rewrite.learning import learn_faster, restore
 from deeprebirth_caffe.rewrite.names import rename_changed_blobs
 from deeprebirth_caffe.rewrite.pipeline import run
@@ -262,20 +262,20 @@ def test_rebirth_layers_learn_ten_times_as_fast_and_go_back() -> None:
 
 
 @dataclass(frozen=True)
-class Drop(Pass):
+class Drop(Pass[None]):
     """Takes ReLUs out, one a sweep where they touch."""
 
     name: ClassVar[str] = "drop"
     kind: ClassVar[Kind] = Kind.RELEARN
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[None] | Refusal]:
         for one in net.layers:
             if one.type == "ReLU":
-                yield Match(one, frozenset([one, *(user for user, _ in net.readers(one))]))
+                yield Match(one, frozenset([one, *(user for user, _ in net.readers(one))]), None)
             elif one.type == "Pooling":
-                yield Refusal(one, "a pool")
+                yield Refusal(one, Reason("a pool"))
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
+    def apply(self, match: Match[None], rewriter: Rewriter) -> Applied:
         rewriter.erase(match.layer)
         return Applied([match.layer.name])
 
@@ -287,16 +287,16 @@ class DropExactly(Drop):
 
 
 @dataclass(frozen=True)
-class Rename(Pass):
+class Rename(Pass[None]):
     """Never comes to an end."""
 
     name: ClassVar[str] = "rename"
     kind: ClassVar[Kind] = Kind.RELEARN
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
-        yield Match(net.layers[0], frozenset(net.layers))
+    def match(self, net: Net) -> Iterator[Match[None] | Refusal]:
+        yield Match(net.layers[0], frozenset(net.layers), None)
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
+    def apply(self, match: Match[None], rewriter: Rewriter) -> Applied:
         return Applied()
 
 

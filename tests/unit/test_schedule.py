@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from deeprebirth_caffe import zoo
+from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.solver import parse_solver
 from deeprebirth_caffe.nets.load import load_net
@@ -395,3 +396,9 @@ def test_data_are_known_by_content(tmp_path: Path, change: Callable[[Path], obje
     assert data_digest([tmp_path]) == before
     change(tmp_path)
     assert data_digest([tmp_path]) != before
+
+
+def test_an_error_says_where_and_keeps_what_it_holds() -> None:
+    error = EngineError("it broke", stderr_tail="the last line", fatal=True)
+    error.within("step conv1")
+    assert (str(error), error.stderr_tail, error.fatal) == ("step conv1: it broke", "the last line", True)

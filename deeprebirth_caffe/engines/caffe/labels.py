@@ -13,11 +13,10 @@ Rule = tuple[int | None, int | None]
 def label_rules(net: Net, state: NetState) -> dict[str, Rule]:
     """The rules for each layer of a net, in one state, that takes labels."""
     layers = net.view(state.phase, state.stages, state.level).layers
-    found = {layer.name: _rule(layer.param) for layer in layers if len(layer.param.bottom) > 1}
-    return {name: rule for name, rule in found.items() if rule is not None}
+    return {layer.name: _rule(layer.param) for layer in layers if layer.traits.class_labels and len(layer.bottoms) > 1}
 
 
-def _rule(param: pb.LayerParameter) -> Rule | None:
+def _rule(param: pb.LayerParameter) -> Rule:
     loss = param.loss_param
     ignored = loss.ignore_label if loss.HasField("ignore_label") else None
     if param.type == "SoftmaxWithLoss":
@@ -27,6 +26,4 @@ def _rule(param: pb.LayerParameter) -> Rule | None:
     if param.type == "Accuracy":
         accuracy = param.accuracy_param
         return accuracy.axis, accuracy.ignore_label if accuracy.HasField("ignore_label") else None
-    if param.type in ("MultinomialLogisticLoss", "HingeLoss"):
-        return None, None
-    return None
+    return None, None

@@ -14,15 +14,15 @@ from deeprebirth_caffe.engines.torch.graph import gradient_flow, loss_weights
 from deeprebirth_caffe.engines.torch.layers.base import Lowered, Spec, make
 from deeprebirth_caffe.engines.torch.params import Parameters, new_blobs
 from deeprebirth_caffe.ir import Layer, Value, View
-from deeprebirth_caffe.ops import Shape, UnknownShape
+from deeprebirth_caffe.ops import Shape, UnknownShape, all_ops
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.data import DataLayer
 
-FED = frozenset({"Input", "MemoryData"})
+FED = frozenset(kind.type for kind in all_ops() if kind.given)
 """Types whose tops the caller gives."""
 
-READ = frozenset({"Data", "ImageData", "HDF5Data", "WindowData"})
+READ = frozenset(kind.type for kind in all_ops() if kind.reads)
 """Types that read files."""
 
 
@@ -160,7 +160,7 @@ class Builder:
     def images(self) -> int:
         """How many records a forward pass takes; 0 where there is no data layer."""
         for layer in self._view.layers:
-            if layer.op is not None and layer.op.data and layer.type != "Input":
+            if layer.fed and layer.type != "Input":
                 return next(iter(self.shapes[self._view.outs[layer][0]]), 1)
         return 0
 

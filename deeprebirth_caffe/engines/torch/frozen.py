@@ -18,7 +18,7 @@ import torch
 
 from deeprebirth_caffe.engines.torch.build import Step
 from deeprebirth_caffe.engines.torch.memory import free_bytes
-from deeprebirth_caffe.engines.torch.still import VIEWS, still_steps
+from deeprebirth_caffe.engines.torch.still import is_view, still_steps
 
 Values = dict[int, torch.Tensor]
 Run = Callable[[Step, Values], Sequence[torch.Tensor]]
@@ -324,7 +324,7 @@ class _Plan:
             found = producer.get(number)
             if found is None or found in run or number in stored:
                 continue
-            if number in weighty and found.layer.type not in VIEWS:
+            if number in weighty and not is_view(found.layer):
                 stored.add(number)
             else:  # cheaper to do again than to keep, or no memory of its own
                 run.add(found)

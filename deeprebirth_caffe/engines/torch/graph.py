@@ -113,6 +113,6 @@ def _upwards(
 
 
 def _may_force(layer: Layer, index: int) -> bool:
-    if layer.op is None or not layer.op.loss:
+    if not layer.traits.loss:
         return True
     return index != _NO_GRADIENT.get(layer.type, 1)

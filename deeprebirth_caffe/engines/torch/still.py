@@ -7,22 +7,17 @@ there: nothing that learns lies behind.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 from deeprebirth_caffe.engines.torch.build import Step
+from deeprebirth_caffe.ir import Layer
 from deeprebirth_caffe.ops import Shape
-from deeprebirth_caffe.ops.base import axis_of
-from deeprebirth_caffe.ops.shape_ops import concat_axis, slice_axis
-from deeprebirth_caffe.proto import caffe_pb2 as pb
+from deeprebirth_caffe.ops.norm import stored_statistics
 
-VIEWS = frozenset({"Dropout", "Flatten", "Reshape", "Slice", "Split"})
-"""Types whose tops are (parts of) the memory of their bottom, where they can be still at all."""
 
-_ALWAYS = frozenset(
-    {"AbsVal", "BNLL", "Clip", "ELU", "Eltwise", "Exp", "LRN", "Log", "MVN", "PReLU", "Power", "ReLU", "Sigmoid"}
-    | {"Split", "Swish", "TanH", "Threshold"}
-)
-"""Types that work image by image whatever their parameters say."""
+def is_view(layer: Layer) -> bool:
+    """Whether its tops are (parts of) the memory of its bottom, where it can be still at all."""
+    return layer.traits.identity_in_test or (layer.traits.moves and not layer.traits.joins)
 
 
 def still_steps(steps: Iterable[Step], data: Collection[int], moved: Collection[int], train: bool) -> list[Step]:
@@ -40,7 +35,10 @@ def still_steps(steps: Iterable[Step], data: Collection[int], moved: Collection[
         loss = any(step.weights) or step.nameless
         if loss or any(step.learns) or not step.ins or not known.issuperset(step.ins):
             continue
-        if any(id(blob) in moved for blob in step.blobs) or not _by_image(step.layer.param, _bottom(step), train):
+        layer = step.layer
+        if any(id(blob) in moved for blob in step.blobs) or not layer.traits.by_image(
+            layer.param, _bottom(step), train
+        ):
             continue
         found.append(step)
         known.update(step.outs)
@@ -56,7 +54,7 @@ def moved_blobs(steps: Iterable[Step], learnable: Mapping[int, float]) -> set[in
     """
     found = {blob for blob, lr_mult in learnable.items() if lr_mult}
     for step in steps:
-        if step.layer.type == "BatchNorm" and not _stored(step.layer.param, step.lowered.spec.train):
+        if step.layer.type == "BatchNorm" and not stored_statistics(step.layer.param, step.lowered.spec.train):
             found.update(map(id, step.blobs))
     return found
 
@@ -64,38 +62,3 @@ def moved_blobs(steps: Iterable[Step], learnable: Mapping[int, float]) -> set[in
 def _bottom(step: Step) -> Shape:
     """The shape of a layer's first input when the net was built; only its number of axes counts."""
     return tuple(step.lowered.spec.bottoms[0])
-
-
-def _by_image(param: pb.LayerParameter, bottom: Sequence[int], train: bool) -> bool:
-    shape, kind = tuple(bottom), param.type
-    if not shape:
-        return False
-    if kind in _ALWAYS:
-        return True
-    if kind in ("Convolution", "Deconvolution"):
-        return axis_of(param, param.convolution_param.axis, shape) == 1
-    if kind == "Pooling":
-        return not (train and param.pooling_param.pool == pb.PoolingParameter.STOCHASTIC)
-    if kind == "BatchNorm":
-        return _stored(param, train)
-    if kind == "Dropout":
-        return not train
-    if kind == "Concat":
-        return concat_axis(param, shape) > 0
-    if kind == "Slice":
-        return slice_axis(param, shape) > 0
-    if kind in ("Scale", "Bias"):
-        given = param.scale_param if kind == "Scale" else param.bias_param
-        return len(param.bottom) == 1 and axis_of(param, given.axis, shape) > 0
-    if kind == "InnerProduct":
-        return axis_of(param, param.inner_product_param.axis, shape) > 0
-    if kind == "Softmax":
-        return axis_of(param, param.softmax_param.axis, shape) > 0
-    # These keep the order of the numbers, so as many images as before are the same images; the cache sees to that.
-    return kind in ("Flatten", "Reshape")
-
-
-def _stored(param: pb.LayerParameter, train: bool) -> bool:
-    """Whether a BatchNorm uses its stored statistics, and so leaves them as they are."""
-    p = param.batch_norm_param
-    return bool(p.use_global_stats) if p.HasField("use_global_stats") else not train

@@ -143,7 +143,7 @@ def image_seg_data(values: Values) -> Op:
         batch = layer.image_data_param.batch_size
         return [(batch, *image), (batch, 1, *image[1:]), (batch, 1, 1, 2)][: len(layer.top)]
 
-    return Op("ImageSegData", shapes, min_bottoms=0, max_bottoms=0, max_tops=3, data=True)
+    return Op("ImageSegData", shapes, min_bottoms=0, max_bottoms=0, max_tops=3, data=True, block="image_data_param")
 
 
 def seg_accuracy(values: Values) -> Op:

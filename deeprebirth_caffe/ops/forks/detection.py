@@ -93,7 +93,16 @@ def annotated_data(values: Values) -> Op:
         # The second top holds one row a box, so only the first is said.
         return [(layer.data_param.batch_size, *image)]
 
-    return Op("AnnotatedData", shapes, cost_fn=per_output(COPY), min_bottoms=0, max_bottoms=0, max_tops=2, data=True)
+    return Op(
+        "AnnotatedData",
+        shapes,
+        cost_fn=per_output(COPY),
+        min_bottoms=0,
+        max_bottoms=0,
+        max_tops=2,
+        data=True,
+        reads=True,
+    )
 
 
 def _resized(layer: pb.LayerParameter, values: Values) -> Shape | None:

@@ -111,7 +111,8 @@ def _bound(type_name: str, kind: ForkType | None, extra: Extra) -> Op | None:
         return facts(layer).cost_fn(said(layer, bottoms), bottoms, tops)
 
     traits = facts(_any_layer(type_name))
-    return replace(traits, type=type_name, shapes_fn=shapes, params_fn=params, macs_fn=macs, cost_fn=cost)
+    learns = params if traits.learned else traits.params_fn
+    return replace(traits, type=type_name, shapes_fn=shapes, params_fn=learns, macs_fn=macs, cost_fn=cost)
 
 
 def _any_layer(type_name: str) -> pb.LayerParameter:

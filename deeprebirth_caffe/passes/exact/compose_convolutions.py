@@ -21,20 +21,17 @@ from deeprebirth_caffe.rewrite import Applied, ExactPass, Match, Refusal, Rewrit
 
 
 @dataclass(frozen=True)
-class ComposeConvolutions(ExactPass):
+class ComposeConvolutions(ExactPass[Joint]):
     """Joins linear convolutions that follow each other."""
 
     name: ClassVar[str] = "compose-convolutions"
     reshapes: ClassVar[bool] = True
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[Joint] | Refusal]:
         facts = Facts(net)
-        for first, second in neighbours(facts, [("Convolution", "Convolution")]):
+        for first, second in neighbours(facts, lambda one, other: one.type == other.type == "Convolution"):
             found = join_windows(facts, first, second)
-            if isinstance(found, Joint):
-                yield Match(second, frozenset(found.pair), found)
-            else:
-                yield Refusal(second, found)
+            yield Match(second, frozenset(found.pair), found) if isinstance(found, Joint) else Refusal(second, found)
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        return apply_joint(rewriter, match.data)
+    def apply(self, match: Match[Joint], rewriter: Rewriter) -> Applied:
+        return apply_joint(rewriter, match.plan)

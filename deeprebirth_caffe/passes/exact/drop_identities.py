@@ -20,21 +20,21 @@ import numpy as np
 
 from deeprebirth_caffe.ir import Layer, Net, Value
 from deeprebirth_caffe.ops import pool_geometry
-from deeprebirth_caffe.passes.batchnorm import NORMS, batch_statistics, chain_affine, missing_weights, odd
+from deeprebirth_caffe.passes.batchnorm import batch_statistics, chain_affine, missing_weights, odd
 from deeprebirth_caffe.passes.patterns import THIS_SIZE, Facts, strange
-from deeprebirth_caffe.rewrite import Applied, ExactPass, Match, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Match, Reason, Refusal, Rewriter
 
 _SAME_SHAPE = frozenset({"Flatten", "Reshape", "Tile", "Split", "Slice", "Concat"})
 """Types that move numbers without changing them: with one bottom, one top and one shape they do nothing."""
 
 
 @dataclass(frozen=True)
-class DropIdentities(ExactPass):
+class DropIdentities(ExactPass[bool]):
     """Removes layers that do nothing."""
 
     name: ClassVar[str] = "drop-identities"
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[bool] | Refusal]:
         facts = Facts(net)
         for layer in net.layers:
             if not _is_identity(facts, layer):
@@ -47,8 +47,8 @@ class DropIdentities(ExactPass):
                 near = {one for one, _ in (*net.readers(layer), *net.producers(layer)) if one is not None}
                 yield Match(layer, frozenset({layer, *near}), sole)
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        rewriter.erase(match.layer, sole=match.data)
+    def apply(self, match: Match[bool], rewriter: Rewriter) -> Applied:
+        rewriter.erase(match.layer, sole=match.plan)
         return Applied([match.layer.name])
 
 
@@ -57,18 +57,18 @@ def _is_identity(facts: Facts, layer: Layer) -> bool:
     if len(layer.bottoms) != 1 or len(layer.tops) != 1 or strange(layer):
         return False
     param = layer.param
-    if layer.type == "Dropout":
+    if layer.traits.identity_in_test:
         return True
     if layer.type == "Power":
         return (param.power_param.power, param.power_param.scale, param.power_param.shift) == (1, 1, 0)
     if layer.type == "Pooling":
-        if param.pooling_param.pool == param.pooling_param.STOCHASTIC:
+        if layer.traits.random(param):
             return False
         return all(_one_by_one(layer, value) for value in facts.net.values_in(layer))
-    if layer.type in _SAME_SHAPE:
+    if layer.traits.moves:
         pairs = zip(facts.net.values_in(layer), facts.net.values_out(layer), strict=True)
         return all(into.shape is not None and into.shape == out.shape for into, out in pairs)
-    return (layer.type in NORMS or layer.type == "Bias") and _changes_nothing(facts, layer)
+    return layer.traits.affine and layer.traits.learned and _changes_nothing(facts, layer)
 
 
 def _one_by_one(pool: Layer, bottom: Value) -> bool:
@@ -79,7 +79,7 @@ def _one_by_one(pool: Layer, bottom: Value) -> bool:
     return (window.kernel, window.stride, window.pad) == ((1, 1), (1, 1), (0, 0))
 
 
-def _for_now(facts: Facts, layer: Layer) -> str:
+def _for_now(facts: Facts, layer: Layer) -> Reason | None:
     """Why a layer does nothing at the given size or batch alone; empty where it never does anything."""
     sizes = facts.net.other_sizes
     for views, what in ((sizes.views, THIS_SIZE), (sizes.batches, "and the net takes other batches")):
@@ -88,8 +88,10 @@ def _for_now(facts: Facts, layer: Layer) -> str:
                 continue
             into, out = view.ins[layer][0], view.outs[layer][0]
             if into.shape != out.shape or (layer.type == "Pooling" and not _one_by_one(layer, into)):
-                return f"it does nothing to {'x'.join(map(str, facts.value_in(layer).shape or ()))} alone, {what}"
-    return ""
+                return Reason(
+                    f"it does nothing to {'x'.join(map(str, facts.value_in(layer).shape or ()))} alone, {what}"
+                )
+    return None
 
 
 def _changes_nothing(facts: Facts, layer: Layer) -> bool:
@@ -104,23 +106,23 @@ def _changes_nothing(facts: Facts, layer: Layer) -> bool:
     return bool(np.all(own.scale == 1) and not np.any(own.shift))
 
 
-def _tied(facts: Facts, layer: Layer, sole: bool) -> str:
+def _tied(facts: Facts, layer: Layer, sole: bool) -> Reason | None:
     """Why a layer that does nothing must stay; empty when it can go."""
     trains = [state for state in facts.alive(layer) if state.phase == "TRAIN"]
-    if layer.type == "Dropout" and trains and layer.param.dropout_param.dropout_ratio != 0:
-        return "it drops in TRAIN: relearn with it, and `rebirth deploy` takes it out"
+    if layer.traits.identity_in_test and trains and layer.param.dropout_param.dropout_ratio != 0:
+        return Reason("it drops in TRAIN: relearn with it, and `rebirth deploy` takes it out")
     if any(layer.param.loss_weight):
-        return f"{layer.name} is part of the loss itself (loss_weight)"
+        return Reason(f"{layer.name} is part of the loss itself (loss_weight)")
     if not facts.alive(layer) or layer.in_place(0):
-        return "" if facts.alive(layer) else "it is alive in no state"
+        return None if facts.alive(layer) else Reason("it is alive in no state")
     near = [one for one, _ in (*facts.net.producers(layer), *facts.net.readers(layer)) if one is not None]
     blobs = [layer.tops[0], *layer.bottoms[:sole]]
     if not all(map(facts.one_maker, blobs)) or any(facts.alive(one) != facts.alive(layer) for one in near if sole):
-        return f"{layer.bottoms[0]} and {layer.tops[0]} are not the same in all phases"
+        return Reason(f"{layer.bottoms[0]} and {layer.tops[0]} are not the same in all phases")
     if sole:
-        return ""
+        return None
     values = facts.net.values_out(layer)
     if not all(value.uses for value in values):
-        return f"{layer.tops[0]} is an output of the net, and {layer.bottoms[0]} is read by others too, or fed"
+        return Reason(f"{layer.tops[0]} is an output of the net, and {layer.bottoms[0]} is read by others too, or fed")
     later = next((use for value in values for use, index in value.uses if use.in_place(index)), None)
-    return f"{later.name} overwrites {layer.tops[0]}, and others read {layer.bottoms[0]}" if later else ""
+    return Reason(f"{later.name} overwrites {layer.tops[0]}, and others read {layer.bottoms[0]}") if later else None

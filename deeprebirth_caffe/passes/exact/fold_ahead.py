@@ -22,16 +22,14 @@ from deeprebirth_caffe.ir import Layer, Net, Weights, unknown_shape
 from deeprebirth_caffe.numerics import affine
 from deeprebirth_caffe.ops import conv_geometry
 from deeprebirth_caffe.passes.batchnorm import (
-    AFFINE,
     add_bias,
     chain_affine,
     learning,
-    linear_param,
     missing_weights,
     odd,
 )
-from deeprebirth_caffe.passes.patterns import LINEAR, Facts, strange
-from deeprebirth_caffe.rewrite import Applied, ExactPass, Kind, Match, Refusal, Rewriter
+from deeprebirth_caffe.passes.patterns import Facts, strange
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Kind, Match, Reason, Refusal, Rewriter
 
 Array = npt.NDArray[Any]
 
@@ -48,28 +46,28 @@ class _Plan:
 
 
 @dataclass(frozen=True)
-class FoldAhead(ExactPass):
+class FoldAhead(ExactPass[_Plan]):
     """Folds affine layers into the Convolution, Deconvolution or InnerProduct layers behind them."""
 
     name: ClassVar[str] = "fold-ahead"
     after: ClassVar[tuple[str, ...]] = ("sum-siblings",)
     """Affine layers go to the layer in front first, which takes any, and only the others to the layers behind."""
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[_Plan] | Refusal]:
         facts = Facts(net)
         for layer in net.layers:
-            if layer.type in AFFINE and len(layer.bottoms) == 1 and len(layer.tops) == 1:
+            if layer.traits.affine and len(layer.bottoms) == 1 and len(layer.tops) == 1:
                 readers = _readers(facts, layer)
                 if not readers:  # nothing linear behind it: no place for this pass
                     continue
-                found = readers if isinstance(readers, str) else _plan(facts, layer, *readers)
-                if isinstance(found, str):
+                found = readers if isinstance(readers, Reason) else _plan(facts, layer, *readers)
+                if isinstance(found, Reason):
                     yield Refusal(layer, found)
                 else:
                     yield Match(layer, frozenset({layer, *found.hosts, *found.flats}), found)
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        plan: _Plan = match.data
+    def apply(self, match: Match[_Plan], rewriter: Rewriter) -> Applied:
+        plan = match.plan
         layer = match.layer
         done = Applied([layer.name, *(host.name for host in plan.hosts)], [], plan.macs, plan.macs)
         in_place = layer.in_place(0)
@@ -87,18 +85,18 @@ class FoldAhead(ExactPass):
             twin = rewriter.derive(host, Kind.EXACT, [layer])
             if plan.shifts:
                 add_bias(twin)
-            rewriter.set_weights(twin, [weight, bias] if linear_param(twin).bias_term else [weight])
+            rewriter.set_weights(twin, [weight, bias] if twin.own.bias_term else [weight])
             done.rebirth.append(twin.name)
         return done
 
 
-def _readers(facts: Facts, layer: Layer) -> tuple[tuple[Layer, ...], tuple[Layer, ...]] | str:
-    """The linear layers that read an affine one and the Flattens in between; a reason; "" where none is linear."""
+def _readers(facts: Facts, layer: Layer) -> tuple[tuple[Layer, ...], tuple[Layer, ...]] | Reason | None:
+    """The linear layers that read an affine one and the Flattens in between; a reason; None where none is linear."""
     hosts: list[Layer] = []
     flats: list[Layer] = []
-    other = ""
+    other: Reason | None = None
     for reader, _ in facts.net.readers(layer):
-        host: Layer | str = reader
+        host: Layer | Reason = reader
         if reader.type == "Flatten":
             host = facts.after(reader)
             param = reader.param.flatten_param
@@ -106,25 +104,25 @@ def _readers(facts: Facts, layer: Layer) -> tuple[tuple[Layer, ...], tuple[Layer
                 flats.append(reader)
                 hosts.append(host)
                 continue
-        elif reader.type in LINEAR:
+        elif reader.traits.linear:
             hosts.append(reader)
             continue
-        other = other or f"{reader.name} ({reader.type}) reads {layer.tops[0]} too"
+        other = other or Reason(f"{reader.name} ({reader.type}) reads {layer.tops[0]} too")
     if not hosts or other:
-        return other if hosts else ""
+        return other if hosts else None
     if (reason := odd(facts, layer)) or not (layer.in_place(0) or facts.one_maker(layer.tops[0])):
-        return reason or f"another layer makes {layer.tops[0]} in another phase"
+        return reason or Reason(f"another layer makes {layer.tops[0]} in another phase")
     for one in (*flats, *hosts):
-        if reason := strange(one) or (facts.fixed(one) if one in hosts else ""):
+        if reason := strange(one) or (facts.fixed(one) if one in hosts else None):
             return reason
         if facts.alive(one) != facts.alive(layer):
-            return f"{layer.name} and {one.name} are alive in different phases"
+            return Reason(f"{layer.name} and {one.name} are alive in different phases")
     if flat := next((one for one in flats if not facts.one_maker(one.tops[0])), None):
-        return f"another layer makes {flat.tops[0]} in another phase"
+        return Reason(f"another layer makes {flat.tops[0]} in another phase")
     return tuple(hosts), tuple(flats)
 
 
-def _plan(facts: Facts, layer: Layer, hosts: tuple[Layer, ...], flats: tuple[Layer, ...]) -> _Plan | str:
+def _plan(facts: Facts, layer: Layer, hosts: tuple[Layer, ...], flats: tuple[Layer, ...]) -> _Plan | Reason:
     weights = facts.net.weights
     reason = learning(facts.net, [layer]) or missing_weights(weights, [layer, *hosts])
     if reason:
@@ -132,44 +130,44 @@ def _plan(facts: Facts, layer: Layer, hosts: tuple[Layer, ...], flats: tuple[Lay
     assert weights is not None
     shape = facts.value_in(layer).shape
     if shape is None:
-        return unknown_shape(facts.value_in(layer))
+        return Reason(unknown_shape(facts.value_in(layer)))
     with np.errstate(all="ignore"):
         own = chain_affine(weights, [layer]).over(shape[1])
     shifts = bool(np.any(own.shift))
     arrays = []
     for host in hosts:
-        if linear_param(host).axis != 1:
-            return f"{host.name} does not read channels (axis {linear_param(host).axis})"
+        if host.own.axis != 1:
+            return Reason(f"{host.name} does not read channels (axis {host.own.axis})")
         if shifts and (reason := _unshiftable(facts, layer, host)):
             return reason
         folded = _fold(weights, host, own)
         if not all(np.isfinite(array.astype(np.float32)).all() for array in folded):
-            return f"folding {layer.name} gives numbers that are not finite: has it a negative variance?"
+            return Reason(f"folding {layer.name} gives numbers that are not finite: has it a negative variance?")
         arrays.append(folded)
     return _Plan(hosts, flats, tuple(arrays), shifts, sum(facts.macs(host) or 0 for host in hosts))
 
 
-def _unshiftable(facts: Facts, layer: Layer, host: Layer) -> str:
+def _unshiftable(facts: Facts, layer: Layer, host: Layer) -> Reason | None:
     """Why a shift in front of a layer is not a bias of the layer; empty when it is."""
     if host.type == "InnerProduct":
-        return ""
+        return None
     for value in facts.net.values_in(host):
         if value.shape is None:
-            return unknown_shape(value)
+            return Reason(unknown_shape(value))
         window = conv_geometry(host.param, len(value.shape) - 2)
         if host.type == "Deconvolution":
             if set(window.kernel) != {1} or set(window.stride) != {1}:
-                return (
+                return Reason(
                     f"{layer.name} shifts, and the outputs of {host.name} (Deconvolution) do not all see the same taps"
                 )
         elif any(window.pad):
-            return (
+            return Reason(
                 f"{host.name} pads with zeros, which {layer.name} does not shift (pad "
                 f"{'x'.join(map(str, window.pad))}): in front of padding only a scale folds"
             )
         elif any(size < extent for size, extent in zip(value.shape[2:], window.extent, strict=True)):
-            return f"the kernel of {host.name} reaches beyond the image, where {layer.name} does not shift"
-    return ""
+            return Reason(f"the kernel of {host.name} reaches beyond the image, where {layer.name} does not shift")
+    return None
 
 
 def _fold(weights: Weights, host: Layer, own: affine.Affine) -> tuple[Array, Array]:

@@ -14,33 +14,34 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.windows import Joint, apply_joint, join_windows, neighbours
 from deeprebirth_caffe.rewrite import Applied, ExactPass, Match, Refusal, Rewriter
 
-_PAIRS = [("Pooling", "Convolution"), ("Convolution", "Pooling")]
-
 
 @dataclass(frozen=True)
-class FoldAverage(ExactPass):
+class FoldAverage(ExactPass[Joint]):
     """Folds average pooling into neighbouring convolutions."""
 
     name: ClassVar[str] = "fold-average"
     reshapes: ClassVar[bool] = True
     after: ClassVar[tuple[str, ...]] = ("compose-convolutions",)
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[Joint] | Refusal]:
         facts = Facts(net)
-        for first, second in neighbours(facts, _PAIRS):
+        for first, second in neighbours(facts, _fits):
             pool = first if first.type == "Pooling" else second
             if pool.param.pooling_param.pool != pool.param.pooling_param.AVE:
                 continue
             found = join_windows(facts, first, second)
-            if isinstance(found, Joint):
-                yield Match(pool, frozenset(found.pair), found)
-            else:
-                yield Refusal(pool, found)
+            yield Match(pool, frozenset(found.pair), found) if isinstance(found, Joint) else Refusal(pool, found)
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        return apply_joint(rewriter, match.data)
+    def apply(self, match: Match[Joint], rewriter: Rewriter) -> Applied:
+        return apply_joint(rewriter, match.plan)
+
+
+def _fits(first: Layer, second: Layer) -> bool:
+    """Whether one of two layers pools and the other convolves."""
+    host, pool = (first, second) if second.type == "Pooling" else (second, first)
+    return host.type == "Convolution" and pool.type == "Pooling"

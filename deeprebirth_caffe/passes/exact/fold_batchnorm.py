@@ -16,7 +16,6 @@ from typing import ClassVar
 
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.passes.batchnorm import (
-    AFFINE,
     Chain,
     add_bias,
     find_chain,
@@ -25,11 +24,11 @@ from deeprebirth_caffe.passes.batchnorm import (
     unfoldable,
 )
 from deeprebirth_caffe.passes.patterns import Facts
-from deeprebirth_caffe.rewrite import Applied, ExactPass, Kind, Match, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Kind, Match, Reason, Refusal, Rewriter
 
 
 @dataclass(frozen=True)
-class FoldBatchNorm(ExactPass):
+class FoldBatchNorm(ExactPass[Chain]):
     """Folds affine layers into the Convolution, Deconvolution or InnerProduct in front of them.
 
     Attributes:
@@ -41,27 +40,25 @@ class FoldBatchNorm(ExactPass):
 
     layers: frozenset[str] | None = None
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[Chain] | Refusal]:
         facts = Facts(net)
         for layer in net.layers:
             if self.layers is not None and layer.name not in self.layers:
                 continue
-            chain = find_chain(facts, layer, AFFINE, fixed_only=True)
-            if isinstance(chain, str):
+            chain = find_chain(facts, layer, fixed_only=True)
+            if isinstance(chain, Reason):
                 yield Refusal(layer, chain)
             elif chain is not None:
                 if reason := learning(net, chain.norms) or unfoldable(net.weights, chain):
                     yield Refusal(layer, reason)
                 else:
-                    macs = facts.macs(chain.host)
-                    yield Match(layer, chain.all, (chain, macs))
+                    yield Match(layer, chain.all, chain)
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        chain: Chain
-        chain, macs = match.data
+    def apply(self, match: Match[Chain], rewriter: Rewriter) -> Applied:
+        chain = match.plan
         assert rewriter.net.weights is not None
         arrays = folded(rewriter.net.weights, chain)
-        done = Applied([chain.host.name, *(norm.name for norm in chain.norms)], [], macs, macs)
+        done = Applied([chain.host.name, *(norm.name for norm in chain.norms)], [], chain.macs, chain.macs)
         twin = rewriter.derive(chain.host, Kind.EXACT, chain.norms)
         add_bias(twin)
         rewriter.set_weights(twin, arrays)

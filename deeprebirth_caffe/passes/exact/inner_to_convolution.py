@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from deeprebirth_caffe.ir import Layer, Net, unknown_shape
-from deeprebirth_caffe.ops import Shape, op
+from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.passes.batchnorm import missing_weights
 from deeprebirth_caffe.passes.convs import set_geometry
 from deeprebirth_caffe.passes.costs import no_gain, predicted, predicted_now
 from deeprebirth_caffe.passes.patterns import Facts, strange
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.rewrite import Applied, ExactPass, Kind, Match, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Kind, Match, Reason, Refusal, Rewriter
 
 
 @dataclass(frozen=True)
@@ -31,25 +31,22 @@ class _Plan:
 
 
 @dataclass(frozen=True)
-class InnerToConvolution(ExactPass):
+class InnerToConvolution(ExactPass[_Plan]):
     """Makes convolutions of InnerProduct layers where that is faster."""
 
     name: ClassVar[str] = "inner-to-convolution"
     reshapes: ClassVar[bool] = True
     after: ClassVar[tuple[str, ...]] = ("join-siblings",)
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[_Plan] | Refusal]:
         facts = Facts(net)
         for layer in net.layers:
             if layer.type == "InnerProduct":
                 found = _look(facts, layer)
-                if isinstance(found, str):
-                    yield Refusal(layer, found)
-                else:
-                    yield Match(layer, frozenset({layer}), found)
+                yield Refusal(layer, found) if isinstance(found, Reason) else Match(layer, frozenset({layer}), found)
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        plan: _Plan = match.data
+    def apply(self, match: Match[_Plan], rewriter: Rewriter) -> Applied:
+        plan = match.plan
         layer = match.layer
         assert rewriter.net.weights is not None
         weight, *bias = rewriter.net.weights[layer.name]
@@ -73,19 +70,19 @@ class InnerToConvolution(ExactPass):
         return done
 
 
-def _look(facts: Facts, layer: Layer) -> _Plan | str:
+def _look(facts: Facts, layer: Layer) -> _Plan | Reason:
     if reason := strange(layer) or facts.fixed(layer) or missing_weights(facts.net.weights, [layer]):
         return reason
     own = layer.param.inner_product_param
     shapes = set()
     for value in facts.net.values_in(layer):
         if value.shape is None:
-            return unknown_shape(value)
+            return Reason(unknown_shape(value))
         if len(value.shape) != 4 or own.axis != 1:
-            return f"{layer.name} does not read a C x H x W image"
+            return Reason(f"{layer.name} does not read a C x H x W image")
         shapes.add(value.shape[1:])
     if len(shapes) != 1:
-        return f"{layer.name} reads images of different sizes in different phases"
+        return Reason(f"{layer.name} reads images of different sizes in different phases")
     (shape,) = shapes
     param = pb.LayerParameter(name=layer.name, type="Convolution", bottom=layer.bottoms, top=layer.tops)
     conv = param.convolution_param
@@ -97,14 +94,9 @@ def _look(facts: Facts, layer: Layer) -> _Plan | str:
         if own.HasField(filler):
             getattr(conv, filler).CopyFrom(getattr(own, filler))
     bottoms = facts.shapes_in(layer)
-    assert not isinstance(bottoms, str)
-    before, after = predicted_now(facts, [layer]), predicted(param, bottoms)
-    for cost in (before, after):
-        if isinstance(cost, str):
-            return cost  # Caffe would not run a window over a picture of nothing
-    assert not isinstance(before, str) and not isinstance(after, str)
-    kind = op("Convolution")
-    assert kind is not None
-    flat = predicted(pb.LayerParameter(type="Flatten", top=["flat"]), kind.shapes(param, bottoms))
-    assert not isinstance(flat, str)
-    return no_gain(before, after + flat) or _Plan(param, shape, facts.macs(layer))
+    assert not isinstance(bottoms, Reason)
+    conv_time = predicted(param, bottoms)
+    if isinstance(conv_time, Reason):
+        return conv_time  # Caffe would not run a window over a picture of nothing
+    flat = predicted(pb.LayerParameter(type="Flatten", top=["flat"]), Layer(param).traits.shapes(param, bottoms))
+    return no_gain(predicted_now(facts, [layer]), conv_time, flat) or _Plan(param, shape, facts.macs(layer))

@@ -17,18 +17,18 @@ from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.passes.costs import no_gain
 from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.siblings import Family, Member, apply_family, find_families, plan_family
-from deeprebirth_caffe.rewrite import Applied, ExactPass, Match, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Match, Reason, Refusal, Rewriter
 
 
 @dataclass(frozen=True)
-class JoinSiblings(ExactPass):
+class JoinSiblings(ExactPass[Family]):
     """Joins convolutions that differ in their weights alone."""
 
     name: ClassVar[str] = "join-siblings"
     reshapes: ClassVar[bool] = True
     after: ClassVar[tuple[str, ...]] = ("widen-branches",)
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[Family] | Refusal]:
         facts = Facts(net)
         for found in find_families(facts):
             if isinstance(found, Refusal):
@@ -41,26 +41,27 @@ class JoinSiblings(ExactPass):
                 if len(members) > 1:
                     yield _best(facts, members)
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        return apply_family(rewriter, match.data)
+    def apply(self, match: Match[Family], rewriter: Rewriter) -> Applied:
+        return apply_family(rewriter, match.plan)
 
 
-def _best(facts: Facts, members: list[Member]) -> Match | Refusal:
+def _best(facts: Facts, members: list[Member]) -> Match[Family] | Refusal:
     """As many of the members, from the narrowest on, as gain most."""
     narrow = sorted(members, key=lambda member: member.window.num_output)
     best: Family | None = None
-    why = ""
+    why: Reason | None = None
     chosen = {narrow[0].layer}
     for member in narrow[1:]:
         chosen.add(member.layer)
         # In the order of the file, which is how people expect to find them in the Slice.
         parts = [(one.layer, (0, 0)) for one in members if one.layer in chosen]
         plan = plan_family(facts, parts, parts[0][0])
-        reason = plan if isinstance(plan, str) else no_gain(plan.before, plan.after)
-        if reason or isinstance(plan, str):
+        reason = plan if isinstance(plan, Reason) else no_gain(plan.before, plan.after)
+        if isinstance(plan, Reason) or reason:
             why = why or reason
         elif best is None or plan.after - plan.before < best.after - best.before:
             best = plan
     if best is None:
+        assert why is not None, "there are two members at least"
         return Refusal(members[0].layer, why)
     return Match(best.members[0], best.touches, best)

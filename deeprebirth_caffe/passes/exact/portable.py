@@ -19,27 +19,27 @@ import numpy as np
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.ops.forks import Plain, to_plain
 from deeprebirth_caffe.ops.forks.plain import STATISTICS
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Reason, Refusal, Rewriter
 
 
 @dataclass(frozen=True)
-class Portable(Pass):
+class Portable(Pass[Plain]):
     """Rewrites layers of forks as plain Caffe has them."""
 
     name: ClassVar[str] = "portable"
     kind: ClassVar[Kind] = Kind.EXACT
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[Plain] | Refusal]:
         for layer in net.layers:
             if layer.op is None or layer.understood.fork:
                 found = _plain(net, layer)
-                if isinstance(found, str):
-                    yield Refusal(layer, f"{layer.name} stays a fork's: {found}")
+                if isinstance(found, Reason):
+                    yield Refusal(layer, Reason(f"{layer.name} stays a fork's: {found}"))
                 else:
                     yield Match(layer, frozenset({layer}), found)
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        layer, plain = match.layer, match.data
+    def apply(self, match: Match[Plain], rewriter: Rewriter) -> Applied:
+        layer, plain = match.layer, match.plan
         assert isinstance(plain, Plain)
         gone = _outermost(layer, plain.cut)
         if plain.flat or plain.then is not None:
@@ -74,7 +74,7 @@ def _with_other_blobs(rewriter: Rewriter, layer: Layer, plain: Plain, gone: list
     return made
 
 
-def _plain(net: Net, layer: Layer) -> Plain | str:
+def _plain(net: Net, layer: Layer) -> Plain | Reason:
     """The layer in plain Caffe, right in every state of the net; or why not."""
     extra = layer.source.extra if layer.source is not None else {}
     found: Plain | None = None
@@ -85,11 +85,11 @@ def _plain(net: Net, layer: Layer) -> Plain | str:
             known = len(shapes) == len(layer.bottoms) and not (layer.type == "Pooling" and net.other_sizes.reach(layer))
             plain = to_plain(layer.param, extra, shapes if known else [])
             if isinstance(plain, str):
-                return plain
+                return Reason(plain)
             # Where the states differ, one of them needs round_mode, which says what holds in all.
             if found is None or len(plain.notes) > len(found.notes):
                 found = plain
-    return found if found is not None else "it is alive in no state"
+    return found if found is not None else Reason("it is alive in no state")
 
 
 def _outermost(layer: Layer, cut: set[str]) -> list[str]:

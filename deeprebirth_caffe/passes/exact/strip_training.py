@@ -23,13 +23,7 @@ from deeprebirth_caffe.ir import SILENCE, Layer, Net, Value, View, unknown_shape
 from deeprebirth_caffe.ir.subnet import ancestors
 from deeprebirth_caffe.passes.heads import Head, find_heads, find_results
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
-
-_PROBABILITIES = {
-    "SoftmaxWithLoss": "Softmax",
-    "InfogainLoss": "Softmax",  # it contains one
-    "SigmoidCrossEntropyLoss": "Sigmoid",
-}
+from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Reason, Refusal, Rewriter
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ class _Plan:
 
 
 @dataclass(frozen=True)
-class StripTraining(Pass):
+class StripTraining(Pass[_Plan]):
     """Makes a deploy net.
 
     Attributes:
@@ -57,12 +51,12 @@ class StripTraining(Pass):
 
     batch: int | None = None
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[_Plan] | Refusal]:
         view = net.view("TEST")
         heads = find_heads(net)
         wanted = find_results(net, heads)
         if not wanted:
-            yield Refusal(net.layers[0], "it computes no blob that a loss judges, and has no output")
+            yield Refusal(net.layers[0], Reason("it computes no blob that a loss judges, and has no output"))
             return
         keep = ancestors(view, wanted)
         inputs: dict[Layer, list[Value]] = {}
@@ -74,11 +68,11 @@ class StripTraining(Pass):
                 inputs[layer] = read
                 lost = next((value for value in read if value.shape is None), None)
                 if lost is not None:
-                    yield Refusal(layer, unknown_shape(lost))
+                    yield Refusal(layer, Reason(unknown_shape(lost)))
                     return
         silences, loose = _silences(view, keep, inputs, wanted)
         keep |= silences.keys()
-        ends = {head.layer: _PROBABILITIES.get(head.layer.type, "") for head in heads if _ends_openly(view, head, keep)}
+        ends = {head.layer: head.layer.traits.probability for head in heads if _ends_openly(view, head, keep)}
         dropouts = _dropouts(view, keep, wanted)
         ruled = any(layer.param.include or layer.param.exclude for layer in keep)
         same = self.batch in (None, view.batch)
@@ -90,8 +84,8 @@ class StripTraining(Pass):
         plan = _Plan(frozenset(keep), inputs, ends, dropouts, silences, loose, sorted(stale), view.batch)
         yield Match(net.layers[0], frozenset(net.layers), plan)
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        plan: _Plan = match.data
+    def apply(self, match: Match[_Plan], rewriter: Rewriter) -> Applied:
+        plan = match.plan
         done = Applied()
         if self.batch is not None:
             rewriter.set_input_batch(plan.old_batch, self.batch)
@@ -127,9 +121,9 @@ def _dropouts(view: View, keep: set[Layer], wanted: list[Value]) -> dict[Layer, 
     """The Dropouts that can go, and whether each alone (of what is kept) reads its blob."""
     found = {}
     for layer in view.layers:
-        if layer.type == "Dropout" and layer in keep and len(layer.bottoms) == len(layer.tops) == 1:
+        if layer.traits.identity_in_test and layer in keep and len(layer.bottoms) == len(layer.tops) == 1:
             read, written = view.ins[layer][0], view.outs[layer][0]
-            data = read.producer is None or (read.producer.op is not None and read.producer.op.data)
+            data = read.producer is None or read.producer.fed
             named = data or read in wanted
             sole = not named and [use for use, _ in read.uses if use in keep] == [layer]
             uses = [(use, index) for use, index in written.uses if use in keep]

@@ -27,7 +27,7 @@ from deeprebirth_caffe.passes.costs import no_gain, predicted, predicted_now
 from deeprebirth_caffe.passes.patterns import THIS_SIZE, Facts, any_size, strange
 from deeprebirth_caffe.passes.siblings import unfit
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.rewrite import Applied, ExactPass, Kind, Match, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Kind, Match, Reason, Refusal, Rewriter
 
 Array = npt.NDArray[Any]
 
@@ -54,7 +54,7 @@ class _Plan:
 
 
 @dataclass(frozen=True)
-class SumSiblings(ExactPass):
+class SumSiblings(ExactPass[_Plan]):
     """Makes one convolution of several whose outputs are added.
 
     Attributes:
@@ -68,24 +68,24 @@ class SumSiblings(ExactPass):
 
     layers: frozenset[str] | None = None
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[_Plan] | Refusal]:
         facts = Facts(net)
         for layer in net.layers:
             if not _adds(layer) or (self.layers is not None and layer.name not in self.layers):
                 continue
-            why = ""
+            why: Reason | None = None
             for members in _families(facts, layer):
                 found = _plan(facts, layer, members, learned=self.layers is not None)
                 if isinstance(found, _Plan):
                     yield Match(layer, frozenset({layer, *members}), found)
-                    why = ""
+                    why = None
                     break
                 why = why or found
             if why:
                 yield Refusal(layer, why)
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        plan: _Plan = match.data
+    def apply(self, match: Match[_Plan], rewriter: Rewriter) -> Applied:
+        plan = match.plan
         join = match.layer
         done = Applied([one.name for one in plan.members], [], plan.macs_before, plan.macs_after)
         others = [one for one in plan.members if one is not plan.model]
@@ -103,7 +103,7 @@ class SumSiblings(ExactPass):
             rewriter.erase(join)
         else:
             rewriter.set_bottoms(join, list(plan.rest.bottom))
-            join.param.eltwise_param.CopyFrom(plan.rest.eltwise_param)
+            rewriter.change(join).eltwise_param.CopyFrom(plan.rest.eltwise_param)
             # What the convolution puts out is another sum now.
             rewriter.rename_blob(twin.tops[0], rewriter.free(f"{twin.name}_sum"))
         done.rebirth.append(twin.name)
@@ -129,17 +129,17 @@ def _families(facts: Facts, join: Layer) -> list[tuple[Layer, ...]]:
     return [tuple(layers) for layers in groups.values() if len(layers) > 1]
 
 
-def _plan(facts: Facts, join: Layer, members: tuple[Layer, ...], *, learned: bool) -> _Plan | str:
+def _plan(facts: Facts, join: Layer, members: tuple[Layer, ...], *, learned: bool) -> _Plan | Reason:
     if not facts.one_maker(join.tops[0]):
-        return f"another layer makes {join.tops[0]} in another phase"
+        return Reason(f"another layer makes {join.tops[0]} in another phase")
     for layer in members:
         if reason := unfit(facts, layer):
             return reason
     # Two that learn at different rates would learn at neither as one.
     if facts.trains and not learned and len({_rates(layer) for layer in members}) > 1:
-        return f"{' and '.join(layer.name for layer in members)} learn at different rates"
+        return Reason(f"{' and '.join(layer.name for layer in members)} learn at different rates")
     axes = _window(facts, members)
-    if isinstance(axes, str):
+    if isinstance(axes, Reason):
         return axes
     model = next((one for one in members if _axes(one) == tuple(axis.window for axis in axes)), members[0])
     param = pb.LayerParameter()
@@ -158,20 +158,16 @@ def _plan(facts: Facts, join: Layer, members: tuple[Layer, ...], *, learned: boo
         )
         arrays = (weight,) if bias is None else (weight, bias)
         if not all(np.isfinite(array.astype(np.float32)).all() for array in arrays):
-            return f"{' and '.join(one.name for one in members)} together give numbers that are not finite"
+            return Reason(f"{' and '.join(one.name for one in members)} together give numbers that are not finite")
     if own.bias_term != (bias is not None):
         own.bias_term = bias is not None
     rest = _rest(join, places, coefficients, model.tops[0])
     bottoms = facts.shapes_in(model)
-    assert not isinstance(bottoms, str), "a layer of unknown shape is unfit"
-    before, after = predicted_now(facts, [*members, join]), predicted(param, bottoms)
-    if rest is not None and not isinstance(after, str):
-        # Every term of a sum has the shape of the sum.
-        cost = predicted(rest, [facts.net.values_out(join)[0].shape or ()] * len(rest.bottom))
-        after = cost if isinstance(cost, str) else after + cost
-    if isinstance(before, str) or isinstance(after, str):
-        return before if isinstance(before, str) else str(after)
-    if reason := no_gain(before, after):
+    assert not isinstance(bottoms, Reason), "a layer of unknown shape is unfit"
+    made = [predicted(param, bottoms)]
+    if rest is not None:  # every term of a sum has the shape of the sum
+        made.append(predicted(rest, [facts.net.values_out(join)[0].shape or ()] * len(rest.bottom)))
+    if reason := no_gain(predicted_now(facts, [*members, join]), *made):
         return reason
     macs = sum(facts.macs(layer) or 0 for layer in members)
     return _Plan(members, model, param, arrays, rest, macs, facts.macs(model, param))
@@ -182,14 +178,14 @@ def _axes(layer: Layer) -> tuple[Axis, ...]:
     return tuple(Axis(*each) for each in zip(window.kernel, window.stride, window.pad, window.dilation, strict=True))
 
 
-def _window(facts: Facts, members: Sequence[Layer]) -> tuple[Around, Around] | str:
+def _window(facts: Facts, members: Sequence[Layer]) -> tuple[Around, Around] | Reason:
     """The joint window, or why there is none."""
     names = " and ".join(layer.name for layer in members)
     windows = [conv_geometry(layer.param, 2) for layer in members]
     if len({one.group for one in windows}) > 1:
-        return f"{names} have different groups"
+        return Reason(f"{names} have different groups")
     if len({one.stride for one in windows}) > 1:
-        return f"{names} have different strides"
+        return Reason(f"{names} have different strides")
     values = list(zip(facts.net.values_in(members[0]), facts.net.values_out(members[0]), strict=True))
     found: list[Around] = []
     for axis in range(2):
@@ -199,13 +195,13 @@ def _window(facts: Facts, members: Sequence[Layer]) -> tuple[Around, Around] | s
             sizes.append((into.shape[2 + axis], out.shape[2 + axis]))
         own = [_axes(layer)[axis] for layer in members]
         if not all(one.fits(size) for one in own for size, _ in sizes):
-            return f"the kernel of {names} reaches beyond its image"
+            return Reason(f"the kernel of {names} reaches beyond its image")
         if any_size(facts, members[0]):
             sizes += _more_sizes(own, sizes[0][0])
         try:
             found.append(around(own, sizes))
         except ValueError:
-            return f"no window has the size of {names} at other sizes of the image, {THIS_SIZE}"
+            return Reason(f"no window has the size of {names} at other sizes of the image, {THIS_SIZE}")
     return found[0], found[1]
 
 

@@ -19,14 +19,14 @@ from deeprebirth_caffe.ops import ConvGeometry
 from deeprebirth_caffe.passes.costs import no_gain
 from deeprebirth_caffe.passes.patterns import THIS_SIZE, Facts, any_size
 from deeprebirth_caffe.passes.siblings import Family, Member, apply_family, find_families, plan_family
-from deeprebirth_caffe.rewrite import Applied, ExactPass, Match, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, ExactPass, Match, Reason, Refusal, Rewriter
 
 MOST = 32
 """Larger families are left alone: each member would be tried with each other, again after every one that fits."""
 
 
 @dataclass(frozen=True)
-class WidenBranches(ExactPass):
+class WidenBranches(ExactPass[Family]):
     """Pads small kernels with zeros to join them with larger ones."""
 
     name: ClassVar[str] = "widen-branches"
@@ -34,16 +34,15 @@ class WidenBranches(ExactPass):
     after: ClassVar[tuple[str, ...]] = ("fold-average",)
     """A small branch looks for a larger one before it joins its like."""
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[Family] | Refusal]:
         facts = Facts(net)
         for found in find_families(facts):
             if isinstance(found, Refusal):
                 yield found
                 continue
             if len(found) > MOST:
-                yield Refusal(
-                    found[0].layer, f"more than {MOST} convolutions of its kind read {found[0].layer.bottoms[0]}"
-                )
+                why = Reason(f"more than {MOST} convolutions of its kind read {found[0].layer.bottoms[0]}")
+                yield Refusal(found[0].layer, why)
                 continue
             taken: set[Layer] = set()
             for guest in found:
@@ -54,24 +53,24 @@ class WidenBranches(ExactPass):
                         taken |= one.touches
                     yield one
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        return apply_family(rewriter, match.data)
+    def apply(self, match: Match[Family], rewriter: Rewriter) -> Applied:
+        return apply_family(rewriter, match.plan)
 
 
-def _judge(facts: Facts, guest: Member, family: list[Member]) -> Iterator[Match | Refusal]:
+def _judge(facts: Facts, guest: Member, family: list[Member]) -> Iterator[Match[Family] | Refusal]:
     """The cheapest sibling that can take a member in, or why there is none; nothing where none is larger."""
     plans: list[Family] = []
-    why = ""
+    why: Reason | None = None
     for host in family:
         if not _larger(host.window, guest.window):
             continue
         shift = _shift(facts, guest, host)
-        if isinstance(shift, str):
+        if isinstance(shift, Reason):
             why = why or shift
             continue
         parts = [(one.layer, shift if one is guest else (0, 0)) for one in family if one is guest or one is host]
         plan = plan_family(facts, parts, host.layer)
-        reason = plan if isinstance(plan, str) else no_gain(plan.before, plan.after)
+        reason = plan if isinstance(plan, Reason) else no_gain(plan.before, plan.after)
         if isinstance(plan, Family) and not reason:
             plans.append(plan)
         why = why or reason
@@ -87,23 +86,23 @@ def _larger(host: ConvGeometry, guest: ConvGeometry) -> bool:
     return all(large >= small for large, small in pairs) and host.kernel != guest.kernel
 
 
-def _shift(facts: Facts, guest: Member, host: Member) -> tuple[int, ...] | str:
+def _shift(facts: Facts, guest: Member, host: Member) -> tuple[int, ...] | Reason:
     """Where the guest's first tap lies in the host's kernel, or why it does not fit."""
     sizes = zip(facts.net.values_out(guest.layer), facts.net.values_out(host.layer), strict=True)
     small, large = guest.window, host.window
     names = f"{guest.layer.name} and {host.layer.name}"
     if small.stride != large.stride:
-        return f"{names} have different strides"
+        return Reason(f"{names} have different strides")
     if any(a.shape is None or b.shape is None or a.shape[2:] != b.shape[2:] for a, b in sizes):
-        return f"{names} put out images of different sizes"
+        return Reason(f"{names} put out images of different sizes")
     if any_size(facts, guest.layer) and _loss(small) != _loss(large):
-        return f"{names} put out images of different sizes for other sizes of theirs, {THIS_SIZE}"
+        return Reason(f"{names} put out images of different sizes for other sizes of theirs, {THIS_SIZE}")
     shift = []
     for axis in range(2):
         alike = small.kernel[axis] == 1 or small.dilation[axis] == large.dilation[axis]
         start, rest = divmod(large.pad[axis] - small.pad[axis], large.dilation[axis])
         if not alike or rest or not 0 <= start <= large.kernel[axis] - small.kernel[axis]:
-            return f"the taps of {guest.layer.name} do not lie on those of {host.layer.name}"
+            return Reason(f"the taps of {guest.layer.name} do not lie on those of {host.layer.name}")
         shift.append(start)
     return tuple(shift)
 

@@ -24,8 +24,9 @@ import numpy.typing as npt
 from deeprebirth_caffe.ir import Layer, unknown_shape
 from deeprebirth_caffe.numerics.tucker import Metric, low_rank, make_metric, product, relative_error, tucker2
 from deeprebirth_caffe.ops import Shape, axis_of, conv_geometry, count
-from deeprebirth_caffe.passes.patterns import LINEAR, Facts
+from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.proto import caffe_pb2 as pb
+from deeprebirth_caffe.rewrite import Reason
 
 Array = npt.NDArray[Any]
 Ranks = tuple[int, ...]
@@ -88,21 +89,23 @@ class Site:
         full = (self.inputs, self.outputs) if self.kernel else (min(self.inputs, self.outputs),)
         return tuple(self.group * rank for rank in full)
 
-    def misfit(self, ranks: Ranks) -> str:
+    def misfit(self, ranks: Ranks) -> Reason | None:
         """What is wrong with ranks for this layer; empty where they can be."""
         names = ("the core's inputs", "the core's outputs") if self.kernel else ("the rank",)
         if len(ranks) != len(names):
-            return f"it takes {len(names)} rank{'s' * self.kernel}, not {len(ranks)}"
+            return Reason(f"it takes {len(names)} rank{'s' * self.kernel}, not {len(ranks)}")
         for name, rank, most in zip(names, ranks, self.whole, strict=True):
             if not 1 <= rank <= most:
-                return f"{name}, {rank}: from {self.group} to {most} are possible"
+                return Reason(f"{name}, {rank}: from {self.group} to {most} are possible")
             if rank % self.group:
-                return f"{name}, {rank}, cannot be split into {self.group} groups"
+                return Reason(f"{name}, {rank}, cannot be split into {self.group} groups")
         if self.kernel:
             for one, other, most in zip(ranks, reversed(ranks), self.whole, strict=True):
                 if other * self.taps < one < most:
-                    return f"{one} is more than {self.taps} times {other}, the kernel's places times the other rank"
-        return ""
+                    return Reason(
+                        f"{one} is more than {self.taps} times {other}, the kernel's places times the other rank"
+                    )
+        return None
 
     def trimmed(self, ranks: Ranks) -> Ranks:
         """Ranks within the full ones, none of them larger than the other lets it be."""
@@ -133,8 +136,7 @@ class Site:
 
     def cost(self, params: Sequence[pb.LayerParameter], bottom: Shape | None = None) -> Cost:
         """What layers in a row cost, the first one reading what this one reads, or something of the given shape."""
-        kind = self.layer.op
-        assert kind is not None
+        kind = self.layer.traits
         shape, total = self.bottom if bottom is None else bottom, Cost(0, 0, 0.0)
         for param in params:
             tops = kind.shapes(param, [shape])
@@ -156,8 +158,7 @@ class Site:
         if role != "out":
             bottom = (*self.bottom[:axis], ranks[0], *self.bottom[axis + 1 :])
             return self.cost([_conv(param, ranks[1], last=role == "core and bias")], bottom)
-        kind = self.layer.op
-        assert kind is not None
+        kind = self.layer.traits
         top = kind.shapes(param, [self.bottom])[0]
         return self.cost([_one_by_one(param, None)], (*top[:axis], ranks[1], *top[axis + 1 :]))
 
@@ -241,20 +242,20 @@ class Site:
         return axis_of(self.layer.param, self.layer.param.convolution_param.axis, self.bottom)
 
 
-def find_site(facts: Facts, layer: Layer) -> Site | str:
+def find_site(facts: Facts, layer: Layer) -> Site | Reason:
     """A linear layer as a site, or why it cannot be decomposed."""
-    assert layer.type in LINEAR
+    assert layer.traits.linear
     if reason := facts.fixed(layer):
         return reason
     if FACTOR.search(layer.name):
-        return "it is a factor of an earlier decomposition"
-    if layer.type not in ("Convolution", "InnerProduct"):
-        return f"a {layer.type} is not decomposed"
+        return Reason("it is a factor of an earlier decomposition")
+    if not (layer.type == "InnerProduct" or layer.type == "Convolution"):
+        return Reason(f"a {layer.type} is not decomposed")
     if len(layer.bottoms) != 1 or layer.in_place(0):
-        return f"{layer.name} does not have one bottom and a top of its own"
+        return Reason(f"{layer.name} does not have one bottom and a top of its own")
     values = facts.net.values_in(layer)
     if any(value.shape is None for value in values):
-        return unknown_shape(next(value for value in values if value.shape is None))
+        return Reason(unknown_shape(next(value for value in values if value.shape is None)))
     bottom = facts.value_in(layer).shape
     assert bottom is not None
     param = layer.param
@@ -265,22 +266,22 @@ def find_site(facts: Facts, layer: Layer) -> Site | str:
         axis = axis_of(param, param.convolution_param.axis, bottom)
         window = conv_geometry(param, len(bottom) - axis - 1)
         if not window.kernel:
-            return f"{layer.name} has no spatial axis"
+            return Reason(f"{layer.name} has no spatial axis")
         group = window.group
         site = Site(layer, bottom, window.num_output // group, bottom[axis] // group, count(window.kernel), group)
     if min(site.inputs, site.outputs) == 1:
         where = " in a group" if site.group > 1 else ""
-        return f"nothing to decompose: it has one {'input' if site.inputs == 1 else 'output'}{where}"
+        return Reason(f"nothing to decompose: it has one {'input' if site.inputs == 1 else 'output'}{where}")
     return site
 
 
-def gate(before: Cost, after: Cost) -> str:
+def gate(before: Cost, after: Cost) -> Reason | None:
     """Why a decomposition is not worth it; empty where multiply-adds and predicted time both fall."""
     if after.macs >= before.macs:
-        return f"its multiply-adds would not fall ({before.macs:,} to {after.macs:,})"
+        return Reason(f"its multiply-adds would not fall ({before.macs:,} to {after.macs:,})")
     if after.time >= before.time:
-        return f"its predicted time would not fall ({before.time:,.0f} to {after.time:,.0f}, in multiply-adds)"
-    return ""
+        return Reason(f"its predicted time would not fall ({before.time:,.0f} to {after.time:,.0f}, in multiply-adds)")
+    return None
 
 
 def _copy(param: pb.LayerParameter, *, last: bool) -> pb.LayerParameter:

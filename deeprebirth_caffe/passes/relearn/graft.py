@@ -20,7 +20,7 @@ from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.relearn.inception import Branch, Module
 from deeprebirth_caffe.passes.relearn.start import Start, set_filler
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.rewrite import Applied, Kind, Rewriter
+from deeprebirth_caffe.rewrite import Applied, Kind, Reason, Rewriter
 
 Array = npt.NDArray[Any]
 
@@ -107,7 +107,7 @@ class Graft:
         after = 0
         for conv in convs - gone:
             shapes = facts.shapes_in(conv)
-            assert not isinstance(shapes, str), "a module's shapes are known"
+            assert not isinstance(shapes, Reason), "a module's shapes are known"
             after += facts.macs(conv, new_param(conv, grown, shrunk), new_bottom(conv, shapes[0], shrunk)) or 0
         return cls(module, grown, shrunk, order, readers, before, after)
 

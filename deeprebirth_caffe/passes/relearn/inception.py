@@ -12,7 +12,8 @@ from functools import cached_property
 
 from deeprebirth_caffe.ir import Layer
 from deeprebirth_caffe.ops import ConvGeometry, concat_axis, conv_geometry
-from deeprebirth_caffe.passes.patterns import PER_POSITION, Facts, is_pointwise, other_axes, strange
+from deeprebirth_caffe.passes.patterns import Facts, other_axes, sees_position, strange
+from deeprebirth_caffe.rewrite import Reason, Refusal
 
 Fork = tuple[Layer | None, int]
 """The layer that makes the forked blob (None for a net input), and which of its tops it is."""
@@ -94,12 +95,12 @@ class Module:
         return frozenset(layer for branch in self.branches for layer in branch.layers) | {self.concat}
 
 
-def find_modules(facts: Facts) -> Iterator[Module | tuple[Layer, str]]:
+def find_modules(facts: Facts) -> Iterator[Module | Refusal]:
     """Every module, in the order of the file, or a Concat with the reason why it is none that can be judged."""
     for layer in facts.net.layers:
         if layer.type == "Concat" and len(layer.bottoms) > 1:
             if reason := strange(layer):
-                yield layer, reason
+                yield Refusal(layer, reason)
                 continue
             traced = [_trace(facts, layer, index) for index in range(len(layer.bottoms))]
             forks: dict[Fork, list[int]] = {}
@@ -110,8 +111,8 @@ def find_modules(facts: Facts) -> Iterator[Module | tuple[Layer, str]]:
             if not groups:
                 continue
             shapes = facts.shapes_in(layer)
-            if isinstance(shapes, str):
-                yield layer, shapes
+            if isinstance(shapes, Reason):
+                yield Refusal(layer, shapes)
                 continue
             if concat_axis(layer.param, shapes[0]) != 1 or len(shapes[0]) != 4:
                 continue
@@ -134,7 +135,7 @@ def _trace(facts: Facts, concat: Layer, index: int) -> tuple[Fork, tuple[Layer, 
         if len(makers) != 1:
             return None
         maker = facts.before(reader, index)
-        if isinstance(maker, str) or len(maker.bottoms) != 1 or len(maker.tops) != 1:
+        if isinstance(maker, Reason) or len(maker.bottoms) != 1 or len(maker.tops) != 1:
             return makers[0], tuple(reversed(layers))
         layers.append(maker)
         reader, index = maker, 0
@@ -145,48 +146,53 @@ def _carries(layer: Layer) -> bool:
     return (
         len(layer.bottoms) == 1
         and not strange(layer)
-        and (is_pointwise(layer) or (layer.type in PER_POSITION and layer.type != "LRN"))
+        and sees_position(layer)
+        and layer.type != "LRN"
         and not other_axes(layer)
     )
 
 
-def host_reason(facts: Facts, branch: Branch) -> str:
+def host_reason(facts: Facts, branch: Branch) -> Reason | None:
     """Why a branch cannot take over another's channels; empty when it can."""
     if not branch.convs:
-        return "it has no convolution"
+        return Reason("it has no convolution")
     if branch.pool is not None or any(layer.type == "Pooling" for layer in branch.layers):
-        return "it pools"
+        return Reason("it pools")
     return _tail_reason(facts, branch)
 
 
-def guest_reason(facts: Facts, branch: Branch) -> str:
+def guest_reason(facts: Facts, branch: Branch) -> Reason | None:
     """Why a branch's channels cannot be taken over; empty when they can."""
     if not branch.convs:
-        return f"{branch.pool.name} has no projection behind it" if branch.pool is not None else "it has no convolution"
+        return (
+            Reason(f"{branch.pool.name} has no projection behind it")
+            if branch.pool is not None
+            else Reason("it has no convolution")
+        )
     if len(branch.convs) != 1:
-        return "it is more than one convolution"
+        return Reason("it is more than one convolution")
     front = branch.layers[branch.pool is not None]
     if front is not branch.tail:
-        return f"{front.name} ({front.type}) stands in front of {branch.tail.name}"
+        return Reason(f"{front.name} ({front.type}) stands in front of {branch.tail.name}")
     return _tail_reason(facts, branch)
 
 
-def _tail_reason(facts: Facts, branch: Branch) -> str:
+def _tail_reason(facts: Facts, branch: Branch) -> Reason | None:
     tail = branch.tail
     if reason := facts.fixed(tail):
         return reason
     geometry = branch.geometry
     if len(geometry.kernel) != 2 or geometry.axis != 1:
-        return f"{tail.name} is not a 2-d convolution over channels"
+        return Reason(f"{tail.name} is not a 2-d convolution over channels")
     if geometry.group != 1:
-        return f"{tail.name} has {geometry.group} groups"
+        return Reason(f"{tail.name} has {geometry.group} groups")
     for layer in branch.suffix:
         if not _carries(layer):
-            between = f"{layer.name} ({layer.type}) stands between {tail.name} and the Concat"
+            between = Reason(f"{layer.name} ({layer.type}) stands between {tail.name} and the Concat")
             return strange(layer) or other_axes(layer) or between
-        if layer.type in ("BatchNorm", "Scale", "Bias", "PReLU") and (reason := facts.fixed(layer)):
+        if layer.traits.learned and (reason := facts.fixed(layer)):
             return reason
-    return ""
+    return None
 
 
 def _anonymous(layer: Layer) -> bytes:

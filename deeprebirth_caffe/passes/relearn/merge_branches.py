@@ -43,11 +43,11 @@ from deeprebirth_caffe.passes.relearn.inception import (
     host_reason,
 )
 from deeprebirth_caffe.passes.relearn.start import Start
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Reason, Refusal, Rewriter
 
 
 @dataclass(frozen=True)
-class MergeBranches(Pass):
+class MergeBranches(Pass[Graft]):
     """Merges the branches of inception-like modules.
 
     Attributes:
@@ -66,15 +66,15 @@ class MergeBranches(Pass):
     force: bool = False
     start: Start = Start()
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[Graft] | Refusal]:
         facts = Facts(net)
         for found in find_modules(facts):
             if isinstance(found, Module):
                 yield from self._judge(facts, found)
             else:
-                yield Refusal(*found)
+                yield found
 
-    def _judge(self, facts: Facts, module: Module) -> Iterator[Match | Refusal]:
+    def _judge(self, facts: Facts, module: Module) -> Iterator[Match[Graft] | Refusal]:
         """The best affordable graft of one module, and why the other branches stay."""
         hosts = _Hosts(facts, [branch for branch in module.branches if not host_reason(facts, branch)])
         pairs: list[tuple[Branch, Branch]] = []
@@ -89,11 +89,11 @@ class MergeBranches(Pass):
         pairs = [(guest, _last(going, host)) for guest, host in pairs]
         small = [pair for pair in pairs if pair[0].pool is None]
         pools = [pair for pair in pairs if pair[0].pool is not None]
-        why = ""  # the largest merge is not made; what is left out is left out for this
+        why: Reason | None = None  # the largest merge is not made; what is left out is left out for this
         taken: set[int] = set()
         for option in (pairs, small, pools):
-            graft = self._plan(facts, module, option) if option else ""
-            if isinstance(graft, str):
+            graft = self._plan(facts, module, option) if option else None
+            if not isinstance(graft, Graft):
                 why = why or graft
             elif graft.macs_after > graft.macs_before and not self.force:
                 why = why or _rises(graft.macs_before, graft.macs_after)
@@ -103,12 +103,13 @@ class MergeBranches(Pass):
                 break
         for guest, _ in pairs:
             if guest.position not in taken:
+                assert why is not None, "the largest merge takes all"
                 yield Refusal(guest.layers[0], why)
 
-    def _host_for(self, facts: Facts, guest: Branch, hosts: _Hosts) -> Branch | str:
-        """The branch that takes a guest in; a reason; or "" for a branch that is no guest by kind (a host itself)."""
+    def _host_for(self, facts: Facts, guest: Branch, hosts: _Hosts) -> Branch | Reason | None:
+        """The branch that takes a guest in; a reason; or None for a branch that is no guest by kind (a host itself)."""
         if not guest.layers:
-            return ""
+            return None
         reason = guest_reason(facts, guest)
         if guest.pool is not None:
             if not reason:
@@ -120,14 +121,14 @@ class MergeBranches(Pass):
             need = f"a kernel of at least {window[0]}x{window[1]}"
         else:
             if reason:
-                return "" if len(guest.convs) > 1 else reason
+                return None if len(guest.convs) > 1 else reason
             able = hosts.next_larger(guest.geometry.kernel)
             if not able:
-                return "" if hosts.count > 1 else f"no branch has a larger kernel than {guest.tail.name}"
+                return None if hosts.count > 1 else Reason(f"no branch has a larger kernel than {guest.tail.name}")
             need = "a larger kernel"
         return hosts.cheapest(able, guest, need)
 
-    def _plan(self, facts: Facts, module: Module, pairs: Sequence[tuple[Branch, Branch]]) -> Graft | str:
+    def _plan(self, facts: Facts, module: Module, pairs: Sequence[tuple[Branch, Branch]]) -> Graft | Reason:
         parts: dict[Branch, list[Branch]] = {}
         for guest, host in pairs:
             parts.setdefault(host, [host]).append(guest)
@@ -136,7 +137,7 @@ class MergeBranches(Pass):
         readers: list[Layer] = []
         if not np.array_equal(order, np.arange(len(order))):
             found = readers_to_permute(facts, module.concat)
-            if isinstance(found, str):
+            if isinstance(found, Reason):
                 return found
             readers = found
         shrunk = self._shrink(facts, module, grown, {guest.position for guest, _ in pairs})
@@ -166,8 +167,8 @@ class MergeBranches(Pass):
                 found.append(Shrunk(reducer[0], reducer[1], branch, keep))
         return found
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        graft: Graft = match.data
+    def apply(self, match: Match[Graft], rewriter: Rewriter) -> Applied:
+        graft = match.plan
         return apply_graft(graft, rewriter, self.start)
 
 
@@ -199,15 +200,15 @@ class _Hosts:
             self._larger[own] = [other for other in able if prod(other) == smallest]
         return self._larger[own]
 
-    def cheapest(self, kernels: Sequence[tuple[int, ...]], guest: Branch, need: str) -> Branch | str:
+    def cheapest(self, kernels: Sequence[tuple[int, ...]], guest: Branch, need: str) -> Branch | Reason:
         """The cheapest host of some kernels that ends as a guest does, or why there is none."""
         fitting = [self._best[key] for kernel in kernels if (key := (kernel, guest.ending)) in self._best]
         if fitting:
             return min(fitting, key=lambda one: one[:2])[2]
         if kernels:
             _, first = min((self._first[kernel] for kernel in kernels), key=lambda one: one[0])
-            return f"what stands behind {guest.tail.name} is not what stands behind {first.tail.name}"
-        return f"no convolution branch with {need} reads the same blob"
+            return Reason(f"what stands behind {guest.tail.name} is not what stands behind {first.tail.name}")
+        return Reason(f"no convolution branch with {need} reads the same blob")
 
 
 def _last(going: dict[Branch, Branch], host: Branch) -> Branch:
@@ -216,18 +217,18 @@ def _last(going: dict[Branch, Branch], host: Branch) -> Branch:
     return host
 
 
-def _rises(before: int, after: int) -> str:
-    return (
+def _rises(before: int, after: int) -> Reason:
+    return Reason(
         f"merging it raises the predicted cost {after / max(before, 1):.1f}x ({before:,} to {after:,} multiply-adds); "
         "--force-merge merges it all the same"
     )
 
 
-def _pool_reason(facts: Facts, pool: Layer) -> str:
+def _pool_reason(facts: Facts, pool: Layer) -> Reason | None:
     into, out = facts.value_in(pool).shape, facts.value_out(pool).shape
     if into is None or out is None or into[2:] != out[2:]:
-        return f"{pool.name} changes the size of the image"
-    return ""
+        return Reason(f"{pool.name} changes the size of the image")
+    return None
 
 
 def _window(facts: Facts, pool: Layer) -> tuple[int, ...]:
@@ -275,7 +276,7 @@ def _squeeze(facts: Facts, module: Module, branch: Branch, gone: set[int]) -> tu
     while is_pointwise(maker) and len(maker.bottoms) == 1:
         between.append(maker)
         found = facts.before(maker)
-        if isinstance(found, str):
+        if isinstance(found, Reason):
             return None
         maker = found
     if maker.type != "Convolution" or set(conv_geometry(maker.param).kernel) != {1}:

@@ -29,9 +29,9 @@ from deeprebirth_caffe.passes.relearn.geometry import Axis, AxisPlan
 from deeprebirth_caffe.passes.relearn.inception import Module, find_modules
 from deeprebirth_caffe.passes.relearn.start import Start, set_filler
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Reason, Refusal, Rewriter
 
-PAPER_KEEPS = (
+PAPER_KEEPS = Reason(
     "left alone by --paper: the paper folds pools into strides in nets of inception modules (GoogLeNet) alone; "
     "its AlexNet and ResNet-50 keep theirs"
 )
@@ -48,7 +48,7 @@ class _Plan:
 
 
 @dataclass(frozen=True)
-class PoolToStride(Pass):
+class PoolToStride(Pass[_Plan]):
     """Folds pooling into strides.
 
     Attributes:
@@ -66,66 +66,68 @@ class PoolToStride(Pass):
     force: bool = False
     start: Start = Start()
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[_Plan] | Refusal]:
         facts = Facts(net)
-        kept = PAPER_KEEPS if self.paper and not _has_modules(facts) else ""
+        kept = PAPER_KEEPS if self.paper and not _has_modules(facts) else None
         for layer in net.layers:
             if layer.type == "Pooling":
                 found = self._look(facts, layer, kept)
-                if isinstance(found, str):
+                if isinstance(found, Reason):
                     yield Refusal(layer, found)
                 else:
                     yield Match(layer, found.hosts.all | {layer}, found)
 
-    def _look(self, facts: Facts, pool: Layer, kept: str) -> _Plan | str:
+    def _look(self, facts: Facts, pool: Layer, kept: Reason | None) -> _Plan | Reason:
         if reason := strange(pool):
             return reason
         if len(pool.tops) != 1:
-            return f"somebody may read the mask {pool.tops[1]}"
+            return Reason(f"somebody may read the mask {pool.tops[1]}")
         if pool.param.pooling_param.global_pooling:
-            return "global pooling: its averages are what the layers behind it need"
+            return Reason("global pooling: its averages are what the layers behind it need")
         if kept:
             return kept
         hosts = find_hosts(facts, pool, through_joins=not self.paper)
-        if isinstance(hosts, str):
+        if isinstance(hosts, Reason):
             return hosts
         axes: dict[Layer, tuple[AxisPlan, ...]] = {}
         before = after = 0
         for host in hosts.convs:
             plan = self._solve(facts, pool, host)
-            if isinstance(plan, str):
+            if isinstance(plan, Reason):
                 return plan
             axes[host] = plan
             param = _with_axes(host, plan)
             before += facts.macs(host) or 0
             after += facts.macs(host, param) or 0
         if after > before and not self.force:
-            return (
+            return Reason(
                 f"its predicted cost rises {after / before:.1f}x ({before:,} to {after:,} multiply-adds); --force-merge"
             )
         return _Plan(hosts, axes, before, after)
 
-    def _solve(self, facts: Facts, pool: Layer, host: Layer) -> tuple[AxisPlan, ...] | str:
+    def _solve(self, facts: Facts, pool: Layer, host: Layer) -> tuple[AxisPlan, ...] | Reason:
         conv = conv_geometry(host.param)
         if len(conv.kernel) != 2 or conv.axis != 1:
-            return f"{host.name} is not a 2-d convolution over channels"
+            return Reason(f"{host.name} is not a 2-d convolution over channels")
         plans: tuple[AxisPlan, ...] | None = None
         for into, pooled, out in zip(
             facts.net.values_in(host), facts.net.values_in(pool), facts.net.values_out(pool), strict=True
         ):
             for value in (into, pooled, out):
                 if value.shape is None:
-                    return unknown_shape(value)
+                    return Reason(unknown_shape(value))
             assert into.shape and pooled.shape and out.shape
             window = pool_geometry(pool.param, pooled.shape)
             if out.shape[2:] == (1, 1):
                 beyond = any(size < kernel for size, kernel in zip(pooled.shape[2:], window.kernel, strict=True))
                 if beyond and any_size(facts, pool):
-                    return (
+                    return Reason(
                         f"its image of {pooled.shape[2]}x{pooled.shape[3]} is smaller than its window: the size in the "
                         "file is not that of real images, and nothing fixes it; give one with --input-shape"
                     )
-                return "global pooling: its window covers the whole image, and the layers behind it need its averages"
+                return Reason(
+                    "global pooling: its window covers the whole image, and the layers behind it need its averages"
+                )
             solved: list[AxisPlan | int] = []
             for axis in range(2):
                 problem = Axis(
@@ -146,12 +148,14 @@ class PoolToStride(Pass):
                     str(out.shape[2 + axis] if isinstance(p, AxisPlan) else p) for axis, p in enumerate(solved)
                 )
                 stride = "x".join(str(a * b) for a, b in zip(conv.stride, window.stride))
-                return (
+                return Reason(
                     f"geometry: {gives} where pooling gave {out.shape[2]}x{out.shape[3]}, whatever the pad "
                     f"({host.name} with stride {stride}); try another --kernel"
                 )
             if plans is not None and [(p.kernel, p.pad) for p in plans] != [(p.kernel, p.pad) for p in fits]:
-                return f"geometry: the phases have images of different sizes, and no one pad fits {host.name} in all"
+                return Reason(
+                    f"geometry: the phases have images of different sizes, and no one pad fits {host.name} in all"
+                )
             plans = fits
         assert plans is not None, "a layer that is alive in no state reads from nobody, and so has no host"
         return plans
@@ -163,8 +167,8 @@ class PoolToStride(Pass):
             return axis.receptive_kernel()
         return int(self.kernel)
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        plan: _Plan = match.data
+    def apply(self, match: Match[_Plan], rewriter: Rewriter) -> Applied:
+        plan = match.plan
         pool = match.layer
         done = Applied(removed=[pool.name], macs_before=plan.macs_before, macs_after=plan.macs_after)
         for host, axes in plan.axes.items():

@@ -17,11 +17,11 @@ from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.passes.batchnorm import Chain, add_bias, find_chain, folded, unfoldable
 from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.relearn.start import Start, set_filler
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Reason, Refusal, Rewriter
 
 
 @dataclass(frozen=True)
-class PruneBatchNorm(Pass):
+class PruneBatchNorm(Pass[Chain]):
     """Removes BatchNorm and Scale behind linear layers.
 
     Attributes:
@@ -33,22 +33,21 @@ class PruneBatchNorm(Pass):
 
     start: Start = Start()
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[Chain] | Refusal]:
         facts = Facts(net)
         for layer in net.layers:
-            chain = find_chain(facts, layer)
-            if isinstance(chain, str):
+            chain = find_chain(facts, layer, norms_only=True)
+            if isinstance(chain, Reason):
                 yield Refusal(layer, chain)
             elif chain is not None:
                 if net.weights is not None and (reason := unfoldable(net.weights, chain)):
                     yield Refusal(layer, reason)
                 else:
-                    yield Match(layer, chain.all, (chain, facts.macs(chain.host)))
+                    yield Match(layer, chain.all, chain)
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        chain: Chain
-        chain, macs = match.data
-        done = Applied([chain.host.name, *(norm.name for norm in chain.norms)], [], macs, macs)
+    def apply(self, match: Match[Chain], rewriter: Rewriter) -> Applied:
+        chain = match.plan
+        done = Applied([chain.host.name, *(norm.name for norm in chain.norms)], [], chain.macs, chain.macs)
         arrays = folded(rewriter.net.weights, chain) if rewriter.net.weights is not None else None
         twin = rewriter.derive(chain.host, Kind.RELEARN, chain.norms)
         add_bias(twin)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from deeprebirth_caffe.ir import Net
-from deeprebirth_caffe.passes.patterns import LINEAR, Facts, Hosts, find_hosts, strange
+from deeprebirth_caffe.passes.patterns import Facts, Hosts, find_hosts, strange
 from deeprebirth_caffe.passes.relearn.start import Start, set_filler
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Reason, Refusal, Rewriter
 
 
 @dataclass(frozen=True)
-class RemoveLrn(Pass):
+class RemoveLrn(Pass[Hosts]):
     """Removes LRN layers.
 
     Attributes:
@@ -32,24 +32,22 @@ class RemoveLrn(Pass):
     joins: bool = True
     start: Start = Start()
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[Hosts] | Refusal]:
         facts = Facts(net)
         for layer in net.layers:
             if layer.type == "LRN":
-                hosts = find_hosts(facts, layer, LINEAR, through_joins=self.joins, through_pools=True)
-                reason = strange(layer) or (hosts if isinstance(hosts, str) else "")
+                hosts = find_hosts(facts, layer, linear=True, through_joins=self.joins, through_pools=True)
+                reason = strange(layer) or (hosts if isinstance(hosts, Reason) else None)
                 if not reason and len(layer.tops) != 1:
-                    reason = f"{layer.name} has {len(layer.tops)} tops"
+                    reason = Reason(f"{layer.name} has {len(layer.tops)} tops")
                 if reason:
                     yield Refusal(layer, reason)
                 elif isinstance(hosts, Hosts):
-                    macs = [facts.macs(host) for host in hosts.convs]
-                    total = sum(one for one in macs if one is not None) if None not in macs else None
-                    yield Match(layer, hosts.all | {layer}, (hosts, total))
+                    yield Match(layer, hosts.all | {layer}, hosts)
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        hosts, macs = match.data
-        done = Applied(removed=[match.layer.name], macs_before=macs, macs_after=macs)
+    def apply(self, match: Match[Hosts], rewriter: Rewriter) -> Applied:
+        hosts = match.plan
+        done = Applied(removed=[match.layer.name], macs_before=hosts.macs, macs_after=hosts.macs)
         for host in hosts.convs:
             if host not in rewriter.made:
                 done.removed.append(host.name)

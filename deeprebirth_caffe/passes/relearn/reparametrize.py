@@ -32,7 +32,7 @@ from deeprebirth_caffe.passes.convs import set_geometry
 from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.relearn.start import Start, bias_value, set_filler
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Reason, Refusal, Rewriter
 
 Array = npt.NDArray[Any]
 
@@ -61,7 +61,7 @@ class _Plan:
 
 
 @dataclass(frozen=True)
-class Reparametrize(Pass):
+class Reparametrize(Pass[_Plan]):
     """Gives rebirth convolutions BatchNorm, Scale and parallel kernels.
 
     Attributes:
@@ -77,35 +77,32 @@ class Reparametrize(Pass):
     parts: tuple[str, ...] = DEFAULT_PARTS
     seed: int = 0
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[_Plan] | Refusal]:
         facts = Facts(net)
         for layer in net.layers:
             if layer.name in self.layers:
                 found = self._look(facts, layer)
-                if isinstance(found, str):
-                    yield Refusal(layer, found)
-                else:
-                    yield Match(layer, frozenset({layer}), found)
+                yield Refusal(layer, found) if isinstance(found, Reason) else Match(layer, frozenset({layer}), found)
 
-    def _look(self, facts: Facts, layer: Layer) -> _Plan | str:
+    def _look(self, facts: Facts, layer: Layer) -> _Plan | Reason:
         if layer.type != "Convolution":
-            return f"{layer.name} is no Convolution ({layer.type}): it learns as one layer"
+            return Reason(f"{layer.name} is no Convolution ({layer.type}): it learns as one layer")
         if reason := facts.fixed(layer):
             return reason
         if len(layer.bottoms) != 1 or layer.param.convolution_param.axis != 1:
-            return f"{layer.name} is not a 2-d convolution over channels"
+            return Reason(f"{layer.name} is not a 2-d convolution over channels")
         specs = layer.param.param
         if facts.trains and len(specs) > 0 and not any(spec.lr_mult for spec in specs):
-            return f"{layer.name} is frozen (lr_mult 0)"
+            return Reason(f"{layer.name} is frozen (lr_mult 0)")
         if any(reader.type == "BatchNorm" for reader, _ in facts.net.readers(layer)):
-            return f"{layer.name} has a BatchNorm behind it already"
+            return Reason(f"{layer.name} has a BatchNorm behind it already")
         sizes: list[tuple[tuple[int, int], tuple[int, int]]] = []
         for into, out in zip(facts.net.values_in(layer), facts.net.values_out(layer), strict=True):
             for value in (into, out):
                 if value.shape is None:
-                    return unknown_shape(value)
+                    return Reason(unknown_shape(value))
                 if len(value.shape) != 4:
-                    return f"{layer.name} is not a 2-d convolution over channels"
+                    return Reason(f"{layer.name} is not a 2-d convolution over channels")
             assert into.shape is not None and out.shape is not None
             sizes.append(((into.shape[2], out.shape[2]), (into.shape[3], out.shape[3])))
         window = conv_geometry(layer.param, 2)
@@ -122,8 +119,8 @@ class Reparametrize(Pass):
                 parts[kernel] = _Part(kernel, pads)
         return _Plan(tuple(parts.values()), tuple(notes))
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        plan: _Plan = match.data
+    def apply(self, match: Match[_Plan], rewriter: Rewriter) -> Applied:
+        plan = match.plan
         host = match.layer
         macs = Facts(rewriter.net).macs(host)
         done = Applied([host.name], [], macs, macs, list(plan.notes))

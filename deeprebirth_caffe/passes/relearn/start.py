@@ -54,16 +54,13 @@ class Start:
 
 def bias_value(layer: Layer) -> float:
     """What the layer's bias filler fills in; 0 where it has none or another kind."""
-    param = layer.param
-    own = param.convolution_param if layer.type != "InnerProduct" else param.inner_product_param
-    filler = own.bias_filler
+    filler = layer.own.bias_filler
     return filler.value if filler.type == "constant" else 0.0
 
 
 def set_filler(layer: Layer) -> None:
     """Makes a rebirth layer's weight filler Xavier's, for those who train without inherited weights."""
-    param = layer.param
-    own = param.convolution_param if layer.type != "InnerProduct" else param.inner_product_param
+    own = layer.own
     if own.weight_filler.type != "xavier":
         own.ClearField("weight_filler")
         own.weight_filler.type = "xavier"

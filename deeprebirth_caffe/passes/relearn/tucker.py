@@ -20,16 +20,20 @@ import numpy as np
 import numpy.typing as npt
 
 from deeprebirth_caffe.ir import Layer, Net
-from deeprebirth_caffe.passes.patterns import LINEAR, Facts
+from deeprebirth_caffe.passes.patterns import Facts
 from deeprebirth_caffe.passes.relearn.factors import Cost, Part, Ranks, Site, find_site, gate
 from deeprebirth_caffe.passes.relearn.start import set_filler
-from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Refusal, Rewriter
+from deeprebirth_caffe.rewrite import Applied, Kind, Match, Pass, Reason, Refusal, Rewriter
 
 Array = npt.NDArray[Any]
 
 
+_Plan = tuple[Site, Ranks, Cost, Cost]
+"""Where, at which ranks, and what it costs before and after."""
+
+
 @dataclass(frozen=True)
-class Tucker(Pass):
+class Tucker(Pass[_Plan]):
     """Decomposes convolutions and InnerProducts.
 
     Attributes:
@@ -47,35 +51,31 @@ class Tucker(Pass):
     moments: Mapping[str, Array] = field(default_factory=dict)
     force: bool = False
 
-    def match(self, net: Net) -> Iterator[Match | Refusal]:
+    def match(self, net: Net) -> Iterator[Match[_Plan] | Refusal]:
         facts = Facts(net)
         for layer in net.layers:
-            if layer.type not in LINEAR:
+            if not layer.traits.linear:
                 continue
             site = find_site(facts, layer)
-            if isinstance(site, str):
+            if isinstance(site, Reason):
                 yield Refusal(layer, site)
             elif layer.name in self.left:
-                yield Refusal(layer, self.left[layer.name])
+                yield Refusal(layer, Reason(self.left[layer.name]))
             elif layer.name in self.ranks:
                 yield self._judge(net, site, self.ranks[layer.name])
 
-    def _judge(self, net: Net, site: Site, ranks: Ranks) -> Match | Refusal:
+    def _judge(self, net: Net, site: Site, ranks: Ranks) -> Match[_Plan] | Refusal:
         if net.weights is None or site.layer.name not in net.weights:
-            return Refusal(site.layer, "there are no weights for it")
+            return Refusal(site.layer, Reason("there are no weights for it"))
         if reason := site.misfit(ranks):
             return Refusal(site.layer, reason)
         before, after = site.now(), site.then(ranks)
         if not self.force and (reason := gate(before, after)):
-            return Refusal(site.layer, f"at {spell(ranks)} {reason}")
+            return Refusal(site.layer, Reason(f"at {spell(ranks)} {reason}"))
         return Match(site.layer, frozenset({site.layer}), (site, ranks, before, after))
 
-    def apply(self, match: Match, rewriter: Rewriter) -> Applied:
-        site: Site
-        ranks: Ranks
-        before: Cost
-        after: Cost
-        site, ranks, before, after = match.data
+    def apply(self, match: Match[_Plan], rewriter: Rewriter) -> Applied:
+        site, ranks, before, after = match.plan
         layer, weights = site.layer, rewriter.net.weights
         assert weights is not None
         old = weights[layer.name]

@@ -21,7 +21,7 @@ from deeprebirth_caffe.ir import Net, Value, View, summarize
 from deeprebirth_caffe.ir.stages import MADE_SUFFIX
 from deeprebirth_caffe.nets.selection import names_stage
 from deeprebirth_caffe.passes.relearn.merge_branches import MergeBranches
-from deeprebirth_caffe.rewrite import Kind, Pass, Rewriter
+from deeprebirth_caffe.rewrite import AnyPass, Kind, Rewriter
 from deeprebirth_caffe.rewrite.pipeline import Outcome, Selected, run
 
 Macs = dict[str, int | None]
@@ -67,7 +67,7 @@ class Found:
     left: tuple[tuple[str, str], ...]
 
 
-def find_merges(net: Net, passes: Sequence[Pass], selected: Selected) -> Found:
+def find_merges(net: Net, passes: Sequence[AnyPass], selected: Selected) -> Found:
     """Runs passes over a copy of a net and tells what they did.
 
     Args:
@@ -90,7 +90,9 @@ def find_merges(net: Net, passes: Sequence[Pass], selected: Selected) -> Found:
     return Found(tuple(merges), tuple(sorted(exact, key=order.__getitem__)), tuple(left))
 
 
-def find_variants(net: Net, passes: Sequence[Pass], selected: Selected, merges: Sequence[Merge]) -> list[list[Merge]]:
+def find_variants(
+    net: Net, passes: Sequence[AnyPass], selected: Selected, merges: Sequence[Merge]
+) -> list[list[Merge]]:
     """What some of the relearning passes do, for every choice of them: all first, then ever fewer."""
     names = [one.name for one in passes if any(one.name in merge.passes for merge in merges)]
     found = [list(merges)]
@@ -169,7 +171,7 @@ def _test_view(net: Net) -> View:
     return next((view for view in net.views if view.state.phase == "TEST"), net.views[0])
 
 
-def _relearns(name: str, passes: Sequence[Pass]) -> bool:
+def _relearns(name: str, passes: Sequence[AnyPass]) -> bool:
     return any(one.name == name and one.kind is Kind.RELEARN for one in passes)
 
 
@@ -203,6 +205,6 @@ def _up(view: View, value: Value) -> Iterator[str]:
     """The stages of the layers with weights from a value up to the next fork or join."""
     while value.producer is not None and len(value.uses) == 1 and len(value.producer.bottoms) == 1:
         maker = value.producer
-        if maker.op is not None and maker.op.tensor:
+        if maker.traits.tensor:
             yield maker.stage
         value = view.ins[maker][0]

@@ -97,4 +97,4 @@ def main_scores(view: View) -> str:
         return classifier.scores
     value = view.results[-1]
     maker = value.producer
-    return view.ins[maker][0].name if maker is not None and maker.op is not None and maker.op.loss else value.name
+    return view.ins[maker][0].name if maker is not None and maker.traits.loss else value.name

@@ -22,7 +22,7 @@ from deeprebirth_caffe.nets.load import both_phases, load_net, upgrade_notes
 from deeprebirth_caffe.nets.ranking import find_classifier
 from deeprebirth_caffe.nets.selection import Selection
 from deeprebirth_caffe.options.plan import PlanOptions
-from deeprebirth_caffe.rewrite import Kind, Pass
+from deeprebirth_caffe.rewrite import AnyPass, Kind
 from deeprebirth_caffe.runs.planning.candidates import (
     Merge,
     exactly,
@@ -169,7 +169,7 @@ def _metric(options: PlanOptions, net: Net) -> str | None:
 def _reach(
     options: PlanOptions,
     net: Net,
-    passes: Sequence[Pass],
+    passes: Sequence[AnyPass],
     variants: Sequence[Sequence[Merge]],
     metric: str,
     say: Say,

@@ -135,7 +135,8 @@ def check_conversions(inputs: Inputs) -> None:
             try:
                 found = convert(convert_options(inputs, step, net, None, out))
             except RebirthError as error:
-                raise type(error)(f"step {step.name}: {error}") from error
+                error.within(f"step {step.name}")
+                raise
             if not found.outcome.rewrites:
                 why = "; ".join(dict.fromkeys(f"{one.layer}: {one.reason}" for one in found.outcome.refusals))
                 about = f" ({why})" if why else ""

@@ -164,7 +164,7 @@ def _run(
             break
         except RebirthError as error:
             if task.name not in str(error):
-                raise type(error)(f"step {task.name}: {error}") from error
+                error.within(f"step {task.name}")
             raise
         watcher.say(_said(folder, inputs.schedule.test.metric))
     rows = [{name: found.get(name) for name in SHOWN} for found in results_of(folders) if found]
