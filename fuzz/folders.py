@@ -19,7 +19,7 @@ from deeprebirth_caffe.cli.status import print_steps
 from deeprebirth_caffe.runs.report import html, markdown
 from deeprebirth_caffe.runs.report.gather import gather
 from deeprebirth_caffe.runs.report.sections import sections
-from deeprebirth_caffe.runs.report.write import _figures
+from deeprebirth_caffe.runs.report.write import figures
 from deeprebirth_caffe.runs.schedule.status import status
 from deeprebirth_caffe.wording import json_bytes
 
@@ -195,13 +195,13 @@ def run(data: bytes, folder: Path) -> None:
             json_bytes(far)
             if len(data) % 4 == 0:
                 with contextlib.redirect_stdout(io.StringIO()):
-                    print_steps(far["steps"], far["metric"])
+                    print_steps([(step.folder, step) for step in far.steps], far.metric)
         finally:
             found = gather(root)
             parts = sections(found)
             html.page(found.title, "", parts)
             markdown.text(found.title, "", parts)
-            json_bytes(_figures(found))
+            json_bytes(figures(found, found.folder, ()))
     finally:
         for place in touched:
             (root / place).write_bytes(TREE[place])

@@ -31,6 +31,11 @@ from deeprebirth_caffe.commands.time import Times
 from deeprebirth_caffe.commands.zoo import Nets, WrittenNet
 from deeprebirth_caffe.nets.manifest import Manifest
 from deeprebirth_caffe.results import Absent, key_of
+from deeprebirth_caffe.runs.planning.plan import Planned
+from deeprebirth_caffe.runs.report.write import Report
+from deeprebirth_caffe.runs.schedule.runner import RunResult
+from deeprebirth_caffe.runs.schedule.status import RunStatus
+from deeprebirth_caffe.runs.schedule.steps import StepResult
 from deeprebirth_caffe.training.loop import LogLine
 
 PAGE = Path(__file__).parents[1] / "docs" / "json.md"
@@ -53,6 +58,11 @@ RESULTS: Mapping[str, type] = {
     "data": MadeData,
     "export": Model,
     "time": Times,
+    "run": RunResult,
+    "run: result.json": StepResult,
+    "status": RunStatus,
+    "report": Report,
+    "plan": Planned,
     "device list": Devices,
     "device info": DeviceInfo,
 }

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +15,7 @@ from deeprebirth_caffe.options.run import RunOptions
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.cli.data_progress import Progress
+    from deeprebirth_caffe.runs.schedule.runner import RunResult
     from deeprebirth_caffe.training.listening import Listener
 
 
@@ -53,10 +53,10 @@ def command(options: RunOptions, as_json: bool) -> None:
         print_json(result)
     else:
         _show(result)
-    if result["stopped"] is not None:
+    if result.stopped is not None:
         import signal
 
-        sys.exit(128 + signal.Signals[result["stopped"]])
+        sys.exit(128 + signal.Signals[result.stopped])
 
 
 class Shown:
@@ -95,14 +95,14 @@ class Shown:
             self._shown = None
 
 
-def _show(result: Mapping[str, Any]) -> None:
+def _show(result: RunResult) -> None:
     from deeprebirth_caffe.cli.show import say_next
     from deeprebirth_caffe.cli.status import print_steps
     from deeprebirth_caffe.cli.text import printable
 
-    if result["status"] == "dry run":
-        click.echo(printable(f"nothing is wrong with it: {', '.join(result['steps'])}"))
+    if result.status == "dry run":
+        click.echo(printable(f"nothing is wrong with it: {', '.join(result.steps)}"))
         return
-    print_steps(result["results"], result["metric"])
-    click.echo(printable(f"{result['status']}: {result['directory']}"))
-    say_next("report", result["directory"])
+    print_steps([(step.step, step) for step in result.results], result.metric)
+    click.echo(printable(f"{result.status}: {result.directory}"))
+    say_next("report", result.directory)

@@ -38,9 +38,9 @@ class Merge:
     Attributes:
         stage: its name.
         passes: those that found something there, in the order they run.
-        removed: the layers that go; those that come back as rebirth layers do not count.
-        rebirth: the layers that are learned anew.
-        macs_before: multiply-adds of the stage in TEST; None where they are not known.
+        removed: layers that go; those that come back as rebirth layers do not count.
+        rebirth: layers that are learned again.
+        macs_before: multiply-adds of an image in the whole stage, in TEST; null where they are not known.
         macs_after: likewise.
     """
 

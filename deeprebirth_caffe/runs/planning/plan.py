@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from deeprebirth_caffe.collector import uncollected
 from deeprebirth_caffe.commands.convert import PASS_NAMES, passes_of
@@ -19,9 +18,11 @@ from deeprebirth_caffe.inputs.sources import source_layers, source_of
 from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.nets.exactness import check_names
 from deeprebirth_caffe.nets.load import both_phases, load_net, upgrade_notes
+from deeprebirth_caffe.nets.manifest import Left
 from deeprebirth_caffe.nets.ranking import find_classifier
 from deeprebirth_caffe.nets.selection import Selection
 from deeprebirth_caffe.options.plan import PlanOptions
+from deeprebirth_caffe.results import Result
 from deeprebirth_caffe.rewrite import AnyPass, Kind
 from deeprebirth_caffe.runs.planning.candidates import (
     Merge,
@@ -54,17 +55,108 @@ WITHOUT_LABELS = (
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepRow:
+    """A step of the schedule.
+
+    Attributes:
+        stages: what it merges.
+    """
+
+    name: str
+    stages: Sequence[Merge]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateRow:
+    """A merge that was measured.
+
+    Attributes:
+        passes: that run there.
+        error: of the main head's scores, when this alone is merged and refitted: as a part of their norm.
+        points: points that it is expected to cost; null where accuracy is no target.
+    """
+
+    stage: str
+    passes: Sequence[str]
+    saved_ms: float
+    error: float
+    points: float | None
+    chosen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetRow:
+    """What was asked for, and what was found.
+
+    Attributes:
+        speedup: what was asked for.
+        accuracy: what was asked for: points that may be lost.
+        engine: what ran the nets that were timed.
+        on: where.
+        threads: with how many threads.
+        reached_speedup: of the chosen merges together, measured.
+        expected_points: what they are expected to cost; null where accuracy is no target.
+        recovery: the part of the points lost at first that relearning is expected to bring back; likewise.
+        base: the metric of the net as it is, in percent; likewise.
+        total_ms: a pass of the net as it is.
+        stages_ms: of each stage; empty where the engine tells no layers.
+        candidates: what was measured.
+        unmet: with `--nearest`: why the target cannot be met; null where it is.
+    """
+
+    speedup: float | None
+    accuracy: float | None
+    engine: str
+    on: str
+    threads: int | None
+    reached_speedup: float
+    expected_points: float | None
+    recovery: float | None
+    base: float | None
+    total_ms: float
+    stages_ms: Mapping[str, float]
+    candidates: Sequence[CandidateRow]
+    unmet: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned(Result):
+    """What `rebirth plan` wrote.
+
+    Attributes:
+        net: path.
+        weights: path.
+        schedule: path of what was written.
+        run: the command that runs it, word by word.
+        recipe: `--recipe`.
+        metric: what budgets and targets go by: `top1`, `top5` or an output; null where the net tests no accuracy.
+        steps: of the schedule, in order.
+        left: places that no pass can merge.
+        target: null without `--target`.
+        notes: for people.
+    """
+
+    net: Path
+    weights: Path
+    schedule: Path
+    run: Sequence[str]
+    recipe: str
+    metric: str | None
+    steps: Sequence[StepRow]
+    left: Sequence[Left]
+    target: TargetRow | None
+    notes: Sequence[str]
+
+
 @uncollected
-def plan(options: PlanOptions, say: Say, show: Show) -> dict[str, Any]:
+def plan(options: PlanOptions, say: Say, show: Show) -> Planned:
     """Writes a schedule.
 
     Args:
         options: what to do.
         say: is told what people should know.
         show: is told what is done, how much of it, and of how much.
-
-    Returns:
-        What `--json` prints; see docs/json.md.
 
     Raises:
         RebirthError: bad input; nothing is written.
@@ -109,19 +201,18 @@ def plan(options: PlanOptions, say: Say, show: Show) -> dict[str, Any]:
     # Written by hand, for its comments: so it is read before anybody else does.
     parse_schedule(text, str(options.out))
     write_output(options.out, text)
-    return {
-        "version": 1,
-        "net": str(options.net),
-        "weights": str(options.weights),
-        "schedule": str(options.out),
-        "run": run_words(options),
-        "recipe": options.recipe,
-        "metric": metric,
-        "steps": [_step_row(step) for step in steps],
-        "left": [{"layer": layer, "reason": reason} for layer, reason in found.left],
-        "target": None if reached is None else {**_target_row(options, reached), "unmet": unmet or None},
-        "notes": [*upgrade_notes(net), *([reached.doubt] if reached is not None and reached.doubt else [])],
-    }
+    return Planned(
+        net=options.net,
+        weights=options.weights,
+        schedule=options.out,
+        run=run_words(options),
+        recipe=options.recipe,
+        metric=metric,
+        steps=[StepRow(name=step.name, stages=step.merges) for step in steps],
+        left=[Left(layer=layer, reason=reason) for layer, reason in found.left],
+        target=None if reached is None else _target_row(options, reached, unmet),
+        notes=[*upgrade_notes(net), *([reached.doubt] if reached is not None and reached.doubt else [])],
+    )
 
 
 def _check_libraries() -> None:
@@ -250,47 +341,31 @@ def _free(name: str, taken: set[str]) -> str:
     return found
 
 
-def _step_row(step: PlannedStep) -> dict[str, Any]:
-    return {
-        "name": step.name,
-        "stages": [
-            {
-                "stage": merge.stage,
-                "passes": list(merge.passes),
-                "removed": list(merge.removed),
-                "rebirth": list(merge.rebirth),
-                "macs_before": merge.macs_before,
-                "macs_after": merge.macs_after,
-            }
-            for merge in step.merges
-        ],
-    }
-
-
-def _target_row(options: PlanOptions, reached: Reached) -> dict[str, Any]:
+def _target_row(options: PlanOptions, reached: Reached, unmet: str) -> TargetRow:
     assert options.target is not None
     accuracy = options.target.accuracy is not None
-    return {
-        "speedup": options.target.speedup,
-        "accuracy": options.target.accuracy,
-        "engine": options.timing.engine,
-        "on": options.timing.on,
-        "threads": options.timing.threads,
-        "reached_speedup": reached.speedup,
-        "expected_points": points(reached.chosen) if accuracy else None,
-        "recovery": options.recovery if accuracy else None,
-        "base": reached.base,
-        "total_ms": reached.times.total_ms,
-        "stages_ms": dict(reached.times.stages_ms),
-        "candidates": [
-            {
-                "stage": offer.stage,
-                "passes": list(offer.passes),
-                "saved_ms": offer.saved_ms,
-                "error": offer.error,
-                "points": offer.points,
-                "chosen": reached.chosen.get(offer.stage) is offer,
-            }
+    return TargetRow(
+        speedup=options.target.speedup,
+        accuracy=options.target.accuracy,
+        engine=options.timing.engine,
+        on=options.timing.on,
+        threads=options.timing.threads,
+        reached_speedup=reached.speedup,
+        expected_points=points(reached.chosen) if accuracy else None,
+        recovery=options.recovery if accuracy else None,
+        base=reached.base,
+        total_ms=reached.times.total_ms,
+        stages_ms=reached.times.stages_ms,
+        candidates=[
+            CandidateRow(
+                stage=offer.stage,
+                passes=offer.passes,
+                saved_ms=offer.saved_ms,
+                error=offer.error,
+                points=offer.points,
+                chosen=reached.chosen.get(offer.stage) is offer,
+            )
             for offer in reached.offers
         ],
-    }
+        unmet=unmet or None,
+    )

@@ -30,7 +30,8 @@ class Drop:
 
     Attributes:
         points: percent of all images; below 0 where it gained.
-        low: the lower end of the 95 % interval; None where the images are not known one by one, or none differs.
+        low: the lower end of the 95 % interval, from the same images in both nets; null where they are not known one by
+            one, or none differs.
         high: the upper end.
     """
 

@@ -29,7 +29,7 @@ from deeprebirth_caffe.runs.schedule.shapes import (
     read_ours,
 )
 from deeprebirth_caffe.runs.schedule.state import RUN, SCHEDULE
-from deeprebirth_caffe.runs.schedule.steps import BASE, CONVERTED, DONE, MERGED, TIMES, results_of
+from deeprebirth_caffe.runs.schedule.steps import BASE, CONVERTED, DONE, MERGED, TIMES, StepResult, results_of
 
 FOLDER = re.compile(r"\d{2,}-(.+)")
 """Names of the folders of steps."""
@@ -191,26 +191,25 @@ def gather(folder: Path) -> Run:
     return Run(folder, info, text, steps, timings)
 
 
-def _step(root: Path, planned: Mapping[str, Any], data: Mapping[str, Any]) -> Step:
+def _step(root: Path, planned: Mapping[str, Any], result: StepResult | None) -> Step:
     folder, kind = root / planned["folder"], planned["kind"]
-    status = data["status"] if data else OPEN
-    own = kind in LEARNING and status != "skipped"
+    own = result is not None and kind in LEARNING and result.status != "skipped"
     return Step(
         folder=folder.name,
         name=planned["name"],
         kind=kind,
-        status=status,
+        status=result.status if result is not None else OPEN,
         stages=tuple(planned["stages"]),
-        test=numbers(data.get("test")) if own else {},
-        after_convert=numbers(data.get("after_convert")),
-        after_distil=numbers(data.get("after_distil")),
-        iterations=data.get("iterations") or None,
-        seconds=data.get("seconds"),
-        attempts=len(data.get("attempts") or ()),
-        why=data.get("why") or "",
+        test=numbers(result.test) if result is not None and own else {},
+        after_convert=numbers(result.after_convert if result is not None else None),
+        after_distil=numbers((result.after_distil or None) if result is not None else None),
+        iterations=(result.iterations or None) if result is not None else None,
+        seconds=result.seconds if result is not None else None,
+        attempts=len(result.attempts) if result is not None else 0,
+        why=(result.why or "") if result is not None else "",
         manifest=_manifest(folder / CONVERTED) if kind in ("step", "tucker") else None,
         logs=tuple(read_log(path, path.parent.relative_to(folder).as_posix()) for path in _logs(folder)),
-        hits=_hits(folder, data.get("per_image")) if own else None,
+        hits=_hits(folder, result.per_image) if result is not None and own else None,
     )
 
 

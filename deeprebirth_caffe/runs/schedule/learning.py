@@ -30,6 +30,7 @@ from deeprebirth_caffe.formats.jsonfile import parse_json, shaped
 from deeprebirth_caffe.formats.solverstate import read_solverstate
 from deeprebirth_caffe.options.finetune import FinetuneOptions
 from deeprebirth_caffe.options.test import TestOptions
+from deeprebirth_caffe.results import Figures
 from deeprebirth_caffe.runs.schedule.accuracy import over_budget, points, values_of
 from deeprebirth_caffe.runs.schedule.context import Context, Stage
 from deeprebirth_caffe.runs.schedule.digests import file_digest
@@ -134,16 +135,33 @@ def chosen(attempts: Sequence[Attempt], metric: str) -> Attempt | None:
     return within[-1] if within else max(good, key=lambda one: float(one.values.get(metric) or 0.0), default=None)
 
 
-def attempt_rows(attempts: Sequence[Attempt], base: Stage, metrics: Sequence[str]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class AttemptRow:
+    """One relearning of a step, as `result.json` tells it.
+
+    Attributes:
+        folder: in the step's folder; null where nothing was trained.
+        test: null where it diverged.
+        over_budget: why it lost more than it may.
+    """
+
+    folder: str | None
+    iterations: int
+    test: Figures | None
+    drop: Mapping[str, float] | None
+    over_budget: str | None
+
+
+def attempt_rows(attempts: Sequence[Attempt], base: Stage, metrics: Sequence[str]) -> list[AttemptRow]:
     """The attempts for `result.json`."""
     return [
-        {
-            "folder": one.name or None,
-            "iterations": one.facts.get("iterations", 0),
-            "test": dict(one.values) or None,
-            "drop": points(base.values, one.values, metrics) or None,
-            "over_budget": one.why or None,
-        }
+        AttemptRow(
+            folder=one.name or None,
+            iterations=one.facts.get("iterations", 0),
+            test=one.values or None,
+            drop=points(base.values, one.values, metrics) or None,
+            over_budget=one.why or None,
+        )
         for one in attempts
     ]
 

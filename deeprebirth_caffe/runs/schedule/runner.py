@@ -6,8 +6,8 @@ import os
 import platform
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from deeprebirth_caffe.engines.caffe import python_layers
 from deeprebirth_caffe.errors import RebirthError, RefusedError, UsageError
 from deeprebirth_caffe.formats.files import atomic_write, check_directory, read_regular
 from deeprebirth_caffe.options.run import RunOptions
+from deeprebirth_caffe.results import Figures, Result, common
 from deeprebirth_caffe.runs.schedule.checks import check
 from deeprebirth_caffe.runs.schedule.context import Context, Inputs, Stage, Watcher, inside, read_inputs
 from deeprebirth_caffe.runs.schedule.files import read_schedule
@@ -52,15 +53,50 @@ if TYPE_CHECKING:
 LOCAL = "local"
 """The place that needs no word."""
 
-SHOWN = ("step", "kind", "stages", "status", "net", "weights", "test", "drop", "iterations", "seconds")
-"""What of a step's result the result of the run repeats."""
+
+@dataclass(frozen=True, kw_only=True)
+class StepRow:
+    """A step that is done; see `run: result.json`.
+
+    Attributes:
+        step: its folder.
+    """
+
+    step: str
+    kind: str
+    stages: Sequence[str]
+    status: str
+    net: str | None
+    weights: str | None
+    test: Figures | None
+    drop: Mapping[str, float] | None
+    iterations: int
+    seconds: float | None
 
 
-def run(options: RunOptions, watcher: Watcher) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class RunResult(Result):
+    """What a run came to.
+
+    Attributes:
+        directory: the run's folder.
+        status: `"done"`; `"partial"` where `--until` ended it; `"stopped"` by a signal; `"dry run"`.
+        stopped: the signal (`"SIGINT"`, `"SIGTERM"`).
+        metric: what budgets and tables go by.
+        steps: names, in order.
+        results: of the steps that are done; see `run: result.json`.
+    """
+
+    directory: Path
+    status: str
+    stopped: str | None
+    metric: str
+    steps: Sequence[str]
+    results: Sequence[StepRow]
+
+
+def run(options: RunOptions, watcher: Watcher) -> RunResult:
     """Runs a schedule, or goes on with it.
-
-    Returns:
-        What docs/json.md describes.
 
     Raises:
         RebirthError: something is missing or does not fit, which is found before anything runs wherever it can be; or a
@@ -133,7 +169,7 @@ def _check_places(inputs: Inputs, out: Path, steps: int) -> None:
 
 def _run(
     options: RunOptions, inputs: Inputs, tasks: Sequence[Task], out: Path, first: int, last: int, watcher: Watcher
-) -> dict[str, Any]:
+) -> RunResult:
     sweep(out)
     folders = arrange(out, [task.name for task in tasks])
     _record(options, inputs, tasks, folders, out)
@@ -167,7 +203,7 @@ def _run(
                 error.within(f"step {task.name}")
             raise
         watcher.say(_said(folder, inputs.schedule.test.metric))
-    rows = [{name: found.get(name) for name in SHOWN} for found in results_of(folders) if found]
+    rows = [StepRow(**common(found, StepRow)) for found in results_of(folders) if found is not None]
     ended = "done" if last == len(tasks) - 1 else "partial"
     return _outcome(out, inputs, tasks, ended if stopped is None else "stopped", stopped, rows)
 
@@ -231,17 +267,16 @@ class _Quiet(Silence):
 
 
 def _outcome(
-    out: Path, inputs: Inputs, tasks: Sequence[Task], status: str, stopped: str | None, rows: list[dict[str, Any]]
-) -> dict[str, Any]:
-    return {
-        "version": 1,
-        "directory": str(out),
-        "status": status,
-        "stopped": stopped,
-        "metric": inputs.schedule.test.metric,
-        "steps": [task.name for task in tasks],
-        "results": rows,
-    }
+    out: Path, inputs: Inputs, tasks: Sequence[Task], status: str, stopped: str | None, rows: Sequence[StepRow]
+) -> RunResult:
+    return RunResult(
+        directory=out,
+        status=status,
+        stopped=stopped,
+        metric=inputs.schedule.test.metric,
+        steps=[task.name for task in tasks],
+        results=rows,
+    )
 
 
 def _taken_over(context: Context, tasks: Sequence[Task], folders: Sequence[Path], first: int, out: Path) -> Stage:
@@ -257,14 +292,14 @@ def _taken_over(context: Context, tasks: Sequence[Task], folders: Sequence[Path]
             raise RebirthError(
                 f"--from {tasks[first].name}: step {task.name} in front of it is not done; leave --from out"
             )
-        if result["status"] == DONE and task.kind != "time":
+        if result.status == DONE and task.kind != "time":
             before, stage = stage, stage_of(out, result)
             if task.kind == "base":
                 context.base = stage
             if task.kind == "tucker":
                 context.merged = before
-        elif result["status"] != SKIPPED and result["status"] != DONE and task.kind != "time":
-            context.watcher.say(f"{folder.name} is {result['status']}, and does not count")
+        elif result.status != SKIPPED and result.status != DONE and task.kind != "time":
+            context.watcher.say(f"{folder.name} is {result.status}, and does not count")
     assert stage is not None, "the base comes first"
     return stage
 
@@ -321,12 +356,12 @@ def _said(folder: Path, metric: str) -> str:
     """A line on how a step ended."""
     result = result_of(folder)
     assert result is not None
-    value = (result["test"] or {}).get(metric)
-    facts = [result["status"]]
+    value = (result.test or {}).get(metric)
+    facts = [result.status]
     if isinstance(value, float):
         facts.append(f"{metric} {100 * value:.2f} %")
-        lost = (result["drop"] or {}).get(metric)
-        if lost is not None and result["kind"] != "base":
+        lost = (result.drop or {}).get(metric)
+        if lost is not None and result.kind != "base":
             facts.append(f"{0 - lost:+.2f} points against the base")
     return f"{folder.name}: {', '.join(facts)}"
 

@@ -51,7 +51,10 @@ STEP_SHAPE: Shape = {
     "parts?": Each({"of?": ANYTHING, "done": FLAG, "seconds": NUMBER, "made?": Each(ANYTHING)}, FILE_NAME)
 }
 """A part is called like the folder or file that it leaves."""
-RESULT_SHAPE: Shape = {
+RESULT_SHAPE: dict[str, Shape] = {
+    "step?": TEXT,
+    "kind?": TEXT,
+    "stages?": [TEXT],
     "status": TEXT,
     "net?": Maybe(TEXT),
     "weights?": Maybe(TEXT),

@@ -126,7 +126,7 @@ class Parts:
         (self.folder / RESULT).unlink(missing_ok=True)
         self._write()
 
-    def finish(self, result: Mapping[str, Any]) -> None:
+    def finish(self, result: object) -> None:
         """Ends the step: parts that it does not use any more go, and its result is written."""
         self._parts = {name: row for name, row in self._parts.items() if name in self._used}
         self._write()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,81 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import open_regular
 from deeprebirth_caffe.formats.jsonfile import parse_json, shaped
 from deeprebirth_caffe.formats.solver import read_solver
+from deeprebirth_caffe.results import ABSENT, Absent, Figures, Result
 from deeprebirth_caffe.runs.schedule.learning import LOG, SOLVER
 from deeprebirth_caffe.runs.schedule.lock import holder, is_locked
 from deeprebirth_caffe.runs.schedule.shapes import RUN_SHAPE, STEP_SHAPE, read_ours
 from deeprebirth_caffe.runs.schedule.state import RUN, STEP
-from deeprebirth_caffe.runs.schedule.steps import results_of
+from deeprebirth_caffe.runs.schedule.steps import StepResult, results_of
 from deeprebirth_caffe.training.runlog import LINE_SHAPE
 
 TAIL = 1 << 16
 """How much of a log's end is read."""
 
 
-def status(directory: Path) -> dict[str, Any]:
-    """What a run has done.
+@dataclass(frozen=True, kw_only=True)
+class PartRow:
+    """What a step is at.
 
-    Returns:
-        What docs/json.md describes.
+    Attributes:
+        iteration: iterations done; these four in a training.
+        iterations: of how many.
+        loss: of the last one.
+    """
+
+    name: str
+    iteration: int | Absent = ABSENT
+    iterations: int | Absent = ABSENT
+    loss: float | Absent | None = ABSENT
+    images_per_second: float | Absent | None = ABSENT
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepStatus:
+    """A step of a run.
+
+    Attributes:
+        status: as in `run: result.json`, or `"waiting"`, `"running"`, `"stopped"`.
+        seconds: so far.
+        part: what it is at.
+    """
+
+    folder: str
+    name: str
+    kind: str
+    stages: Sequence[str]
+    status: str = "waiting"
+    test: Figures | None = None
+    drop: Mapping[str, float] | None = None
+    seconds: float | None = None
+    part: PartRow | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus(Result):
+    """How far a run is.
+
+    Attributes:
+        directory: path.
+        name: of the schedule.
+        running: whether a process works there now.
+        by: which.
+        metric: what budgets and tables go by.
+        done: steps that have a result.
+        steps: all of them, in order.
+    """
+
+    directory: Path
+    name: str | None
+    running: bool
+    by: str | None
+    metric: str
+    done: int
+    steps: Sequence[StepStatus]
+
+
+def status(directory: Path) -> RunStatus:
+    """What a run has done.
 
     Raises:
         RebirthError: there is no run.
@@ -39,45 +99,45 @@ def status(directory: Path) -> dict[str, Any]:
     folders = [directory / one["folder"] for one in facts["steps"]]
     results = results_of(folders)
     rows = [_row(*row, running) for row in zip(folders, facts["steps"], results, strict=True)]
-    return {
-        "version": 1,
-        "directory": str(directory),
-        "name": facts.get("name"),
-        "running": running,
-        "by": holder(directory) if running else None,
-        "metric": facts.get("schedule", {}).get("test", {}).get("metric") or "",
-        "done": sum(row["status"] in ("done", "rolled back", "skipped") for row in rows),
-        "steps": rows,
-    }
+    return RunStatus(
+        directory=directory,
+        name=facts.get("name"),
+        running=running,
+        by=holder(directory) if running else None,
+        metric=facts.get("schedule", {}).get("test", {}).get("metric") or "",
+        done=sum(row.status in ("done", "rolled back", "skipped") for row in rows),
+        steps=rows,
+    )
 
 
-def _row(folder: Path, task: Mapping[str, Any], result: Mapping[str, Any], running: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {**task, "status": "waiting", "test": None, "drop": None, "seconds": None, "part": None}
-    if result:
-        return {**found, **{name: result.get(name) for name in ("status", "test", "drop", "seconds")}}
+def _row(folder: Path, task: Mapping[str, Any], result: StepResult | None, running: bool) -> StepStatus:
+    step = StepStatus(folder=task["folder"], name=task["name"], kind=task["kind"], stages=task["stages"])
+    if result is not None:
+        return replace(step, status=result.status, test=result.test, drop=result.drop, seconds=result.seconds)
     parts = (read_ours(folder / STEP, STEP_SHAPE) or {}).get("parts", {})
     if parts:
-        found["seconds"] = sum(float(part["seconds"]) for part in parts.values())
+        step = replace(step, seconds=sum(float(part["seconds"]) for part in parts.values()))
     begun = [name for name, part in parts.items() if not part["done"]]
     if begun:
-        found["status"] = "running" if running else "stopped"
-        found["part"] = {"name": begun[-1], **_training(folder / begun[-1])}
-    return found
+        part = _training(folder / begun[-1], begun[-1])
+        step = replace(step, status="running" if running else "stopped", part=part)
+    return step
 
 
-def _training(folder: Path) -> dict[str, Any]:
-    """How far a stretch of training is; empty for a part that is none."""
+def _training(folder: Path, name: str) -> PartRow:
+    """A part that is begun: of a stretch of training how far it is."""
     try:
         solver = read_solver(folder / SOLVER).message
     except (OSError, RebirthError):
-        return {}
+        return PartRow(name=name)
     line = _last_line(folder / LOG)
-    return {
-        "iteration": line["iteration"] + 1 if line else 0,
-        "iterations": solver.max_iter,
-        "loss": line["loss"] if line and isfinite(line["loss"]) else None,
-        "images_per_second": line.get("images_per_second") if line else None,
-    }
+    return PartRow(
+        name=name,
+        iteration=line["iteration"] + 1 if line else 0,
+        iterations=solver.max_iter,
+        loss=line["loss"] if line and isfinite(line["loss"]) else None,
+        images_per_second=line.get("images_per_second") if line else None,
+    )
 
 
 def _last_line(log: Path) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from deeprebirth_caffe.nets.rewriting import INIT
 from deeprebirth_caffe.nets.strip import DEPLOY, DEPLOY_WEIGHTS
 from deeprebirth_caffe.options.deploy import DeployOptions
 from deeprebirth_caffe.options.time import TimingOptions
+from deeprebirth_caffe.results import ABSENT, Absent, Figures, Result
 from deeprebirth_caffe.rewrite import Rewriter
 from deeprebirth_caffe.rewrite.learning import restore
 from deeprebirth_caffe.runs.schedule.accuracy import points
@@ -36,6 +37,7 @@ from deeprebirth_caffe.runs.schedule.learning import (
     LOG,
     SOLVER,
     Attempt,
+    AttemptRow,
     Stopped,
     Stretch,
     attempt_rows,
@@ -58,8 +60,84 @@ WEIGHTS = "result.caffemodel"
 TIMES = "time.json"
 DONE, ROLLED_BACK, SKIPPED, OVER = "done", "rolled back", "skipped", "over budget"
 DISTILLED = "distil"
+READ = tuple(name.removesuffix("?") for name in RESULT_SHAPE)
+"""What of a `result.json` is read again."""
 BASE, MERGED = "base", "merged"
 """Folders beside the deployed net: of the net that the run began with; where Tucker came behind, of the merged one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetRow:
+    """The budget of a step, as in the schedule."""
+
+    metric: str | None
+    step: float | None
+    total: float | None
+    retries: int
+    factor: float
+    then: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployed:
+    """A deployed net; paths as in `StepResult`."""
+
+    net: str
+    weights: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult(Result):
+    """What `result.json` says of a step.
+
+    Attributes:
+        step: its folder.
+        kind: `"base"`, `"step"`, `"joint"`, `"tucker"`, `"deploy"`, `"time"`.
+        stages: what it merged, as the schedule names it.
+        net: what it made, from the run's folder; absolute where it lies elsewhere; null where all attempts diverged.
+        weights: likewise.
+        test: figures by output, as `test` has them, with `top1`, `top5` and `images`.
+        after_convert: the same before it learned.
+        drop: points lost against the base, by metric; below 0 where it gained.
+        iterations: of the attempt that counts.
+        seconds: that it worked, in all sittings; what `kill -9` cut off is missing.
+        losses: its log (`finetune --log`), in the step's folder.
+        attempts: relearnings, in order; empty in a step that does not learn.
+        per_image: the hits of each image, in the step's folder: NumPy, uint8, images x 2, top-1 and top-5.
+        after_distil: the same as `after_convert`, when its blocks were distilled.
+        loss: mean of the last 20 iterations.
+        images_per_second: median over its iterations.
+        budget: as in the schedule.
+        metric: what its budget goes by.
+        beside: in `deploy`: `base`, and `merged` where Tucker came behind.
+        times: in `time`: its file, with `times`, a list of `engine`, `threads` and `time`, which is what `rebirth time
+            --json` prints.
+        status: `"done"`; `"rolled back"` and `"over budget"`: made and not gone on from; `"skipped"`.
+        why: why it lost more than it may; in steps that learn.
+    """
+
+    step: str
+    kind: str
+    stages: Sequence[str]
+    net: str | None
+    weights: str | None
+    test: Figures | None
+    after_convert: Figures | None
+    drop: Mapping[str, float] | None
+    iterations: int = 0
+    seconds: float | None
+    losses: str | None = None
+    attempts: Sequence[AttemptRow] = ()
+    per_image: str | None = None
+    after_distil: Figures | Absent | None = ABSENT
+    loss: float | Absent | None = ABSENT
+    images_per_second: float | Absent | None = ABSENT
+    budget: BudgetRow | Absent = ABSENT
+    metric: str | Absent = ABSENT
+    beside: Mapping[str, Deployed] | Absent = ABSENT
+    times: str | Absent = ABSENT
+    status: str
+    why: str | Absent | None = ABSENT
 
 
 @dataclass(frozen=True)
@@ -107,8 +185,7 @@ def _base(context: Context, parts: Parts, _: Stage | None) -> Stage:
     parts.part("net", {"net": file_digest(inputs.net)}, [inputs.net.name], make)
     made = Stage(inputs.net, inputs.weights, values)
     context.base = made
-    result = _result(context, parts, "base", (), made, values, None)
-    parts.finish({**result, "per_image": hits, "status": DONE})
+    parts.finish(replace(_result(context, parts, "base", (), made, values), per_image=hits))
     return made
 
 
@@ -282,23 +359,23 @@ def _relearned(context: Context, parts: Parts, work: _Relearning, before: Stage)
     if best is not None and best.weights is not None:
         _keep(parts, best.weights)
     made = Stage(work.net, parts.folder / WEIGHTS, best.values) if best is not None else None
-    result = _result(context, parts, work.kind, work.stages, made, best.values if best else None, at_first)
     facts = best.facts if best is not None else {}
     parts.finish(
-        {
-            **result,
-            "after_distil": distilled,
-            "iterations": facts.get("iterations", 0),
-            "loss": facts.get("loss"),
-            "images_per_second": facts.get("images_per_second"),
-            "losses": f"{best.name}/{LOG}" if best is not None and best.name else None,
-            "attempts": attempt_rows(attempts, context.origin, inputs.metrics),
-            "budget": work.budget.model_dump(),
-            "metric": metric,
-            "per_image": best.per_image if best is not None else None,
-            "status": status,
-            "why": why or None,
-        }
+        replace(
+            _result(context, parts, work.kind, work.stages, made, best.values if best else None),
+            after_convert=at_first,
+            after_distil=distilled,
+            iterations=facts.get("iterations", 0),
+            loss=facts.get("loss"),
+            images_per_second=facts.get("images_per_second"),
+            losses=f"{best.name}/{LOG}" if best is not None and best.name else None,
+            attempts=attempt_rows(attempts, context.origin, inputs.metrics),
+            budget=BudgetRow(**work.budget.model_dump()),
+            metric=metric,
+            per_image=best.per_image if best is not None else None,
+            status=status,
+            why=why or None,
+        )
     )
     name = parts.folder.name
     if status == OVER or (made is None and status != ROLLED_BACK):
@@ -354,8 +431,7 @@ def _joined(parts: Parts, net: Path, start: Path, distilled: Path) -> Path:
 
 
 def _skipped(context: Context, parts: Parts, before: Stage, stages: tuple[str, ...]) -> Stage:
-    result = _result(context, parts, "step", stages, before, before.values, None)
-    parts.finish({**result, "status": SKIPPED})
+    parts.finish(replace(_result(context, parts, "step", stages, before, before.values), status=SKIPPED))
     return before
 
 
@@ -393,17 +469,13 @@ def _deploy(context: Context, parts: Parts, before: Stage | None) -> Stage:
         of = {"batch": asked.batch, "check": asked.check, **_given(stage)}
         parts.part(name or "deploy", of, files, make)
     made = replace(before, net=parts.folder / DEPLOY, weights=parts.folder / DEPLOY_WEIGHTS)
-    result = _result(context, parts, "deploy", (), made, before.values, None)
     others = {name: _names(parts, parts.folder / name) for name in nets if name}
-    parts.finish({**result, "beside": others, "status": DONE})
+    parts.finish(replace(_result(context, parts, "deploy", (), made, before.values), beside=others))
     return made
 
 
-def _names(parts: Parts, folder: Path) -> dict[str, str]:
-    return {
-        "net": _from_run(parts, folder / DEPLOY),
-        "weights": _from_run(parts, folder / DEPLOY_WEIGHTS),
-    }
+def _names(parts: Parts, folder: Path) -> Deployed:
+    return Deployed(net=_from_run(parts, folder / DEPLOY), weights=_from_run(parts, folder / DEPLOY_WEIGHTS))
 
 
 def _time(context: Context, parts: Parts, before: Stage | None) -> Stage:
@@ -450,8 +522,7 @@ def _time(context: Context, parts: Parts, before: Stage | None) -> Stage:
             time = read_ours(parts.folder / file, TIME_SHAPE)
             rows.append({"engine": engine, "threads": threads, "time": time})
     write_json(parts.folder / TIMES, {"version": 1, "times": rows})
-    result = _result(context, parts, "time", (), before, before.values, None)
-    parts.finish({**result, "times": TIMES, "status": DONE})
+    parts.finish(replace(_result(context, parts, "time", (), before, before.values), times=TIMES))
     return before
 
 
@@ -476,26 +547,21 @@ def _result(
     stages: tuple[str, ...],
     made: Stage | None,
     values: Mapping[str, Any] | None,
-    at_first: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+) -> StepResult:
     """What every `result.json` says; paths inside the run's folder start there, others are absolute."""
     base, metrics = context.origin, context.inputs.metrics
-    return {
-        "version": 1,
-        "step": parts.folder.name,
-        "kind": kind,
-        "stages": list(stages),
-        "net": _from_run(parts, made.net) if made is not None else None,
-        "weights": _from_run(parts, made.weights) if made is not None else None,
-        "test": dict(values) if values is not None else None,
-        "after_convert": dict(at_first) if at_first is not None else None,
-        "drop": points(base.values, values, metrics) if values is not None else None,
-        "iterations": 0,
-        "seconds": round(parts.seconds, 3),
-        "losses": None,
-        "attempts": [],
-        "per_image": None,
-    }
+    return StepResult(
+        step=parts.folder.name,
+        kind=kind,
+        stages=stages,
+        net=_from_run(parts, made.net) if made is not None else None,
+        weights=_from_run(parts, made.weights) if made is not None else None,
+        test=values,
+        after_convert=None,
+        drop=points(base.values, values, metrics) if values is not None else None,
+        seconds=round(parts.seconds, 3),
+        status=DONE,
+    )
 
 
 def _from_run(parts: Parts, path: Path) -> str:
@@ -503,13 +569,18 @@ def _from_run(parts: Parts, path: Path) -> str:
     return path.relative_to(out).as_posix() if path.is_relative_to(out) else str(path)
 
 
-def result_of(folder: Path) -> dict[str, Any] | None:
+def result_of(folder: Path) -> StepResult | None:
     """What a step's `result.json` says; None where it has none."""
-    return read_ours(folder / RESULT, RESULT_SHAPE)
+    found = read_ours(folder / RESULT, RESULT_SHAPE)
+    if found is None:
+        return None
+    nothing = dict.fromkeys(("net", "weights", "test", "after_convert", "drop", "seconds"))
+    known = {name: found[name] for name in READ if found.get(name) is not None}
+    return StepResult(**{"step": folder.name, "kind": "", "stages": (), **nothing, **known})
 
 
-def results_of(folders: Sequence[Path]) -> list[Mapping[str, Any]]:
-    """What the steps of a run say of themselves, as far as it counts; empty for a step of which nothing does.
+def results_of(folders: Sequence[Path]) -> list[StepResult | None]:
+    """What the steps of a run say of themselves, as far as it counts; None for a step of which nothing does.
 
     Behind a step without a result, or one that ended the run, results are those of an earlier sitting: what they rest
     on is being made anew.
@@ -520,26 +591,25 @@ def results_of(folders: Sequence[Path]) -> list[Mapping[str, Any]]:
     Raises:
         RebirthError: a result cannot be read.
     """
-    found: list[Mapping[str, Any]] = []
+    found: list[StepResult | None] = []
     past = False
     for folder in folders:
-        result = (None if past else result_of(folder)) or {}
-        past = past or result.get("status", OVER) == OVER
+        result = None if past else result_of(folder)
+        past = past or result is None or result.status == OVER
         found.append(result)
     return found
 
 
-def stage_of(out: Path, result: Mapping[str, Any]) -> Stage:
+def stage_of(out: Path, result: StepResult) -> Stage:
     """The net that a finished step left.
 
     Raises:
         RebirthError: its files are not there any more.
     """
-    named = result.get("net"), result.get("weights")
-    if None in named:
-        raise RebirthError(f"{out / RESULT}: it names no net; run step {result.get('step')} again")
-    made = Stage(out / result["net"], out / result["weights"], dict(result.get("test") or {}))
+    if result.net is None or result.weights is None:
+        raise RebirthError(f"{out / RESULT}: it names no net; run step {result.step} again")
+    made = Stage(out / result.net, out / result.weights, result.test or {})
     for path in (made.net, made.weights):
         if not path.is_file():
-            raise RebirthError(f"{path}: this is gone, and step {result['step']} left it; run from there again")
+            raise RebirthError(f"{path}: this is gone, and step {result.step} left it; run from there again")
     return made
