@@ -20,12 +20,7 @@ class InfoOptions:
 
 @dataclass(frozen=True)
 class RemoveOptions:
-    """What `rebirth caffe remove` is told; see its help.
-
-    Attributes:
-        prefix: the directory; None: the usual one for the architecture.
-        arch: of the packages, as Debian calls it; None: this machine's.
-    """
+    """What `rebirth caffe remove` is told; see its help."""
 
     prefix: Path | None = option(
         None,
@@ -40,12 +35,7 @@ class RemoveOptions:
 
 @dataclass(frozen=True)
 class InstallOptions(RemoveOptions):
-    """What `rebirth caffe install` is told; see its help.
-
-    Attributes:
-        mirror: the address of a Debian mirror; None: the one that this machine's apt sources name.
-        keyring: the keys that sign the packages; None: Debian's own, as installed here.
-    """
+    """What `rebirth caffe install` is told; see its help."""
 
     mirror: str | None = option(
         None, "--mirror", metavar="URL", help="A Debian mirror with bullseye. [default: as this machine's apt sources]"

@@ -21,25 +21,15 @@ def _force() -> Any:
     return force_option("Replace databases and files that are there.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """What `rebirth data list` and `rebirth data folder` have in common.
 
     Attributes:
-        shuffle: whether the order of pictures is to be mixed.
-        backend: `lmdb` or `leveldb`.
         encoded: "" (pixels are stored), "as-is", or what files are encoded as: "jpg", "png".
-        resize: height and width that pictures are brought to; None: as they are.
-        gray: whether they are read as gray; else as BGR.
-        seed: of the order, and of what `val_fraction` takes.
-        mean: where the mean of the (first) database goes.
-        check_size: whether all pictures must have one size.
-        skip_bad: leave pictures out that cannot be used.
-        threads: how many decode; None: one a processor.
-        force: replace databases and files that are there.
     """
 
-    shuffle: bool = option(False, "--shuffle", help="Mix their order.", kw_only=True)
+    shuffle: bool = option(False, "--shuffle", help="Mix their order.")
     backend: str = _backend()
     encoded: str = option(
         "",
@@ -48,28 +38,22 @@ class DataOptions:
         takes=lambda typed: typed or "",
         says=lambda value: value or None,
         help="Store files, not pixels: as they are (resized: in their own format), or as JPEG or PNG.",
-        kw_only=True,
     )
     resize: tuple[int, int] | None = option(
-        None, "--resize", kind=SIZE, metavar="N|HxW", help="Height and width, or one number for both.", kw_only=True
+        None, "--resize", kind=SIZE, metavar="N|HxW", help="Height and width, or one number for both."
     )
-    gray: bool = option(False, "--gray", help="One channel, not three.", kw_only=True)
-    seed: int = option(0, "--seed", kind=Whole(0, MAX_INT), shown=True, help="Seed of the order.", kw_only=True)
+    gray: bool = option(False, "--gray", help="One channel, not three.")
+    seed: int = option(0, "--seed", kind=Whole(0, MAX_INT), shown=True, help="Seed of the order.")
     mean: Path | None = option(
         None,
         "--mean",
         kind=Place(folder=False, dash="a run that was interrupted goes on with this file"),
         help="Write the mean picture (of train) here, as compute_image_mean does.",
-        kw_only=True,
     )
-    check_size: bool = option(
-        False, "--check-size", help="Stop at a picture that has not the size of the first.", kw_only=True
-    )
-    skip_bad: bool = option(
-        False, "--skip-bad", help="Leave pictures out that cannot be read, and name them.", kw_only=True
-    )
+    check_size: bool = option(False, "--check-size", help="Stop at a picture that has not the size of the first.")
+    skip_bad: bool = option(False, "--skip-bad", help="Leave pictures out that cannot be read, and name them.")
     threads: int | None = option(
-        None, "--threads", kind=Whole(1, 256), help="Threads that decode. [default: one a processor]", kw_only=True
+        None, "--threads", kind=Whole(1, 256), help="Threads that decode. [default: one a processor]"
     )
     force: bool = _force()
 

@@ -23,16 +23,7 @@ class DeviceOptions:
 
 @dataclass(frozen=True)
 class InstallOptions(DeviceOptions):
-    """What `rebirth device install` is told; see its help.
-
-    Attributes:
-        where: "adb[:SERIAL]" or "ssh:[USER@]HOST[:PORT]".
-        prefix: a directory of `rebirth caffe install`; None takes the one that it installs by default for the
-            device's processor.
-        binary: instead of it, a `caffe` built for the device.
-        libraries: a directory with the libraries of `binary`.
-        emulate: whether an emulator on the device may run it, where it is for another processor.
-    """
+    """What `rebirth device install` is told; see its help."""
 
     prefix: Path | None = option(
         None,

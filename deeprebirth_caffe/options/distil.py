@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeprebirth_caffe.errors import UsageError
-from deeprebirth_caffe.options.fields import LEARN, OUTPUT, PICTURES, TEACHER, argument, group, option
-from deeprebirth_caffe.options.kinds import COUNT, FILE, FOLDER, POSITIVE, THERE
+from deeprebirth_caffe.options.fields import LEARN, OUTPUT, PICTURES, group, option
+from deeprebirth_caffe.options.kinds import COUNT, FOLDER, POSITIVE
+from deeprebirth_caffe.options.refit import ConversionOptions
 from deeprebirth_caffe.options.shared import PictureOptions, force_option
 
 ITERATIONS = 2000
@@ -17,33 +18,9 @@ BASE_LR = 0.0002
 
 
 @dataclass(frozen=True)
-class DistilOptions:
-    """What `rebirth distil` is told; see its help.
+class DistilOptions(ConversionOptions):
+    """What `rebirth distil` is told; see its help."""
 
-    Attributes:
-        directory: that `rebirth convert` wrote.
-        weights: that the converted net starts from; None: those in the directory.
-        teacher: the net that was converted; None: as the manifest says.
-        teacher_weights: its weights; likewise.
-        out: the output directory; None: `distil` in the directory.
-        max_iter: how long the solver learns.
-        batch: of the training data layers; None: as they are.
-        base_lr: of the solver.
-        images: pictures to learn from, in place of the net's own data: a folder, a pattern, a list; None: its own.
-        pictures: how those are prepared.
-        force: write into an output directory that is not empty.
-    """
-
-    directory: Path = argument("directory", THERE, metavar="DIR")
-    weights: Path | None = option(
-        None, "-w", "--weights", kind=FILE, help="The converted net's start. [default: DIR/init.caffemodel]"
-    )
-    teacher: Path | None = option(
-        None, "--teacher", kind=FILE, title=TEACHER, help="The original net. [default: as DIR/manifest.json says]"
-    )
-    teacher_weights: Path | None = option(
-        None, "--teacher-weights", kind=FILE, title=TEACHER, help="Its weights. [default: likewise]"
-    )
     out: Path | None = option(
         None, "-o", "--out", kind=FOLDER, title=OUTPUT, help="Output directory. [default: DIR/distil]"
     )

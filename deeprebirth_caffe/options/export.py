@@ -19,12 +19,7 @@ from deeprebirth_caffe.options.shared import (
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What `rebirth export` is told; see its help.
-
-    Attributes:
-        opset: None takes the oldest that can say all layers.
-        batch: of the model; None leaves it open.
-    """
+    """What `rebirth export` is told; see its help."""
 
     net: Path = argument("net", NET)
     weights: Path = needed("-w", "--weights", kind=FILE, help="The learned weights.")

@@ -122,7 +122,7 @@ class Leaf:
         return options
 
 
-def option(default: Any, *flags: str, kw_only: bool = False, **told: Any) -> Any:
+def option(default: Any, *flags: str, kw_only: Any = MISSING, **told: Any) -> Any:
     """A field that a command line sets with a flag.
 
     Args:
@@ -136,7 +136,7 @@ def option(default: Any, *flags: str, kw_only: bool = False, **told: Any) -> Any
     return _field(default, kw_only, Option(flags, **told))
 
 
-def needed(*flags: str, kw_only: bool = False, **told: Any) -> Any:
+def needed(*flags: str, kw_only: Any = MISSING, **told: Any) -> Any:
     """A field without a default; see `option`."""
     return _field(MISSING, kw_only, Option(flags, needed=True, **told))
 
@@ -144,17 +144,17 @@ def needed(*flags: str, kw_only: bool = False, **told: Any) -> Any:
 def argument(place: str, kind: Kind = TEXT, *, default: Any = MISSING, **told: Any) -> Any:
     """A field that a command line sets by place; one with a default may be left out."""
     told |= {"kind": kind, "place": place, "needed": default is MISSING}
-    return _field(default, default is not MISSING, Option(**told))
+    return _field(default, True if default is not MISSING else MISSING, Option(**told))
 
 
-def group(model: type[Any], *, usual: Any = None, kw_only: bool = False, **told: Any) -> Any:
+def group(model: type[Any], *, usual: Any = None, kw_only: Any = MISSING, **told: Any) -> Any:
     """A field that holds options of another class, `usual` by default; `told` are attributes of `Group`."""
     made = Group(model, **told)
     default = MISSING if made.missing else usual if made.optional or usual is not None else model()
     return _field(default, kw_only, made)
 
 
-def _field(default: Any, kw_only: bool, told: Option | Group) -> Any:
+def _field(default: Any, kw_only: Any, told: Option | Group) -> Any:
     metadata = {_KEY: told}
     if isinstance(default, dict):
         return field(default_factory=dict, kw_only=kw_only, metadata=metadata)

@@ -15,16 +15,7 @@ from deeprebirth_caffe.options.shared import EngineOptions, force_option
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """What is said of a teacher.
-
-    Attributes:
-        net: its prototxt, a train_val or a deploy net.
-        weights: its weights.
-        temperature: what scores are divided by.
-        alpha: what the teacher's scores count, from 0 to 1; None: one half, and 1 for a student without losses.
-        match_blobs: whether blobs are compared too.
-        match_weight: what they count.
-    """
+    """What is said of a teacher."""
 
     TITLE: ClassVar[str] = TEACHER
 

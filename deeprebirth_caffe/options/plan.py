@@ -77,24 +77,9 @@ class PlanOptions:
     """What `rebirth plan` is told; see its help.
 
     Attributes:
-        out: the schedule to write.
-        recipe: one of `runs.planning.recipes.RECIPES`.
-        skip_passes: that no step runs.
-        iterations: of a step; None: `epochs`.
-        epochs: of a step; None: the paper's.
-        tucker: whether Tucker comes at the end; None: only in a plan without a target.
-        metric: what budgets and targets go by; None: top5, or top1 with few classes.
-        images: images without labels; by default they are prepared as the net's own data layer does it.
-        target: what to reach; None: every merge is taken.
-        on: where nets are timed; see `open_target`.
         time_with: what runs them then.
         time_threads: with how many threads.
-        runs: turns of each net.
         passes: passes in a turn.
-        test_iterations: batches of a test; 0: each record once.
-        recovery: what part of the points lost at first is expected to come back (`target`).
-        nearest: write the plan that comes nearest to a target that cannot be met.
-        engine: what tests and trains.
     """
 
     net: Path = argument("net", FILE)

@@ -18,30 +18,10 @@ from deeprebirth_caffe.options.shared import (
 
 
 @dataclass(frozen=True)
-class RefitOptions:
-    """What `rebirth refit` is told; see its help.
-
-    Attributes:
-        directory: that `rebirth convert` wrote.
-        calibrate: the images.
-        weights: that the converted net starts from; None: those in the directory.
-        teacher: the net that was converted; None: as the manifest says.
-        teacher_weights: its weights; likewise.
-        out: the model to write; None: `refit.caffemodel` in the directory.
-        ridge: how strongly weights are held at their start.
-        rounds: of the fit of a layer with a ReLU.
-        positions: places of each image that count.
-        seed: of the choice of places.
-        only: if not empty, no other stages.
-        skip: not these stages.
-        engine: the same as that of `calibrate`.
-        force: replace the model if it is there.
-    """
+class ConversionOptions:
+    """What the commands are told that go on with what `rebirth convert` wrote."""
 
     directory: Path = argument("directory", THERE, metavar="DIR")
-    calibrate: CalibrationOptions = calibration(
-        "Pictures without labels", missing="a fit needs pictures; name some: --calibrate SOURCE"
-    )
     weights: Path | None = option(
         None, "-w", "--weights", kind=FILE, help="Weights to start from. [default: DIR/init.caffemodel]"
     )
@@ -50,6 +30,15 @@ class RefitOptions:
     )
     teacher_weights: Path | None = option(
         None, "--teacher-weights", kind=FILE, title=TEACHER, help="Its weights. [default: likewise]"
+    )
+
+
+@dataclass(frozen=True)
+class RefitOptions(ConversionOptions):
+    """What `rebirth refit` is told; see its help."""
+
+    calibrate: CalibrationOptions = calibration(
+        "Pictures without labels", missing="a fit needs pictures; name some: --calibrate SOURCE"
     )
     out: Path | None = option(
         None, "-o", "--out", kind=OUT_FILE, title=OUTPUT, help="The model. [default: DIR/refit.caffemodel]"

@@ -16,13 +16,6 @@ class RunOptions:
     """What `rebirth run` is told; see its help.
 
     Attributes:
-        net, weights, solver: in place of the schedule's.
-        first: the step to begin with, anew; None: where the run stopped.
-        last: the step to end with; None: the last one.
-        on: where nets are timed, in place of its `time.on`.
-        caffe: where real Caffe is, in place of the schedule's `engine.caffe`.
-        dry_run: only look through it.
-        force: into a folder that holds other things.
         command: how it was called, for the record.
     """
 
@@ -63,13 +56,7 @@ class StatusOptions:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What `rebirth report` is told; see its help.
-
-    Attributes:
-        folder: of the run.
-        out: where to write; None for the run's folder, whose report is made anew each time.
-        force: replace other reports.
-    """
+    """What `rebirth report` is told; see its help."""
 
     folder: Path = argument("folder", THERE, metavar="DIR")
     out: Path | None = option(

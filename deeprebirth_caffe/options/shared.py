@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -117,11 +117,6 @@ class EngineOptions:
     """What is said about the engine.
 
     Attributes:
-        name: "auto", "caffe" or "torch".
-        device: of the embedded engine: "cpu", "cuda", "mps"; None: the processor.
-        precision: of the embedded engine: "fp32" or "bf16"; None: fp32.
-        threads: of either; None leaves it to the engine.
-        caffe: where real Caffe is.
         cache: of the embedded engine: bytes to keep what never changes in a training, 0: none; None: a quarter of the
             free memory.
         python_layers: whether the command line said so; see `python_layers_option`.
@@ -170,11 +165,6 @@ class PictureOptions:
     Attributes:
         resize: height and width that each picture is brought to.
         crop: side of the square cut out of its middle; 0: none is.
-        mean_value: a number for each channel, blue first, or one for all.
-        mean_file: a binaryproto with a mean picture.
-        scale: what values are multiplied by, after the mean is taken off.
-        raw_pixels: that pixels go in as they are, from 0 to 255.
-        transform_from: a net whose data layer in TEST says the rest.
     """
 
     TITLE: ClassVar[str] = PICTURES
@@ -245,15 +235,7 @@ class SizedPictureOptions(PictureOptions):
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """Where calibration data comes from.
-
-    Attributes:
-        source: an LMDB or LevelDB, a picture, a folder or pattern of them, a text file that lists them, or one of
-            `OWN_PHASES`.
-        samples: how many images at most.
-        pictures: how they are prepared; by default as the net's own data layer does it.
-        engine: what runs the net.
-    """
+    """Where calibration data comes from."""
 
     TITLE: ClassVar[str] = PICTURES
 
@@ -305,7 +287,8 @@ def calibration(
     if usual is not None:
         changes["source"]["default"] = usual.source
     optional = not missing and usual is None
-    return group(CalibrationOptions, optional=optional, missing=missing, usual=usual, changes=changes)
+    kw_only = True if missing else MISSING
+    return group(CalibrationOptions, optional=optional, missing=missing, usual=usual, changes=changes, kw_only=kw_only)
 
 
 @dataclass(frozen=True)
@@ -313,11 +296,6 @@ class SolverOptions:
     """The paper's settings for one step of relearning.
 
     Attributes:
-        base_lr: learning rate; rebirth layers learn at ten times that.
-        stepsize, gamma: the rate is multiplied by gamma every stepsize iterations; None: `PAPER_STEP` of them all.
-        momentum: of SGD.
-        max_iter: where a step ends.
-        lr_factor: what a rebirth layer's lr_mult is multiplied by.
         clip_gradients: the norm that gradients are cut to; 0: none. None: as the lent solver says, else `usual_clip`.
         usual_clip: that norm where nobody says otherwise.
     """

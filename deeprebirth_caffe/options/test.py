@@ -16,12 +16,7 @@ ITERATIONS = 50
 
 @dataclass(frozen=True)
 class TestOptions:
-    """What `rebirth test` is told; see its help.
-
-    Attributes:
-        iterations: how many batches; 0: each record once.
-        force: replace the file for `per_image` if it is there.
-    """
+    """What `rebirth test` is told; see its help."""
 
     __test__ = False  # no test of pytest's, whatever its name
 

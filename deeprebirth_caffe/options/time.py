@@ -22,10 +22,6 @@ class Plan:
     """How to time.
 
     Attributes:
-        runs: turns of each net.
-        iterations: passes in a turn.
-        warmup: passes before them that do not count: another net has had the caches since.
-        cooldown: seconds of rest before each turn.
         layers: whether to time layers too.
     """
 
@@ -54,9 +50,6 @@ class TimingOptions:
     """How nets are timed, whichever they are.
 
     Attributes:
-        on: where; see `open_target`.
-        cpus: processors that each net may run on; None: any.
-        batch: of every net; None: the first net's own.
         fit_bytes: memory for which to find the largest batch.
     """
 

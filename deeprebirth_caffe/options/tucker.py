@@ -18,13 +18,7 @@ DEFAULT_RATIO = 0.5
 
 @dataclass(frozen=True)
 class TuckerOptions(RewriteOptions):
-    """What `rebirth tucker` is told; see its help.
-
-    Attributes:
-        ratio: what part of the weights is left; None: half, unless `ranks` says otherwise.
-        ranks: `VBMF`, or the path of a file.
-        calibrate: data to weigh errors with; None: the weights alone count.
-    """
+    """What `rebirth tucker` is told; see its help."""
 
     suffix: ClassVar[str] = "-tucker"
 

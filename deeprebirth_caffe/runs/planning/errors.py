@@ -63,9 +63,8 @@ class Fidelity:
         with self.trials.made(dict([candidate])) as made:
             folder = made.net.parent
             model = folder / "refit.caffemodel"
-            refit(
-                RefitOptions(folder, self.calibrate, teacher=net, teacher_weights=weights, out=model), lambda text: None
-            )
+            how = RefitOptions(folder, calibrate=self.calibrate, teacher=net, teacher_weights=weights, out=model)
+            refit(how, lambda text: None)
             yield replace(made, weights=model)
 
     def error(self, made: Made) -> float:
