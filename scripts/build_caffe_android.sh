@@ -2,8 +2,8 @@
 # Builds the `caffe` program for Android, with all that it needs, for `rebirth device install adb --binary …`.
 #
 # It is needed only where the arm64 Caffe that `rebirth caffe install` brings does not start on a device. Nothing is
-# downloaded: the sources are files that you name, of versions that were tried together. docs/android.md says how far
-# this was proven: the whole build with a clang of another toolchain and under qemu, not with an NDK, not on a phone.
+# downloaded: the sources are files that you name. docs/android.md says how far this was proven: it has not yet made a
+# program that runs.
 set -Eeuo pipefail
 
 say() { printf 'android: %s\n' "$*"; }
@@ -27,13 +27,12 @@ Usage: build_caffe_android.sh (--ndk DIR | --zig FILE) --sources DIR [OPTION]...
 
 Builds Caffe 1.0's command line program (CPU only; no Python, HDF5, OpenCV, LMDB, LevelDB) with Boost,
 protobuf, glog, gflags and OpenBLAS in it: one file, OUT/bin/caffe. It needs cmake 3.22 or newer, make
-and a C++ compiler for this machine. Half an hour on two cores.
+and a C++ compiler for this machine. How far it was tried: docs/android.md.
 
   OUT                gets bin/caffe; build files stay in OUT/.build, and a second run goes on with them
   --ndk DIR          an Android NDK, r23 or newer
   --zig FILE         instead: the zig program of Python's package ziglang. It makes a static program for plain
-                     Linux, to try the build without an NDK; boards run it, Android does as well if its kernel
-                     lets static programs start
+                     Linux, to try the build without an NDK
   --sources DIR      where the archives lie: one file or directory for each part, whose name begins with the
                      part's (caffe, boost, protobuf, glog or google-glog, gflags, openblas). Debian's source
                      packages of these names are what was tried; their SHA-256 sums are checked
