@@ -33,6 +33,9 @@ PASSES: dict[str, type[AnyPass]] = {
     )
 }
 
+REPEATS = ("resnet101", "resnet152", "vgg16", "caffenet")
+"""Large nets of the zoo that repeat the layers of others: ResNet-50's blocks, AlexNet's layers."""
+
 Names = str | Iterable[str]
 
 

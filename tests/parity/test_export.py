@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from nets import conv, data, fc, layer, relu
+from nets import REPEATS, conv, data, fc, layer, relu
 
 from deeprebirth_caffe import zoo
 from deeprebirth_caffe.commands.convert import convert
@@ -400,7 +400,7 @@ def load_net_of(name: str, folder: Path | None = None) -> Net:
     return net
 
 
-@pytest.mark.parametrize("name", [name for name in zoo.names() if name not in ("resnet101", "resnet152", "vgg16")])
+@pytest.mark.parametrize("name", [name for name in zoo.names() if name not in REPEATS])
 def test_zoo(real: Any, name: str) -> None:
     made = check(real, load_net_of(name))
     assert made.batch is None

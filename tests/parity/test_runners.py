@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,10 @@ def name(request: pytest.FixtureRequest) -> Iterator[str]:
     yield request.param
 
 
-def same(caffe: CaffeWorker, name: str, folder: Path, net: Path, batch: int | None = None) -> None:
+def same(
+    caffe: CaffeWorker, name: str, folder: Path, net: Path, batch: int | None = None, *, hosted: bool = True
+) -> None:
+    """Compares the outputs; `hosted`: in a process of the engine's own, as nets are timed."""
     ready = prepare(net, None, batch=batch)
     inputs = random_inputs(ready)
     (folder / "plain").mkdir(exist_ok=True)
@@ -55,7 +58,12 @@ def same(caffe: CaffeWorker, name: str, folder: Path, net: Path, batch: int | No
     wanted = caffe.forward(loaded, inputs, list(ready.outputs))
     caffe.close(loaded)
     assert all(np.ptp(array) > 0 for array in wanted.values())
-    with HostedRunner(name, net, batch=batch, threads=1) as runner:
+    opened: AbstractContextManager[Runner] = (
+        HostedRunner(name, net, batch=batch, threads=1)
+        if hosted
+        else closing(open_runner(name, net, batch=batch, threads=1))
+    )
+    with opened as runner:
         assert set(runner.outputs) == set(wanted)
         found = agree(wanted, runner.forward(inputs))
         assert not first_failure(found)
@@ -75,8 +83,9 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("net", ["googlenet28", "googlenet64", "alexnet64", "resnet64"])
+@pytest.mark.parametrize(
+    ("net", "batch"), [("googlenet28", 1), ("googlenet28", 3), ("googlenet64", 1), ("alexnet64", 3), ("resnet64", 1)]
+)
 def test_zoo(caffe: CaffeWorker, tmp_path: Path, name: str, net: str, batch: int) -> None:
     zoo.write(net, tmp_path / "zoo")
     same(caffe, name, tmp_path, tmp_path / "zoo" / "deploy.prototxt", batch)
@@ -135,7 +144,7 @@ NETS = {
 
 @pytest.mark.parametrize("net", NETS)
 def test_nets(caffe: CaffeWorker, tmp_path: Path, name: str, net: str) -> None:
-    same(caffe, name, tmp_path, write(tmp_path, NETS[net]))
+    same(caffe, name, tmp_path, write(tmp_path, NETS[net]), hosted=False)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no such call here")

@@ -17,8 +17,8 @@ LIBRARIES = {"hdf5": "h5py", "schedule": "yaml", "lmdb": "lmdb", "leveldb": "ply
 @pytest.mark.parametrize(
     ("target", "runs"),
     [
-        *(("prototxt", 500), ("caffemodel", 500), ("solver", 500), ("net", 300), ("hdf5", 300), ("schedule", 100)),
-        *(("log", 500), ("folder", 300), ("lmdb", 500), ("leveldb", 150), ("picture", 500)),
+        *(("prototxt", 300), ("caffemodel", 300), ("solver", 300), ("net", 150), ("hdf5", 150), ("schedule", 60)),
+        *(("log", 300), ("folder", 150), ("lmdb", 300), ("leveldb", 80), ("picture", 300)),
     ],
 )
 def test_mutated_files(target: str, runs: int, tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def body(message: Any) -> bytes:
 
 
 SEEDS = st.integers(0, 2**32)
-QUICK = settings(max_examples=350, deadline=None, derandomize=True, database=None)
+QUICK = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
 
 @QUICK
