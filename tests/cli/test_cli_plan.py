@@ -369,11 +369,14 @@ LOST = {"conv1": 9.0, "conv2": 2.0, "inception_3a": 1.0, "inception_3b": 0.0, "i
 def tested(machine: Machine, judged: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Accuracies that are known: 90 % as it is, and without what `LOST` says of each merged stage."""
 
-    def test(options: Any, say: object, show: object) -> dict[str, Any]:
+    from deeprebirth_caffe.commands.test import Tested  # pytest would take it for a test
+
+    def test(options: Any, say: object, show: object) -> Tested:
         manifest = options.net.parent / "manifest.json"
         merged = json.loads(manifest.read_text(encoding="utf-8"))["rewrites"] if manifest.exists() else []
         top1 = 0.9 - sum(LOST[stage] for stage in {one["stage"] for one in merged}) / 100
-        return {"outputs": {}, "images": 100, "top1": top1, "top5": 1.0}
+        tested = {"engine": "caffe", "net": options.net, "weights": options.weights, "iterations": 1}
+        return Tested(**tested, outputs={}, images=100, top1=top1, top5=1.0)
 
     monkeypatch.setattr("deeprebirth_caffe.commands.test.test", test)
 
