@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,9 +19,8 @@ PREFIX = re.compile(r"[IWEF](?:\d{4}|\d{8}) \d\d:\d\d:\d\d(?:\.\d+)?\s+\d+ [^\]\
 # No longer than doubles are printed: a row of digits without end would be tried from each of its places.
 _NUMBER = r"([-+]?(?:\d{1,310}(?:\.\d{0,310})?|\.\d{1,310})(?:[eE][-+]?\d{1,4})?|[-+]?nan|[-+]?inf)"
 _UNIT = r"(ms|us|µs|ns|s|milli ?seconds?|micro ?seconds?|nano ?seconds?|seconds?)"
-_ROW = re.compile(rf"(.*)\t(forward|backward): {_NUMBER} ?{_UNIT}\.?\s*", re.DOTALL)
-_TOTAL = re.compile(rf"(Average )?(Forward|Backward|Forward-Backward)(?: pass)?: {_NUMBER} ?{_UNIT}\.?\s*")
-_WALL = re.compile(rf"Total Time: {_NUMBER} ?{_UNIT}\.?\s*")
+_ROW = re.compile(rf"(.*)\tforward: {_NUMBER} ?{_UNIT}\.?\s*", re.DOTALL)
+_TOTAL = re.compile(rf"(Average )?Forward(?: pass)?: {_NUMBER} ?{_UNIT}\.?\s*")
 _ITERATIONS = re.compile(r"Testing for (\d{1,9}) iterations\.?\s*")
 _BEGIN = "*** Benchmark begins ***"
 _END = "*** Benchmark ends ***"
@@ -49,12 +47,10 @@ class Row:
     Attributes:
         name: the layer's, inserted Split layers included.
         forward_ms: mean milliseconds of its forward pass.
-        backward_ms: likewise backward; None where the log does not say.
     """
 
     name: str
     forward_ms: float
-    backward_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,15 +61,11 @@ class Benchmark:
         rows: the layers in the order of the log; names may repeat.
         iterations: how many passes were averaged; None where the log does not say.
         forward_ms: mean milliseconds of a whole forward pass; None where the log ends before it.
-        backward_ms: likewise backward.
-        total_ms: of all iterations together.
     """
 
     rows: tuple[Row, ...]
     iterations: int | None = None
     forward_ms: float | None = None
-    backward_ms: float | None = None
-    total_ms: float | None = None
 
     @property
     def sum_ms(self) -> float:
@@ -119,13 +111,13 @@ def parse(log: str | bytes) -> list[Benchmark]:
     for line in _messages(text):
         if line.startswith(_BEGIN) or not tables:
             tables.append(_Table())
-        elif line.startswith(_TABLE) and tables[-1].names:
+        elif line.startswith(_TABLE) and tables[-1].rows:
             # Two benchmarks, the first of which was cut off before it said so.
             tables.append(_Table(tables[-1].iterations))
         tables[-1].take(line)
         if line.startswith(_END):
             tables.append(_Table())
-    benchmarks = [table.benchmark() for table in tables if table.names]
+    benchmarks = [table.benchmark() for table in tables if table.rows]
     if not benchmarks:
         raise CaffeLogError("there is no row of `caffe time` in this log; did it stop before it timed anything?")
     return benchmarks
@@ -157,49 +149,27 @@ class _Table:
     """A benchmark being read."""
 
     def __init__(self, iterations: int | None = None) -> None:
-        self.names: list[str] = []
-        self.forward: list[float] = []
-        self.backward: dict[int, float] = {}
-        self.waiting: dict[str, deque[int]] = {}
+        self.rows: list[tuple[str, float]] = []
         self.iterations = iterations
-        self.totals: dict[str, float] = {}
-        self.sums: set[str] = set()
+        self.forward: float | None = None
+        self.summed = False
 
     def take(self, line: str) -> None:
         """Reads one line."""
         if row := _ROW.fullmatch(line):
-            self._row(*row.groups())
+            padded, number, unit = row.groups()
+            self.rows.append((_unpadded(padded), _ms(number, unit)))
         elif total := _TOTAL.fullmatch(line):
-            average, kind, number, unit = total.groups()
-            self.totals[kind] = _ms(number, unit)
-            if not average:
-                self.sums.add(kind)
-        elif wall := _WALL.fullmatch(line):
-            self.totals["wall"] = _ms(*wall.groups())
+            average, number, unit = total.groups()
+            self.forward, self.summed = _ms(number, unit), not average
         elif iterations := _ITERATIONS.fullmatch(line):
             self.iterations = int(iterations[1])
 
-    def _row(self, padded: str, direction: str, number: str, unit: str) -> None:
-        name, ms = _unpadded(padded), _ms(number, unit)
-        if direction == "forward":
-            self.waiting.setdefault(name, deque()).append(len(self.names))
-            self.names.append(name)
-            self.forward.append(ms)
-        elif self.waiting.get(name):
-            self.backward[self.waiting[name].popleft()] = ms
-
     def benchmark(self) -> Benchmark:
         """What was read; sums become averages."""
-        count = self.iterations or 1
-        summed = count if "Forward" in self.sums else 1
-        rows = (
-            Row(name, self.forward[n] / summed, self.backward[n] / summed if n in self.backward else None)
-            for n, name in enumerate(self.names)
-        )
-        whole = {kind: ms / (count if kind in self.sums else 1) for kind, ms in self.totals.items()}
-        return Benchmark(
-            tuple(rows), self.iterations, whole.get("Forward"), whole.get("Backward"), self.totals.get("wall")
-        )
+        count = (self.iterations or 1) if self.summed else 1
+        rows = tuple(Row(name, ms / count) for name, ms in self.rows)
+        return Benchmark(rows, self.iterations, None if self.forward is None else self.forward / count)
 
 
 def _unpadded(name: str) -> str:

@@ -10,15 +10,8 @@ from deeprebirth_caffe.bench.caffe_log import PREFIX, Benchmark, CaffeLogError, 
 
 LOGS = Path(__file__).parents[1] / "logs"
 
-SMALL = {
-    "data": (0.002, 0.0007),
-    "conv1": (3.41667, 5.304),
-    "relu1": (0.08, 0.09),
-    "pool1": (1.114, 0.001),
-    "fc8": (0.756, 1.556),
-    "prob": (0.0097, 0.0037),
-}
-"""Forward and backward milliseconds of the net that most logs are of."""
+SMALL = {"data": 0.002, "conv1": 3.41667, "relu1": 0.08, "pool1": 1.114, "fc8": 0.756, "prob": 0.0097}
+"""Milliseconds of the net that most logs are of."""
 TOTAL = 5.37837
 
 
@@ -26,9 +19,9 @@ def read(name: str) -> list[Benchmark]:
     return parse((LOGS / f"{name}.log").read_bytes())
 
 
-def table(found: Benchmark) -> dict[str, tuple[float, float | None]]:
+def table(found: Benchmark) -> dict[str, float]:
     assert len({row.name for row in found.rows}) == len(found.rows)
-    return {row.name: (row.forward_ms, row.backward_ms) for row in found.rows}
+    return {row.name: row.forward_ms for row in found.rows}
 
 
 @pytest.mark.parametrize(
@@ -48,29 +41,20 @@ def test_the_same_net_in_each_dialect(name: str) -> None:
     assert table(found) == SMALL
     assert found.iterations == 50
     assert found.forward_ms == pytest.approx(TOTAL + 0.01, rel=1e-4)
-    assert found.backward_ms == pytest.approx(sum(back for _, back in SMALL.values()) + 0.01, rel=1e-4)
-    assert found.total_ms is not None and found.total_ms > 50 * TOTAL
     found.check()
 
 
 def test_the_oldest_caffe_prints_sums() -> None:
     (found,) = read("bvlc_2014_sums")
-    assert {name: round(ms, 4) for name, (ms, _) in table(found).items()} == {
-        name: round(ms, 4) for name, (ms, _) in SMALL.items()
-    }
-    assert found.rows[1].backward_ms == pytest.approx(5.304)
+    assert table(found) == pytest.approx(SMALL, abs=5e-5)
     assert found.forward_ms == pytest.approx(TOTAL + 2 / 50, rel=1e-4)
     found.check()
 
 
 def test_missing_backward_lines() -> None:
     (found,) = read("missing_backward_rows")
-    assert {row.name for row in found.rows if row.backward_ms is None} == {"relu1", "prob"}
-    assert {name: forward for name, (forward, _) in table(found).items()} == {
-        name: forward for name, (forward, _) in SMALL.items()
-    }
+    assert table(found) == SMALL
     (found,) = read("intel_forward_only")
-    assert all(row.backward_ms is None for row in found.rows) and found.backward_ms is None
     found.check()
 
 
@@ -78,9 +62,9 @@ def test_exponents() -> None:
     (found,) = read("exponents")
     assert found.rows == (
         Row("data", 1e-05),
-        Row("flat", 0.000666667, 1e-05),
-        Row("conv1", 1250, 2500),
-        Row("drop6", 0, 0),
+        Row("flat", 0.000666667),
+        Row("conv1", 1250),
+        Row("drop6", 0),
     )
     found.check()
 
@@ -101,7 +85,6 @@ def test_names_of_any_character() -> None:
         "    four leading spaces",
     ]
     assert [row.forward_ms for row in found.rows] == [1.5 + number for number in range(11)]
-    assert {row.backward_ms for row in found.rows} == {0.5}
     found.check()
 
 
@@ -112,19 +95,19 @@ def test_bytes_that_are_no_text() -> None:
 
 def test_inserted_splits_are_rows() -> None:
     (found,) = read("splits")
-    assert found.rows[2] == Row("conv1_relu1_0_split", 0.0004, 0.2)
+    assert found.rows[2] == Row("conv1_relu1_0_split", 0.0004)
     assert len(found.rows) == 6
 
 
 def test_two_layers_of_one_name() -> None:
     (found,) = read("same_name_twice")
-    assert found.rows[:2] == (Row("data", 0.5, 0.1), Row("data", 0.25, 0.2))
+    assert found.rows[:2] == (Row("data", 0.5), Row("data", 0.25))
 
 
 def test_several_nets() -> None:
     first, second = read("two_nets")
     assert table(first) == SMALL and second.iterations == 10
-    assert second.rows[1] == Row("conv1", 6.83334, 10.608)
+    assert second.rows[1] == Row("conv1", 6.83334)
     for found in (first, second):
         found.check()
     with pytest.raises(CaffeLogError, match="2 benchmarks"):
@@ -158,7 +141,7 @@ def test_wrong_units_are_caught(name: str) -> None:
 
 def test_units_that_are_said_are_believed() -> None:
     (found,) = read("unit_said_us")
-    assert table(found)["conv1"][0] == pytest.approx(3.41667)
+    assert table(found)["conv1"] == pytest.approx(3.41667)
     found.check()
 
 
@@ -205,7 +188,7 @@ def test_rows_without_end_take_no_longer_than_others(start: str, row: str) -> No
 
 def test_many_rows_of_one_name() -> None:
     [found] = parse("x\tforward: 1 ms\n" * 100_000 + "x\tbackward: 2 ms\n" * 100_000)
-    assert len(found.rows) == 100_000 and found.rows[-1].backward_ms == 2
+    assert len(found.rows) == 100_000
 
 
 @pytest.mark.parametrize("time", ["1e308", "inf", "-inf", "nan", "1e16", "-1"])
