@@ -1,7 +1,7 @@
-"""Puts a Caffe on a device, sees whether it is there, and takes it away.
+"""Installs a Caffe on a device, checks it, and removes it.
 
-It is built up in `caffe.new` and only takes the place of the old one when every checksum is right and it has started
-once. What a broken link left in `caffe.new` is used by the next try; files that the old one has too are not sent again.
+The files go to `caffe.new`, which replaces the old Caffe only when every checksum is right and the new Caffe has
+started once. After a broken link the next try uses the files in `caffe.new`; files of the old Caffe are not sent again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MANIFEST = "MANIFEST"
 
 _SPARE = 16 << 20
 _SLOW = 600.0
-"""Seconds in which a slow device reads all the files of an installation."""
+"""The seconds that a slow device needs to read all files of an installation."""
 
 _EMULATORS = {
     "aarch64": ("qemu-aarch64-static", "qemu-aarch64"),
@@ -40,12 +40,12 @@ class Installed:
     """The Caffe on a device.
 
     Attributes:
-        directory: where it is there.
-        machine: the processor it is for.
-        loader: the file of it that starts it; null where the device's own loader does.
-        emulator: the program there that runs it, where it is for another processor: its times mean nothing.
-        source: what it was made from, for people.
-        version: what it says of itself.
+        directory: on the device.
+        machine: its processor.
+        loader: the file that starts it; null if the device's own loader does.
+        emulator: the device's program that runs it, if it is for another processor: its times mean nothing.
+        source: its origin, for people.
+        version: as Caffe says it.
         bytes: its size.
     """
 
@@ -59,7 +59,7 @@ class Installed:
 
     @property
     def words(self) -> list[str]:
-        """What starts it, without arguments."""
+        """The command that starts it, without arguments."""
         libraries, program = f"{self.directory}/lib", f"{self.directory}/{PROGRAM}"
         if self.loader is None:
             start = ["env", f"LD_LIBRARY_PATH={libraries}", program]
@@ -70,13 +70,13 @@ class Installed:
 
 @dataclass(frozen=True)
 class Report:
-    """What an installation did.
+    """The result of an installation.
 
     Attributes:
-        installed: what is there now.
+        installed: the new Caffe.
         sent: how many files were sent.
         sent_bytes: their size.
-        kept: how many were there already.
+        kept: how many files the device already had.
     """
 
     installed: Installed
@@ -128,7 +128,7 @@ exit 0
 
 
 def installed(shell: Shell) -> Installed | None:
-    """The Caffe that is there; None where there is none."""
+    """The Caffe on the device, or None."""
     directory = f"{shell.root}/caffe"
     done = shell.run('cat "$1"', f"{directory}/{FACTS}")
     if done.rc:
@@ -151,16 +151,16 @@ def installed(shell: Shell) -> Installed | None:
 def install(
     shell: Shell, bundle: Bundle, *, emulate: bool = False, tick: Callable[[int, int], None] = lambda done, total: None
 ) -> Report:
-    """Puts a Caffe there, or brings the one there up to date.
+    """Installs a Caffe, or updates the present one.
 
     Args:
         shell: of the device.
         bundle: the files.
-        emulate: whether an emulator of the device's may run it.
-        tick: called with bytes sent so far and in all.
+        emulate: whether an emulator on the device may run it.
+        tick: called with the bytes sent so far and in all.
 
     Raises:
-        DeviceError: it is for another processor, does not fit, or does not start; the old one is still there then.
+        DeviceError: it is for another processor, does not fit, or does not start; then the old one stays.
     """
     facts = about(shell)
     emulator = _fits(shell, bundle, facts, emulate)
@@ -180,7 +180,7 @@ def install(
         _send(shell, bundle, wanted, there, todo, tick)
         result = _finish(shell, bundle, wanted, emulator)
     except DeviceLostError:
-        raise  # what arrived is used by the next try
+        raise  # the next try uses the files that arrived
     except DeviceError:
         shell.run('rm -rf "$1"', f"{shell.root}/caffe.new")
         raise
@@ -188,7 +188,7 @@ def install(
 
 
 def remove(shell: Shell) -> bool:
-    """Takes away all that we put there; says whether there was anything."""
+    """Removes all our files from the device; returns whether there were any."""
     root = shell.root
     listing = shell.run('ls "$1/caffe" "$1/caffe.new"', root)
     shell.check("remove Caffe", _REMOVE, root)
@@ -196,7 +196,7 @@ def remove(shell: Shell) -> bool:
 
 
 def _fits(shell: Shell, bundle: Bundle, facts: About, emulate: bool) -> str | None:
-    """The emulator that has to run it, if any; raises where it cannot run there."""
+    """The emulator that must run it, if any; raises if it cannot run on the device."""
     if bundle.machine in facts.machines:
         return None
     differ = f"{shell.name} is {'/'.join(facts.abis) or 'of an unknown kind'}, this Caffe for {bundle.machine}"
@@ -218,7 +218,7 @@ def _send(
     tick: Callable[[int, int], None],
 ) -> None:
     root = shell.root
-    # Wrong ones are removed rather than overwritten: they may be links to files of the old installation.
+    # Wrong files are removed, not overwritten: they may be links to files of the old installation.
     drop = [name for name in _under(there, "caffe.new/") if there[f"caffe.new/{name}"] != wanted.get(name)]
     keep = [name for name in wanted if name not in todo and there.get(f"caffe.new/{name}") != wanted[name]]
     shell.check("make a directory", _STAGE, root)
@@ -249,7 +249,7 @@ def _finish(shell: Shell, bundle: Bundle, wanted: Mapping[str, str], emulator: s
     with tempfile.TemporaryDirectory(prefix="rebirth-device-") as folder:
         manifest, facts = Path(folder) / MANIFEST, Path(folder) / FACTS
         manifest.write_text("".join(f"{digest}  {name}\n" for name, digest in wanted.items()), encoding="utf-8")
-        # Where it is there is known from where it was found.
+        # The directory is the one that was read.
         facts.write_text(json.dumps({k: v for k, v in to_json(final).items() if k != "directory"}), encoding="utf-8")
         for file in (manifest, facts):
             shell.push(file, f"{root}/caffe.new/{file.name}")
@@ -258,7 +258,7 @@ def _finish(shell: Shell, bundle: Bundle, wanted: Mapping[str, str], emulator: s
 
 
 def _start(shell: Shell, new: Installed, bundle: Bundle) -> str:
-    """Starts it once; gives the version it tells."""
+    """Starts it once; returns its version."""
     done = shell.run('"$@" 2>&1', *new.words, "--version", timeout=_SLOW, doing="start Caffe")
     version = re.search(r"caffe version (\S+)", done.text)
     if done.rc == 0:
@@ -274,7 +274,7 @@ def _hashes(shell: Shell) -> dict[str, str]:
 
 
 def _under(there: Mapping[str, str], top: str) -> list[str]:
-    # Files that we did not name are left alone: they cannot be in the way.
+    # Other files stay: they cannot be in the way.
     ours = re.compile(re.escape(top) + r"(bin|lib)/[\w.+-]+", re.ASCII)
     return [path.removeprefix(top) for path in there if ours.fullmatch(path)]
 
