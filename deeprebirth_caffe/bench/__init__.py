@@ -1,1 +1,1 @@
-"""Measuring: how long nets take, on this machine and on devices, and what they cost beside time."""
+"""Measures the time of nets, on this machine and on devices, and their other costs."""

@@ -1,4 +1,4 @@
-"""Where the time goes: layers by name, type or stage, tensor layers against the others."""
+"""Splits the time: layers by name, type or stage, tensor layers against the others."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from deeprebirth_caffe.ir import View
 
 BY = ("layer", "type", "stage")
 KNOWN = 0.95
-"""A share of layers that stand for less of the time than this says nothing about the net."""
+"""If known layers take less of the time than this, their share says nothing about the net."""
 LAYOUT = re.compile(r"Reorder(Input|Output)(_token_\d+)?|trlayout\.\d+")
-"""Rows that ONNX Runtime and OpenCV add, where they turn blobs into another order of numbers."""
+"""Rows that ONNX Runtime and OpenCV add where they reorder the numbers of a blob."""
 
 CHANGED = re.compile(r"^fused |(_nchwc)?(_token_\d+)?$")
-"""What ONNX Runtime adds to the names of layers that it changes."""
+"""The additions of ONNX Runtime to the names of layers that it changes."""
 
 Known = tuple[str, str, bool | None]
 """Type, stage, and whether it is a tensor layer."""
@@ -56,25 +56,25 @@ def layer_times(rows: Iterable[tuple[str, float]], view: View, stages: Mapping[s
     for layer in view.layers:
         for value in view.outs[layer]:
             if value.copies:
-                # So Caffe calls the layer that copies a blob for its readers.
+                # Caffe's name of the layer that copies a blob for its readers.
                 name = f"{value.name}_{layer.name}_{value.index}_split"
                 known.setdefault(name, ("Split", known[layer.name][1], False))
     return tuple(LayerTime(name, *_meant(name, known), ms) for name, ms in rows)
 
 
 def _meant(name: str, known: Mapping[str, Known]) -> Known:
-    """What an engine's row stands for."""
+    """The layer that an engine's row belongs to."""
     if name in known:
         return known[name]
     if LAYOUT.fullmatch(name):
         return "(layout)", "(layout)", False
     bare = CHANGED.sub("", name)
-    # Our ONNX export calls the parts of a layer `layer/part`.
+    # Our ONNX export names the nodes of a layer `layer/node`.
     return known.get(bare) or known.get(bare.rpartition("/")[0]) or ("", "", None)
 
 
 def tensor_share(layers: Sequence[LayerTime]) -> float | None:
-    """The part of the layers' time that tensor layers take; None where too much of it has no known layer."""
+    """The share of tensor layers in the layers' time; None if too much of that has no known layer."""
     total = sum(layer.forward_ms for layer in layers)
     known = sum(layer.forward_ms for layer in layers if layer.tensor is not None)
     if not total or known < KNOWN * total:
@@ -84,14 +84,14 @@ def tensor_share(layers: Sequence[LayerTime]) -> float | None:
 
 @dataclass
 class Group:
-    """Layers that share a row of a table."""
+    """Layers in the same row of a table."""
 
     tensor_ms: float = 0.0
     other_ms: float = 0.0
 
     @property
     def ms(self) -> float:
-        """Of both."""
+        """Milliseconds of all layers of the group."""
         return self.tensor_ms + self.other_ms
 
 

@@ -1,7 +1,7 @@
-"""Reads what `caffe time` prints, in every fork's dialect.
+"""Reads the log of `caffe time`, also of forks.
 
 The rows are `name<TAB>forward: X ms.` behind a glog prefix, the name right-aligned to ten bytes. A name may hold any
-character but a line break. Times are averages over the iterations, but for the oldest Caffe, which prints sums.
+character but a line break. Times are averages over the iterations; only the oldest Caffe prints sums.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from deeprebirth_caffe.errors import RebirthError
 
 PREFIX = re.compile(r"[IWEF](?:\d{4}|\d{8}) \d\d:\d\d:\d\d(?:\.\d+)?\s+\d+ [^\]\s]+:\d+\] ?")
-"""glog's: a letter, the day (with the year since glog 0.5), the time, the thread, file and line."""
+"""glog's prefix: a letter, the day (with the year since glog 0.5), the time, the thread, file and line."""
 
-# No longer than doubles are printed: a row of digits without end would be tried from each of its places.
+# At most as long as a printed double: an endless row of digits would be tried from each of its places.
 _NUMBER = r"([-+]?(?:\d{1,310}(?:\.\d{0,310})?|\.\d{1,310})(?:[eE][-+]?\d{1,4})?|[-+]?nan|[-+]?inf)"
 _UNIT = r"(ms|us|µs|ns|s|milli ?seconds?|micro ?seconds?|nano ?seconds?|seconds?)"
 _ROW = re.compile(rf"(.*)\tforward: {_NUMBER} ?{_UNIT}\.?\s*", re.DOTALL)
@@ -28,24 +28,24 @@ _TABLE = "Average time per layer"
 _MS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "ns": 1e-6}
 _LONG = {"milli": "ms", "micro": "us", "nano": "ns", "secon": "s"}
 _PADDED = 10
-"""To so many bytes Caffe fills up a name."""
+"""Caffe pads a name to this many bytes."""
 _LOOSE = 1.5
-"""Layers and their sum are timed by different clocks that round; further apart is another unit or a lost line."""
+"""Different clocks time layers and their sum, and round; a larger ratio means another unit or a lost line."""
 _LONGEST_MS = 1e15
 _SLACK_MS = 0.5
-"""What short passes may differ by: the total also holds what lies between the layers."""
+"""The allowed difference of short passes: the total also has the time between layers."""
 
 
 class CaffeLogError(RebirthError):
-    """A log holds no benchmark, or one that cannot be right."""
+    """A log has no benchmark, or a wrong benchmark."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer.
+    """The row of a layer.
 
     Attributes:
-        name: the layer's, inserted Split layers included.
+        name: of the layer; inserted Split layers have rows too.
         forward_ms: mean milliseconds of its forward pass.
     """
 
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One table of a log.
+    """A table of a log.
 
     Attributes:
         rows: the layers in the order of the log; names may repeat.
@@ -69,7 +69,7 @@ class Benchmark:
 
     @property
     def sum_ms(self) -> float:
-        """The forward times of all rows together; infinite where they are beyond a double, or no numbers."""
+        """The sum of all rows' forward times; infinite if it is no number or beyond a double."""
         try:
             return math.fsum(row.forward_ms for row in self.rows)
         except (OverflowError, ValueError):
@@ -79,7 +79,7 @@ class Benchmark:
         """Compares the sum of the layers with the whole pass.
 
         Raises:
-            CaffeLogError: the log ends too early, holds a time that is none, has a wrong unit, or lost lines.
+            CaffeLogError: the log ends too early, has an impossible time or a wrong unit, or lost lines.
         """
         whole = self.forward_ms
         if whole is None:
@@ -93,18 +93,18 @@ class Benchmark:
         ratio = parts / whole if whole else math.inf
         for factor in (1e6, 1e3, 1e-3, 1e-6):
             if 1 / _LOOSE <= ratio / factor <= _LOOSE:
-                raise CaffeLogError(f"{told}: one of the two is not in the unit it says")
+                raise CaffeLogError(f"{told}: one of the two has a wrong unit")
         raise CaffeLogError(f"{told}: lines were lost, or a unit is wrong")
 
 
 def parse(log: str | bytes) -> list[Benchmark]:
-    """Finds every benchmark in a log, whatever else is in it.
+    """Finds every benchmark in a log.
 
     Args:
-        log: what `caffe time` printed to stderr (and stdout, where both were caught).
+        log: stderr of `caffe time` (and stdout, if both were captured).
 
     Raises:
-        CaffeLogError: there is none.
+        CaffeLogError: the log has no benchmark.
     """
     text = log.decode("utf-8", "surrogateescape") if isinstance(log, bytes) else log
     tables: list[_Table] = []
@@ -127,7 +127,7 @@ def parse_one(log: str | bytes) -> Benchmark:
     """The only benchmark of a log, checked.
 
     Raises:
-        CaffeLogError: there is none or more than one, or it cannot be right.
+        CaffeLogError: the log has none or several, or it is wrong.
     """
     benchmarks = parse(log)
     if len(benchmarks) > 1:
@@ -137,7 +137,7 @@ def parse_one(log: str | bytes) -> Benchmark:
 
 
 def _messages(text: str) -> Iterator[str]:
-    """The lines without glog's prefix, and without what other programs left on the line before it."""
+    """The lines without glog's prefix, and without the text of other programs before it."""
     # Not splitlines: a layer's name may hold a form feed or Unicode's line separator.
     for line in text.split("\n"):
         line = line.removesuffix("\r")
@@ -146,7 +146,7 @@ def _messages(text: str) -> Iterator[str]:
 
 
 class _Table:
-    """A benchmark being read."""
+    """A benchmark while it is read."""
 
     def __init__(self, iterations: int | None = None) -> None:
         self.rows: list[tuple[str, float]] = []
@@ -173,10 +173,10 @@ class _Table:
 
 
 def _unpadded(name: str) -> str:
-    """A name without the spaces that Caffe put in front; those of a longer name are its own."""
+    """A name without Caffe's padding; the spaces of a longer name belong to it."""
     try:
         size = len(name.encode("utf-8", "surrogateescape"))
-    except UnicodeEncodeError:  # surrogates that stand for no byte: this text was never a log's bytes
+    except UnicodeEncodeError:  # surrogates that stand for no byte: this text does not come from a log's bytes
         size = len(name)
     return name.lstrip(" ") if size <= _PADDED else name
 

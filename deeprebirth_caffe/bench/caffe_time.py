@@ -1,7 +1,7 @@
-"""Timing with the `caffe` program alone, where there is no Python: devices, and a Caffe built without pycaffe.
+"""Timing with only the `caffe` program: on devices, and with a Caffe that has no pycaffe.
 
-`caffe time` loads no weights and fills no input, and layers are too fast on zeros (pooling above all). So the net is
-dressed up for it: DummyData layers make random input, whose rows are left out, and fillers make random weights.
+`caffe time` loads no weights and fills no input, and layers are too fast on zeros (pooling above all). So the net
+gets DummyData layers for random input, whose rows are left out, and fillers for random weights.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ NOTE = (
 
 
 def dressed(net: Net) -> tuple[pb.NetParameter, frozenset[str]]:
-    """A deploy net that fills itself.
+    """A deploy net that fills its input and weights.
 
     Returns:
-        Its message, and the names of the layers that make the input.
+        The message, and the names of the layers that make the input.
     """
     message = net.message()
     inputs: list[str] = []
@@ -45,7 +45,7 @@ def dressed(net: Net) -> tuple[pb.NetParameter, frozenset[str]]:
 
 
 def _make_up(net: Net, layer: Layer, param: pb.LayerParameter) -> None:
-    """An Input layer becomes a DummyData layer."""
+    """Turns an Input layer into a DummyData layer."""
     shapes = list(param.input_param.shape)
     param.ClearField("input_param")
     param.type = "DummyData"
@@ -59,26 +59,26 @@ def _make_up(net: Net, layer: Layer, param: pb.LayerParameter) -> None:
 
 
 def _fill(layer: Layer) -> None:
-    """Weights that are not zero: Caffe's default is."""
+    """Adds fillers, because Caffe's default weights are zeros."""
     if hasattr(layer.own, "weight_filler"):
         layer.own.weight_filler.Clear()
         layer.own.weight_filler.type = "msra"
     elif layer.type == "BatchNorm":
-        # Its statistics stay 0, for it has no filler: with an eps of 1 it then leaves numbers as they are.
+        # BatchNorm has no filler, so its statistics stay 0; with an eps of 1 it then changes nothing.
         layer.param.batch_norm_param.eps = 1
 
 
 class CaffeTimeSubject:
-    """A net that `caffe time` is run on, each run a process of its own."""
+    """A net in `caffe time`; each run is a new process."""
 
     single = False
     pid: int | None = None
 
     def __init__(self, target: Target, job: Job) -> None:
-        """Writes the net and takes it to the target.
+        """Writes the net and copies it to the target.
 
         Raises:
-            EngineError: it is asked for another engine than Caffe, or the target cannot take it.
+            EngineError: the engine is not Caffe, or the target cannot take the net.
         """
         if job.engine != "caffe":
             raise EngineError(f"{job.engine} does not run on {target.name}: only caffe does")
@@ -95,7 +95,7 @@ class CaffeTimeSubject:
             self._place = target.push({NET: path})
 
     def run(self, iterations: int, warmup: int) -> list[float]:
-        """The mean pass of one run. `caffe time` itself warms up with one pass."""
+        """The mean pass of a run. `caffe time` itself warms up with a pass."""
         args = ["time", "-model", str(self._place / NET), "-iterations", str(iterations), "-phase", "TEST"]
         done = self._target.run_caffe(args, env=thread_settings(self._job.threads), cpus=self._job.cpus)
         if done.rc:
@@ -114,7 +114,7 @@ class CaffeTimeSubject:
         return benchmark.forward_ms - sum(row.forward_ms for row in benchmark.rows if row.name in self._made)
 
     def layers(self, iterations: int) -> list[tuple[str, float]] | None:
-        """The rows of one of the runs; each is given once."""
+        """The rows of the next run."""
         return self._rows.pop(0) if self._rows else None
 
     def describe(self) -> dict[str, object]:
@@ -127,11 +127,11 @@ class CaffeTimeSubject:
         return [NOTE]
 
     def close(self) -> None:
-        """Nothing runs between runs."""
+        """Does nothing: no process lives between runs."""
 
 
 def thread_settings(threads: int | None) -> dict[str, str]:
-    """The environment in which the matrix libraries that Caffe links use so many threads."""
+    """The environment that gives Caffe's matrix libraries this many threads."""
     if threads is None:
         return {}
     return dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
@@ -142,7 +142,7 @@ def _tail(done: Completed) -> str:
 
 
 def _why(done: Completed) -> str:
-    """The line of a log that decided it."""
+    """The line of a log that tells the cause."""
     lines = [" ".join(line.split()) for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
     fatal = [line.partition("] ")[2] or line for line in lines if line.startswith("F") and "] " in line]
     last = (fatal or [line for line in lines if not line.startswith(("    @", "***"))] or ["it printed nothing"])[-1]

@@ -1,4 +1,4 @@
-"""What a net costs beside time: memory, storage, and the batch that fits."""
+"""The costs of a net beside time: memory, storage, and the batch that fits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from deeprebirth_caffe.ops import FLOAT_BYTES
 
 @dataclass(frozen=True)
 class Costs:
-    """Bytes; None where a shape is not known.
+    """Costs in bytes; None if a shape is unknown.
 
     Attributes:
-        memory_bytes: what Caffe needs for one image (`ir.NetCost`).
+        memory_bytes: Caffe's memory for one image (`ir.NetCost`).
         param_bytes: of the learned numbers, shared ones once.
         memory_required_for_data: as Caffe logs it, for the whole batch.
-        reused_bytes: of one image's blobs, were each buffer used again as soon as nobody reads it any more.
+        reused_bytes: of one image's blobs, if each buffer is reused after its last reader.
         fit: how memory grows with the batch.
     """
 
@@ -49,7 +49,7 @@ def costs(net: Net) -> Costs:
 
 
 class _Counter(io.RawIOBase):
-    """A file that only counts."""
+    """A file that only counts bytes."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -64,7 +64,7 @@ class _Counter(io.RawIOBase):
 
 
 def storage_bytes(net: Net, weights: Weights) -> int:
-    """The size of the caffemodel with the weights of all layers of a net, without writing it."""
+    """The size of a net's caffemodel, without writing it."""
     counter = _Counter()
     save_weights(counter, net, weights)  # type: ignore[arg-type]
     return counter.size

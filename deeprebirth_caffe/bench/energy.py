@@ -1,7 +1,7 @@
-"""Energy of forward passes, from the counters that a machine has.
+"""Energy of forward passes, from the counters of the machine.
 
-On Linux with an x86 processor those are RAPL's, by way of powercap. They count the whole package, whatever runs on it,
-so the machine's power at rest is measured too and told beside it.
+On Linux with an x86 processor these are RAPL's, through powercap. They count the whole package, whatever runs on it,
+so the machine's power at rest is measured and reported too.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ ReadFiles = Callable[[Iterable[str]], Mapping[str, str]]
 
 
 class EnergyMeter(Protocol):
-    """Counts energy; what `Target.meter` gives.
+    """Counts energy; see `Target.meter`.
 
     Attributes:
-        method: what it counts and how, for people.
+        method: for people: what it counts, and how.
     """
 
     method: str
 
     def start(self) -> None:
-        """Begins to count."""
+        """Starts to count."""
         ...
 
     def joules(self) -> float | None:
-        """What was used since `start`; None where the counter failed."""
+        """The energy since `start`; None if the counter failed."""
         ...
 
 
 class RaplMeter:
-    """The package counters of RAPL together."""
+    """All package counters of RAPL together."""
 
     def __init__(self, read: ReadFiles, zones: Sequence[str]) -> None:
         self.method = f"RAPL by powercap: whole package, {len(zones)} of them, idle power included"
@@ -57,7 +57,7 @@ class RaplMeter:
         total = 0
         for zone, count in now.items():
             used = count - self._before[zone]
-            if used < 0:  # the counter began anew
+            if used < 0:  # the counter wrapped around
                 limit = limits.get(f"{zone}/max_energy_range_uj", "")
                 if not limit.strip().isdecimal():
                     return None
@@ -72,7 +72,7 @@ class RaplMeter:
 
 
 def rapl(read: ReadFiles) -> RaplMeter | str:
-    """A meter, or why there is none.
+    """A meter, or the reason why there is none.
 
     Args:
         read: gives the texts of the files that match glob patterns.
@@ -93,13 +93,13 @@ def rapl(read: ReadFiles) -> RaplMeter | str:
 
 @dataclass(frozen=True)
 class Energy:
-    """What one pass uses.
+    """The energy of a pass.
 
     Attributes:
         millijoules: the median over the runs.
         low: the lowest run.
         high: the highest run.
-        idle_watts: what the machine uses at rest, within `millijoules`; None where it was not measured.
+        idle_watts: the machine's power at rest, part of `millijoules`; None if it was not measured.
     """
 
     millijoules: float
@@ -109,11 +109,11 @@ class Energy:
 
 
 def per_pass(joules: Sequence[float | None], passes: int, idle_watts: float | None) -> Energy | None:
-    """Energy of a pass from that of whole runs.
+    """Computes the energy of a pass from that of whole runs.
 
     Args:
-        joules: of each run; None where the counter failed.
-        passes: how many ran in each, warm-up included.
+        joules: of each run; None if the counter failed.
+        passes: in each run, warm-up included.
         idle_watts: of the machine at rest.
     """
     known = [1000 * value / passes for value in joules if value is not None]

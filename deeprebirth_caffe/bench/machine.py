@@ -1,6 +1,6 @@
-"""What a machine is, and how hot and busy it is: read from the files of a Linux system, this one's or a device's.
+"""The facts of a machine, its heat and load, from the files of a Linux system: this machine or a device.
 
-Everything here works on texts by path, so that a target on the other end of a cable needs one command to fetch them.
+Everything here works on texts by path, so a single command can fetch them from a device.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FACTS = (
     "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_max_freq",
     "/sys/fs/cgroup/cpu.max",
 )
-"""Glob patterns of the files that say what a machine is."""
+"""Glob patterns of the files with the facts of a machine."""
 
 STATE = (
     "/proc/loadavg",
@@ -37,18 +37,18 @@ STATE = (
     "/sys/class/hwmon/hwmon[0-9]*/temp[0-9]*_input",
     "/sys/fs/cgroup/cpu.stat",
 )
-"""Glob patterns of the files that say how it is doing."""
+"""Glob patterns of the files with its state."""
 
 BUSY = 0.5
-"""A load average above this, before anything of ours runs, means that the machine does something else."""
+"""A load average above this, before any of our runs, means that the machine is busy."""
 HOTTER = 10.0
-"""Degrees that deserve a word."""
+"""A rise of this many degrees gives a warning."""
 
 Files = Mapping[str, str]
 
 
 def read_files(patterns: Iterable[str]) -> dict[str, str]:
-    """The texts of this machine's files that match; those that cannot be read are left out."""
+    """The texts of this machine's matching files; unreadable files are left out."""
     contents: dict[str, str] = {}
     for pattern in patterns:
         fixed = pattern.lstrip("/")
@@ -63,7 +63,7 @@ def read_files(patterns: Iterable[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class State:
-    """How a machine is doing at one moment.
+    """The state of a machine at a moment.
 
     Attributes:
         load: runnable processes, averaged over the last minute; null where it does not say.
@@ -122,7 +122,7 @@ def facts(files: Files) -> Facts:
 
 
 def state(files: Files) -> State:
-    """How a machine is doing, from the texts of STATE."""
+    """The state of a machine, from the texts of STATE."""
     load = re.match(r"\s*(\d+(?:\.\d+)?)\s", files.get("/proc/loadavg", ""))
     mhz: dict[str, float] = {}
     for path, text in files.items():
@@ -134,7 +134,7 @@ def state(files: Files) -> State:
 
 
 def warnings(machine: Facts, before: State, after: State) -> list[str]:
-    """What makes the figures worth less, in words."""
+    """Warnings about reasons that make figures less reliable."""
     lines = []
     if before.load is not None and before.load > BUSY:
         cores = f" on {machine.cores} cores" if machine.cores else ""
@@ -173,7 +173,7 @@ def _cpu(files: Files) -> str | None:
 
 
 def _arm_parts(text: str) -> Iterator[str]:
-    """What an ARM processor calls each of its cores: a line for its maker, then one for the part."""
+    """The names of an ARM processor's cores, from lines with the maker and the part."""
     maker = ""
     for line in text.splitlines():
         key, _, value = (word.strip() for word in line.partition(":"))

@@ -1,4 +1,4 @@
-"""The order in which nets are timed: run by run in turn, each asleep while another runs."""
+"""Times nets in turn, run by run; each sleeps while another runs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from deeprebirth_caffe.bench.machine import cpu_seconds
 from deeprebirth_caffe.options.time import Plan
 
 SETTLE_SECONDS = 2.0
-"""How long threads that spin after a pass are waited for; OpenBLAS's and ONNX Runtime's give up within 0.1 s."""
+"""The wait for threads that spin after a pass; those of OpenBLAS and ONNX Runtime stop within 0.1 s."""
 SETTLE_STEP = 0.02
 SETTLED = 0.1
-"""A process that uses less of a core than this is asleep."""
+"""A process that uses less of a core than this sleeps."""
 IDLE_SECONDS = 1.0
 
 
 class Subject(Protocol):
-    """A net, opened.
+    """An open net.
 
     Attributes:
-        pid: of its process, where that is on this machine; else None.
-        single: whether a run gives the time of each pass; False: their mean alone.
+        pid: of its process, if that is on this machine; else None.
+        single: whether a run gives the time of each pass; False: only the mean.
     """
 
     single: bool
@@ -35,23 +35,23 @@ class Subject(Protocol):
     def pid(self) -> int | None: ...
 
     def run(self, iterations: int, warmup: int) -> list[float]:
-        """Milliseconds of each pass (or their mean alone) after passes that do not count."""
+        """Milliseconds of each pass (or only their mean), after warm-up passes."""
         ...
 
     def layers(self, iterations: int) -> list[tuple[str, float]] | None:
-        """Mean milliseconds of each layer; None where the engine does not say."""
+        """Mean milliseconds of each layer; None if the engine does not say."""
         ...
 
     def describe(self) -> dict[str, object]:
-        """Version, threads, and whatever else decides its speed."""
+        """Version, threads, and other facts that decide the speed."""
         ...
 
     def peak_rss_bytes(self) -> int | None:
-        """The most memory that its process had in use."""
+        """The most memory that its process used."""
         ...
 
     def notes(self) -> list[str]:
-        """What to know about its figures."""
+        """Notes about its figures."""
         ...
 
     def close(self) -> None:
@@ -61,15 +61,15 @@ class Subject(Protocol):
 
 @dataclass
 class Measured:
-    """What was found out about one net.
+    """The measurements of a net.
 
     Attributes:
         runs: of each run the milliseconds of its passes.
         rows: of the passes after each run, each layer's name and mean milliseconds.
-        joules: of each run, where a meter is there.
+        joules: of each run, if there is a meter.
         cpu_ms: of each run, the processor's milliseconds for a pass.
         share: of each run, how many cores it had on average.
-        peak_rss_bytes: the most memory its process had in use while it ran; None where that is not known.
+        peak_rss_bytes: the most memory that its process used while it ran; None if unknown.
         restless: whether it kept a core busy while others ran.
         interrupted: whether the user stopped it before all runs were done.
     """
@@ -84,10 +84,10 @@ class Measured:
     interrupted: bool = False
 
     def layers(self) -> list[tuple[str, float]] | None:
-        """Each layer's median over the runs; None where the engine does not say."""
+        """Each layer's median over the runs; None if the engine does not say."""
         if not self.rows:
             return None
-        # By name and number: two layers may have one name.
+        # By name and number, because names may repeat.
         times: dict[tuple[str, int], list[float]] = {}
         for row in self.rows:
             seen: Counter[str] = Counter()
@@ -105,19 +105,19 @@ def interleave(
     tick: Callable[[], None] = lambda: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Measured]:
-    """Times nets in turn; every other round goes backwards, so that a machine that slows down slows all alike.
+    """Times nets in turn; every other round is reversed, so that a machine that slows down slows all alike.
 
-    Ctrl-C after the first whole round ends it early, and what was measured counts.
+    Ctrl-C after the first whole round ends it early; the rounds so far count.
 
     Args:
         subjects: the nets.
-        plan: how often.
+        plan: the runs and passes.
         meter: counts energy.
         tick: called after each turn.
         sleep: waits; tests have their own.
 
     Raises:
-        EngineError: a net could not be run.
+        EngineError: a net cannot run.
     """
     measured = [Measured() for _ in subjects]
     try:
@@ -126,7 +126,7 @@ def interleave(
                 _rest(subjects, measured, place, plan, sleep)
                 _turn(subjects[place], measured[place], plan, meter)
                 if number == 0:
-                    # Before layers are timed, for which some engines open the net a second time.
+                    # Before layers are timed, because for that some engines open the net a second time.
                     measured[place].peak_rss_bytes = subjects[place].peak_rss_bytes()
                 rows = subjects[place].layers(plan.layer_iterations) if plan.layers else None
                 if rows is not None:
@@ -144,7 +144,7 @@ def interleave(
 
 
 def idle_watts(meter: EnergyMeter, sleep: Callable[[float], None] = time.sleep) -> float | None:
-    """What the machine uses while nothing of ours runs."""
+    """The machine's power while no net runs."""
     begin = time.monotonic()
     meter.start()
     sleep(IDLE_SECONDS)
@@ -159,7 +159,7 @@ def _order(count: int, number: int) -> Sequence[int]:
 def _rest(
     subjects: Sequence[Subject], measured: Sequence[Measured], place: int, plan: Plan, sleep: Callable[[float], None]
 ) -> None:
-    """Waits until everybody else sleeps, and as long as the user asked for."""
+    """Waits until all other nets sleep, then for the cooldown."""
     if plan.cooldown:
         sleep(plan.cooldown)
     for index, subject in enumerate(subjects):
@@ -168,7 +168,7 @@ def _rest(
 
 
 def _asleep(pid: int, sleep: Callable[[float], None]) -> bool:
-    """Waits until a process uses no processor time; False where it does not stop."""
+    """Waits until a process uses no processor time; False if it does not stop."""
     waited = 0.0
     before = cpu_seconds(pid)
     while before is not None and waited < SETTLE_SECONDS:
@@ -194,7 +194,7 @@ def _turn(subject: Subject, measured: Measured, plan: Plan, meter: EnergyMeter |
     measured.runs.append(passes)
     measured.joules.append(joules)
     if used is not None and now is not None and wall > 0:
-        # Threads that have ended take their time with them.
+        # The time of ended threads is lost.
         spent = max(0.0, now - used)
         measured.cpu_ms.append(1000 * spent / (plan.iterations + plan.warmup))
         measured.share.append(spent / wall)

@@ -151,7 +151,7 @@ def open_layer(
         root: the directory where relative paths start.
         seed: of everything random. Batches depend only on seed, layer name and batch number.
         threads: how many threads make batches; None: as many as processors, at most four. Batches do not
-        depend on it.
+            depend on it.
 
     Raises:
         RebirthError: the source or the layer's settings cannot be used; the text names layer and source.

@@ -135,7 +135,7 @@ def test_no_benchmark(name: str) -> None:
 @pytest.mark.parametrize("name", ["unit_layers_in_us", "unit_layers_in_s", "unit_total_in_us"])
 def test_wrong_units_are_caught(name: str) -> None:
     (found,) = read(name)
-    with pytest.raises(CaffeLogError, match="not in the unit it says"):
+    with pytest.raises(CaffeLogError, match="has a wrong unit"):
         found.check()
 
 

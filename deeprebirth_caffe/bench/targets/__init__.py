@@ -1,4 +1,4 @@
-"""Targets by the names that `--on` takes."""
+"""Opens targets by the names of `--on`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["Completed", "Job", "Target", "open_target"]
 
 
 def open_target(spec: str, *, caffe: str | None = None, timeout: float | None = None) -> Target:
-    """The place that a specification names; nothing is started yet.
+    """The target of a specification; nothing starts yet.
 
     Args:
         spec: "local", or a device: "adb[:SERIAL]", "ssh:[USER@]HOST[:PORT]".
-        caffe: what `--caffe` names, for "local".
-        timeout: seconds that one call may take.
+        caffe: the value of `--caffe`, for "local".
+        timeout: the most seconds of a call.
 
     Raises:
-        UsageError: there is no such kind of place.
+        UsageError: there is no such kind of target.
     """
     if spec == "local":
         from deeprebirth_caffe.bench.targets.local import LocalTarget

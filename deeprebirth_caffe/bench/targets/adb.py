@@ -1,4 +1,4 @@
-"""Android devices, by the `adb` program of the user's own."""
+"""Android devices, through the user's `adb` program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deeprebirth_caffe.bench.targets.client import Reply, call, transfer_seconds
 from deeprebirth_caffe.bench.targets.shell import QUICK, DeviceError
 
 DIRECTORY = "/data/local/tmp/rebirth"
-"""The one place where adb's user may put programs and start them."""
+"""The only directory where adb's user may put and start programs."""
 
 _STATES = {
     "unauthorized": "unlock it and allow USB debugging for this computer",
@@ -36,9 +36,9 @@ class AndroidDevice:
     """A line of `adb devices -l`.
 
     Attributes:
-        serial: what `adb -s` takes.
-        state: "device" where it can be used.
-        model: its name; empty where it does not say.
+        serial: for `adb -s`.
+        state: "device" if it is ready.
+        model: its name, or empty.
     """
 
     serial: str
@@ -47,7 +47,7 @@ class AndroidDevice:
 
 
 def find_adb() -> str:
-    """The program.
+    """The path of `adb`.
 
     Raises:
         DeviceError: there is none.
@@ -59,12 +59,12 @@ def find_adb() -> str:
 
 
 def devices() -> list[AndroidDevice]:
-    """What adb sees; starts its server if need be."""
+    """The devices that adb sees; starts its server if necessary."""
     reply = call([find_adb(), "devices", "-l"], timeout=QUICK)
     if reply.rc != 0:
         raise DeviceError(f"adb devices failed: {_last(reply)}")
     listed = []
-    # A device chooses its own serial and model; what is no line of a list must not take for ever.
+    # A device chooses its serial and model; a strange line must not take for ever.
     for line in reply.stdout[:MOST_OF_A_LIST].decode("utf-8", "replace").splitlines():
         match = _LINE.fullmatch(line.strip()[:LONGEST_LINE])
         if match:
@@ -77,10 +77,10 @@ def choose(serial: str | None) -> str:
     """The serial number of the device to use.
 
     Args:
-        serial: what the user named; None takes $ANDROID_SERIAL, or the only one there is.
+        serial: from the user; None takes $ANDROID_SERIAL, or the only device.
 
     Raises:
-        DeviceError: it is not there or not ready, or there are several to choose from.
+        DeviceError: it is missing or not ready, or there are several devices.
     """
     serial = serial or os.environ.get("ANDROID_SERIAL") or None
     listed = devices()
@@ -105,7 +105,7 @@ def choose(serial: str | None) -> str:
 
 
 class AdbTransport:
-    """One device that adb sees."""
+    """A device that adb sees."""
 
     def __init__(self, serial: str | None = None) -> None:
         """Chooses the device.
@@ -124,7 +124,7 @@ class AdbTransport:
         return self._call("shell", command, timeout=timeout)
 
     def push(self, local: Path, remote: str) -> Reply:
-        # A file name that looks like an option, or like two of them, is none when it begins with a slash.
+        # A file name that begins with a slash cannot look like an option, or like two.
         source = str(local.resolve())
         return self._call("push", source, remote, timeout=transfer_seconds(local.stat().st_size))
 
@@ -132,7 +132,7 @@ class AdbTransport:
         return self._call("pull", remote, str(local.absolute()), timeout=None)
 
     def close(self) -> None:
-        """Adb's server stays: it is the user's."""
+        """Does nothing: adb's server belongs to the user."""
 
     def _call(self, *words: str, timeout: float | None) -> Reply:
         return call([self._adb, "-s", self._serial, *words], timeout=timeout)

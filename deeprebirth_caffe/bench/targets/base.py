@@ -1,4 +1,4 @@
-"""Where nets are timed: this machine, or a device."""
+"""Targets: the machines on which nets are timed, this machine or a device."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Job:
         engine: one of `engines.runners.RUNNERS`.
         net: a deploy net of plain Caffe, with Input layers of the batch to time.
         weights: its caffemodel.
-        threads: of the engine; None leaves it to the engine.
-        cpus: the processors that it may run on; None: any.
+        threads: of the engine; None: the engine decides.
+        cpus: the processors to run on; None: any.
     """
 
     engine: str
@@ -36,13 +36,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Completed:
-    """A program that has ended.
+    """An ended program.
 
     Attributes:
-        rc: its exit status; negative where a signal ended it.
-        stdout: what it printed.
-        stderr: likewise.
-        peak_rss_bytes: the most memory it had in use; None where the target does not say.
+        rc: the exit status; negative if a signal ended it.
+        stdout: its output.
+        stderr: its error output.
+        peak_rss_bytes: the most memory it used; None if the target does not say.
     """
 
     rc: int
@@ -68,10 +68,10 @@ class RemoteFacts(TimedDevice, Facts):
 
 
 class Target(Protocol):
-    """A place where nets run; use it with `with`, so that it is left as it was found.
+    """A machine where nets run; use it with `with`, so that it is cleaned up.
 
     Attributes:
-        name: as `--on` names it.
+        name: as in `--on`.
     """
 
     name: str
@@ -87,18 +87,18 @@ class Target(Protocol):
         ...
 
     def read_files(self, patterns: Iterable[str]) -> Mapping[str, str]:
-        """The texts of its files that match glob patterns, by path; those that cannot be read are left out."""
+        """The texts of its files that match glob patterns, by path; unreadable files are left out."""
         ...
 
     def meter(self) -> EnergyMeter | str:
-        """What counts energy there, or why nothing does."""
+        """A meter of its energy, or the reason why there is none."""
         ...
 
     def open(self, job: Job) -> Subject:
         """Opens a net in a process of its own.
 
         Raises:
-            EngineError: the engine is not there, or cannot read or run the net.
+            EngineError: the engine is missing, or cannot read or run the net.
         """
         ...
 
@@ -115,16 +115,16 @@ class Target(Protocol):
 
         Args:
             args: its arguments; no shell reads them.
-            cwd: where it starts: the folder that `push` filled. None: anywhere.
+            cwd: the folder that `push` filled, where it starts. None: anywhere.
             env: what to add to its environment.
             timeout: seconds.
             cpus: the processors that it may run on.
 
         Raises:
-            EngineError: it is not there, does not start, or takes too long.
+            EngineError: it is missing, does not start, or takes too long.
         """
         ...
 
     def push(self, files: Mapping[str, Path]) -> Path:
-        """Puts files, by the names they get, into a folder of ours on the target, and gives that folder."""
+        """Copies files, by their new names, into a new folder on the target, and returns that folder."""
         ...

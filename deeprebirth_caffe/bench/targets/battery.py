@@ -1,4 +1,4 @@
-"""Energy of a device from its own counters: power rails where they can be read, else the battery."""
+"""Energy of a device from its counters: power rails if they can be read, else the battery."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from deeprebirth_caffe.bench.energy import EnergyMeter, ReadFiles
 
 RAILS = ("/sys/bus/iio/devices/iio:device[0-9]*/energy_value",)
-"""Counters of the power rails of some phones: a line a rail, in microjoules."""
+"""Counters of the power rails of some phones: a line for each rail, in microjoules."""
 
 SUPPLIES = tuple(
     f"/sys/class/power_supply/*/{name}"
@@ -39,7 +39,7 @@ class RailMeter:
 
 
 class BatteryMeter:
-    """A battery that nothing charges."""
+    """A battery that is not charged."""
 
     def __init__(self, read: ReadFiles, place: str) -> None:
         self.method = "battery counter: the whole device, screen and radio included; coarse, so use long runs"
@@ -56,12 +56,12 @@ class BatteryMeter:
         if self._before is None or now is None or _charges(files, self._place):
             return None
         used = (self._before[0] - now[0]) * (self._before[1] + now[1]) / 2
-        # The counter moves in steps; without one nothing is known.
+        # The counter moves in steps; before the first step nothing is known.
         return used if used > 0 else None
 
 
 def battery(read: ReadFiles) -> EnergyMeter | str:
-    """A meter, or why there is none.
+    """A meter, or the reason why there is none.
 
     Args:
         read: gives the texts of the files that match glob patterns.
@@ -95,7 +95,7 @@ def _rails(files: Mapping[str, str]) -> dict[str, int]:
 
 
 def _left(files: Mapping[str, str], place: str) -> tuple[float, float] | None:
-    """What is left in it: coulombs and volts, or joules and 1. The voltage dips under load, so it is no counter."""
+    """The charge left: coulombs and volts, or joules and 1. The voltage dips under load, so it is no counter."""
     energy = _number(files.get(f"{place}/energy_now"))
     if energy is not None:
         return energy / 1e6 * _HOUR, 1.0

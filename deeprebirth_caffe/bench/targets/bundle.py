@@ -1,8 +1,8 @@
-"""The files of a Caffe that goes to a device: the program, the libraries it links, and maybe its own loader.
+"""The files of a Caffe for a device: the program, its libraries, and maybe its loader.
 
-A directory of `rebirth caffe install` holds 650 MB; what `caffe` links of it is a quarter of that, and starts
-anywhere with the C library's loader that comes along. A program that was built for the device brings its own
-libraries, and finds the rest (`libc.so`, `liblog.so` …) there.
+A directory of `rebirth caffe install` holds 650 MB. The `caffe` program and its libraries are a quarter of that, and
+start anywhere with the C library's loader from the same directory. A program that was built for the device brings its
+own libraries, and finds the rest (`libc.so`, `liblog.so` …) there.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Bundle:
     """A Caffe as files.
 
     Attributes:
-        machine: the processor it is for (see `elf.MACHINES`).
-        files: what goes to the device: its name below the directory of the installation, and the file here.
-        loader: which of `files` starts the program; None where the device's own does.
-        missing: libraries that the device itself has to have.
-        source: where it came from, for people.
+        machine: its processor (see `elf.MACHINES`).
+        files: the files for the device: by name below the directory of the installation, the file here.
+        loader: the file of `files` that starts the program; None if the device's own does.
+        missing: libraries that the device itself must have.
+        source: its origin, for people.
     """
 
     machine: str
@@ -48,10 +48,10 @@ class Bundle:
 
 
 def from_prefix(prefix: Path) -> Bundle:
-    """What `caffe` needs out of a directory of `rebirth caffe install`.
+    """The `caffe` program of a directory of `rebirth caffe install`, with its libraries.
 
     Raises:
-        RebirthError: it is none, or a library is missing.
+        RebirthError: it is no such directory, or a library is missing.
     """
     triple = _TRIPLES.get(find_caffe(prefix).arch or "")
     if triple is None:
@@ -82,7 +82,7 @@ def from_prefix(prefix: Path) -> Bundle:
 
 
 def from_binary(binary: Path, libraries: Path | None) -> Bundle:
-    """A program built for the device, and what it links out of a directory of libraries.
+    """A program built for the device, and its libraries from a directory.
 
     Raises:
         RebirthError: it is no program, or a library is for another processor.
@@ -99,7 +99,7 @@ def _collect(program: Path, find: Callable[[str], Path | None], source: str) -> 
     while todo:
         user = todo.pop()
         for name in read_elf(user).needed:
-            # The name becomes a path there.
+            # The name becomes a path on the device.
             if not _NAME.fullmatch(name):
                 raise RebirthError(f"{user} links a library with an odd name: {name!r}")
             if f"lib/{name}" in files or name in missing:

@@ -1,4 +1,4 @@
-"""Runs the programs that reach a device (`adb`, `ssh`): always as a list of words, never through a shell here."""
+"""Runs the programs that reach a device (`adb`, `ssh`): always as a list of words, never through a local shell."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from deeprebirth_caffe.engines.base import EngineError
 
 @dataclass(frozen=True)
 class Reply:
-    """What a client gave back.
+    """The result of a client.
 
     Attributes:
-        rc: its exit status; None where it was ended because it took too long.
-        stdout: what it printed.
-        stderr: likewise.
+        rc: the exit status; None if it took too long and was ended.
+        stdout: its output.
+        stderr: its error output.
     """
 
     rc: int | None
@@ -31,15 +31,15 @@ class Reply:
 
     @property
     def text(self) -> str:
-        """What it complained about: stderr, or stdout where that is empty."""
+        """Its complaint: stderr, or stdout if that is empty."""
         return (self.stderr.strip() or self.stdout.strip()).decode("utf-8", "replace")
 
 
 MOST_BYTES = 64 << 20
-"""How much a client may print: a device that prints without end must not fill our memory."""
+"""The most bytes of a client's output, because a device that prints without end must not fill our memory."""
 
 MOST_OF_A_FILE = 2 << 30
-"""How much a client may print that prints a file."""
+"""The most bytes of a client's output if it prints a file."""
 
 
 def call(words: Sequence[str], *, timeout: float | None, stdin: Path | None = None, most: int = MOST_BYTES) -> Reply:
@@ -48,9 +48,9 @@ def call(words: Sequence[str], *, timeout: float | None, stdin: Path | None = No
     Args:
         words: the program and its arguments.
         timeout: seconds; then it is ended.
-        stdin: a file to send; None keeps the standard input open and silent until the client ends. What runs on the
-            device sees it close when the client, the link or this process is gone, and can give up.
-        most: bytes that it may print.
+        stdin: a file to send; None keeps the standard input open and silent until the client ends. A program on the
+            device sees it close when the client, the link or this process is gone, and can stop.
+        most: the most bytes of output.
 
     Raises:
         EngineError: it prints more.
@@ -68,7 +68,7 @@ def call(words: Sequence[str], *, timeout: float | None, stdin: Path | None = No
                 stdin=source,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for us; we end it below
+                start_new_session=True,  # Ctrl-C is for this process, which ends the client below
             )
         finally:
             os.close(source)
@@ -77,7 +77,7 @@ def call(words: Sequence[str], *, timeout: float | None, stdin: Path | None = No
             if not said.read(None if timeout is None else begin + timeout):
                 process.kill()
                 stack.close()
-                # Not waited for longer, should somebody else hold its pipes.
+                # No longer wait: somebody else may hold its pipes.
                 said.read(time.monotonic() + 5)
                 process.wait()
                 return Reply(None, *said.texts)
@@ -92,7 +92,7 @@ def call(words: Sequence[str], *, timeout: float | None, stdin: Path | None = No
 
 
 class _Said:
-    """What a client prints, as far as it goes."""
+    """The output of a client."""
 
     def __init__(self, program: str, process: subprocess.Popen[bytes], most: int) -> None:
         assert process.stdout is not None and process.stderr is not None
@@ -105,12 +105,12 @@ class _Said:
 
     @property
     def texts(self) -> tuple[bytes, bytes]:
-        """Of stdout and of stderr."""
+        """The bytes of stdout and stderr."""
         stdout, stderr = self._streams.values()
         return bytes(stdout), bytes(stderr)
 
     def read(self, deadline: float | None) -> bool:
-        """Reads until the client closes both; False where that takes too long.
+        """Reads until the client closes both; False if that takes too long.
 
         Raises:
             EngineError: it prints without end.
@@ -133,7 +133,7 @@ class _Said:
         return True
 
     def close(self) -> None:
-        """Lets go of the pipes."""
+        """Closes the pipes."""
         self._selector.close()
         for stream in self._streams:
             stream.close()
@@ -145,5 +145,5 @@ def _close(descriptor: int) -> None:
 
 
 def transfer_seconds(size: int) -> float:
-    """How long sending a file may take before the link counts as dead: 20 kB/s, which is very slow, and a minute."""
+    """The most seconds of sending a file before the link counts as dead: 20 kB/s, which is very slow, and a minute."""
     return 60 + size / 20_000

@@ -1,4 +1,4 @@
-"""Reads what a program or library says about itself (ELF): its processor, and the libraries it wants."""
+"""Reads the processor and the libraries of a program or library (ELF)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import read_regular
 
 MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64"}
-"""The processors that devices have, by their number in the file."""
+"""The processors of devices, by their number in the file."""
 
 _LOAD, _DYNAMIC, _INTERPRETER = 1, 2, 3
 _NEEDED, _STRINGS, _SONAME = 1, 5, 14
@@ -18,13 +18,13 @@ _NEEDED, _STRINGS, _SONAME = 1, 5, 14
 
 @dataclass(frozen=True)
 class Elf:
-    """One file.
+    """The facts of an ELF file.
 
     Attributes:
         machine: one of MACHINES' names, or "machine N".
-        interpreter: the loader that a dynamic program asks for; None for libraries and static programs.
-        needed: names of the libraries it links, in its order.
-        soname: what a library calls itself; None where it does not.
+        interpreter: the loader of a dynamic program; None for libraries and static programs.
+        needed: names of the linked libraries, in order.
+        soname: the library's own name, or None.
     """
 
     machine: str
@@ -37,7 +37,7 @@ def read_elf(path: Path) -> Elf:
     """Reads a program or library.
 
     Raises:
-        RebirthError: it is none for a little-endian processor, or it is damaged.
+        RebirthError: it is no ELF file, not for a little-endian processor, or damaged.
     """
     data = read_regular(path)
     if data[:4] != b"\x7fELF":
@@ -82,7 +82,7 @@ def _read(data: bytes, *, wide: bool) -> Elf:
 
 
 def _offset(segments: list[tuple[int, int, int, int]], address: int) -> int:
-    """Where in the file an address in memory comes from."""
+    """The offset in the file of an address in memory."""
     for kind, offset, start, length in segments:
         if kind == _LOAD and start <= address < start + length:
             return offset + address - start

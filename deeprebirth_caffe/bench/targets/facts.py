@@ -1,4 +1,4 @@
-"""What a device says about itself, beyond what `bench.machine` reads from the files that every Linux has."""
+"""Facts of a device beyond those that `bench.machine` reads from the files of every Linux."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ABIS = {
     "i386": "i386",
     "i686": "i386",
 }
-"""The processor (see `elf.MACHINES`) that each name of Android's and of `uname -m` means."""
+"""The processor (see `elf.MACHINES`) for each name of Android and of `uname -m`."""
 
 _READ = """
 word=$1
@@ -58,7 +58,7 @@ df -Pk "$1" 2>/dev/null || df -k "$1"
 
 
 def read_files(shell: Shell, patterns: Iterable[str]) -> dict[str, str]:
-    """The texts of a device's files that match glob patterns, by path; those that cannot be read are left out."""
+    """The texts of a device's files that match glob patterns, by path; unreadable files are left out."""
     word = secrets.token_hex(8)
     done = shell.check("read its files", _READ, word, *patterns)
     contents: dict[str, str] = {}
@@ -126,7 +126,7 @@ def about(shell: Shell) -> About:
     abis = [abi.strip() for abi in listed.split(",") if abi.strip()]
     machines = list(dict.fromkeys(_ABIS[abi] for abi in abis if abi in _ABIS))
     model = " ".join(filter(None, [said.get("ro.product.manufacturer"), said.get("ro.product.model")]))
-    # The last line of df: device, blocks, used, available, share, place. Long device names get a line of their own.
+    # The last line of df: device, blocks, used, available, share, place. A long device name takes a separate line.
     free = re.search(r"\b(\d{1,20})\s+(\d{1,20})\s+(\d{1,20})\s+\d{1,3}%\s+\S.*\s*$", text[-4096:])
     return About(
         abis=abis,
@@ -157,7 +157,7 @@ def clusters(files: Mapping[str, str]) -> list[Cluster]:
 
 
 def hottest(files: Mapping[str, str]) -> float | None:
-    """Degrees of the hottest processor sensor; of the hottest of all where none is called one."""
+    """Degrees of the hottest processor sensor; of the hottest sensor if none has such a name."""
     celsius = machine.state(files).celsius
     processors = [value for name, value in celsius.items() if re.search(r"cpu|soc|core|tsens", name, re.IGNORECASE)]
     return max(processors or celsius.values(), default=None)

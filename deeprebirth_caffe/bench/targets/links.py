@@ -1,4 +1,4 @@
-"""Links to devices, by the names that `--on` and `rebirth device` take."""
+"""Links to devices, by the names of `--on` and `rebirth device`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ FORMS = "adb, adb:SERIAL, ssh:[USER@]HOST[:PORT]"
 
 
 def link(spec: str) -> Callable[[], Transport]:
-    """What opens the link to a device.
+    """The function that opens the link to a device.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it names no device.
     """
     kind, colon, rest = spec.partition(":")
     if kind == "adb" and bool(colon) == bool(rest):

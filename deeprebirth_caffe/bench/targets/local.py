@@ -30,7 +30,7 @@ POLL_SECONDS = 0.02
 
 
 class HostedSubject:
-    """A net in an engine's process on this machine."""
+    """A net in the process of an engine on this machine."""
 
     single = True
 
@@ -66,11 +66,11 @@ class LocalTarget:
     name = "local"
 
     def __init__(self, caffe: str | None = None, timeout: float | None = None) -> None:
-        """Looks for nothing yet.
+        """Searches nothing yet.
 
         Args:
-            caffe: what `--caffe` names.
-            timeout: seconds that one call of an engine may take.
+            caffe: the value of `--caffe`.
+            timeout: the most seconds of an engine's call.
         """
         self._caffe = caffe
         self._timeout = timeout
@@ -146,9 +146,9 @@ class LocalTarget:
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float | None, printed: Sequence[IO[bytes]]) -> int | None:
-    """Waits for a process and gives the most memory it had.
+    """Waits for a process and returns the most memory it used.
 
-    It is ended where it takes too long, prints without end, or we are interrupted.
+    The process is ended if it takes too long, prints without end, or we are interrupted.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     try:
@@ -176,7 +176,7 @@ def _content(file: IO[bytes]) -> bytes:
 
 @contextlib.contextmanager
 def _bound(cpus: Sequence[int] | None) -> Iterator[None]:
-    """What is started meanwhile stays on these processors."""
+    """Processes that start meanwhile stay on these processors."""
     if cpus is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Timing on a device: the net goes there, `caffe time` runs there, its log comes back, and nothing stays behind."""
+"""Timing on a device: sends the net, runs `caffe time`, fetches the log, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from deeprebirth_caffe.bench.targets.shell import DeviceError, DeviceLostError, 
 from deeprebirth_caffe.errors import spelled_command
 
 COOL_DEGREES = 5.0
-"""A run starts when the processor is at most so much hotter than it was before the first."""
+"""A run starts when the processor is at most this much hotter than before the first run."""
 COOL_SECONDS = 120.0
-"""But it is not waited for longer than this."""
+"""The longest wait for that."""
 COOL_STEP = 3.0
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -91,9 +91,9 @@ class RemoteTarget:
         """Connects to nothing yet.
 
         Args:
-            name: as `--on` names it.
+            name: as in `--on`.
             connect: opens the link.
-            timeout: seconds that one run of Caffe may take.
+            timeout: the most seconds of a run of Caffe.
             sleep: waits; tests have their own.
         """
         self.name = name
@@ -151,19 +151,19 @@ class RemoteTarget:
         return read_files(self._link, patterns)
 
     def meter(self) -> EnergyMeter | str:
-        """RAPL where there is one, else power rails or the battery."""
+        """RAPL if the device has it, else power rails or the battery."""
         counters = rapl(self.read_files)
         return counters if not isinstance(counters, str) else battery(self.read_files)
 
     def open(self, job: Job) -> Subject:
-        """Opens a net; there is no Python there, so it is timed with `caffe time`."""
+        """Opens a net for `caffe time`, because the device has no Python."""
         return _DeviceSubject(self, job, self._caffe)
 
     def push(self, files: Mapping[str, Path]) -> Path:
-        """Puts files into a new folder; raises DeviceError where they do not arrive whole.
+        """Copies files into a new folder; raises DeviceError if they do not arrive whole.
 
         Args:
-            files: by plain names of ours: what comes from a net never names a file there.
+            files: by our own plain names; text from a net never names a file on the device.
         """
         folder = f"{self._folder}/{self._pushed}"
         self._pushed += 1
@@ -171,7 +171,7 @@ class RemoteTarget:
         for name, path in files.items():
             if not _PLAIN.fullmatch(name):
                 raise ValueError(f"not a plain name: {name!r}")
-            # A busy device may cut one short: once more costs little.
+            # A busy device may cut a file short; a second try costs little.
             if not self._arrives(path, f"{folder}/{name}") and not self._arrives(path, f"{folder}/{name}"):
                 raise DeviceError(f"{self.name}: {name} did not arrive whole: check the link and run again")
         return Path(folder)
@@ -190,15 +190,15 @@ class RemoteTarget:
         timeout: float | None = None,
         cpus: Sequence[int] | None = None,
     ) -> Completed:
-        """Runs Caffe, once the device has cooled down from the last run.
+        """Runs Caffe after the device has cooled down from the last run.
 
         Raises:
-            DeviceLostError: the device went away; what runs there then ends and cleans up by itself.
+            DeviceLostError: the device went away; its processes then end and clean up by themselves.
         """
         variables = {"GLOG_logtostderr": "1", **(env or {})}
         words = ["env", *(f"{key}={value}" for key, value in variables.items()), *self._caffe.words, *args]
         if cpus is not None:
-            # A mask in hexadecimal is what every taskset takes.
+            # Every taskset takes a mask in hexadecimal.
             words = [*self._taskset(), f"{sum(1 << cpu for cpu in set(cpus)):x}", *words]
         self.cool_down()
         limit = timeout if timeout is not None else self._timeout
@@ -206,15 +206,15 @@ class RemoteTarget:
         done = self._link.run(_RUN, folder, self._folder, *words, timeout=limit, doing="run Caffe to its end")
         out, err, peak = (self._content(name) for name in ("out", "err", "peak"))
         known = peak.strip().isdigit() and not self._caffe.emulator
-        # A shell says 128 and the number of the signal.
+        # A shell reports 128 plus the number of the signal.
         rc = done.rc if done.rc <= 128 else 128 - done.rc
         return Completed(rc, out, err or done.stderr, int(peak) * 1024 if known else None)
 
     def cool_down(self) -> float | None:
-        """Waits until the processor is about as cool as at first.
+        """Waits until the processor is about as cool as before the first run.
 
         Returns:
-            The hottest sensor's degrees at the end; None where the device tells none, which is not waited for.
+            The hottest sensor's degrees at the end; None, without a wait, if the device has no sensor.
         """
         waited = 0.0
         while True:
@@ -226,7 +226,7 @@ class RemoteTarget:
 
     def _taskset(self) -> list[str]:
         if self._link.run("command -v taskset").rc:
-            raise DeviceError(f"{self.name} has no program taskset, so --cpus cannot be had there: leave it out")
+            raise DeviceError(f"{self.name} has no program taskset, which --cpus needs: leave --cpus out")
         return ["taskset"]
 
     def _content(self, name: str) -> bytes:

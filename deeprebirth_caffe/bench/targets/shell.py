@@ -1,11 +1,11 @@
-"""A device at the other end of a link, as a shell that runs our scripts, and takes and gives files.
+"""A device at the end of a link, as a shell that runs our scripts and sends and receives files.
 
-All of it is said in shell scripts that are constants of ours, with what changes as their arguments; a transport only
-has to carry a command, and a file either way. On the device everything lies in one directory:
+All scripts are constants; values are their arguments. So a transport only carries commands, and files in both
+directions. On the device everything lies in a single directory:
 
     caffe/          the Caffe that `rebirth device install` put there, with MANIFEST, its checksums
     caffe.new/      the same on its way
-    runs/ID/        what one run needs, under names of ours; removed at its end
+    runs/ID/        the files of a run, under our own names; removed at its end
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from deeprebirth_caffe.bench.targets.client import Reply
 from deeprebirth_caffe.engines.base import EngineError
 
 QUICK = 60.0
-"""Seconds in which a device has to answer what takes no time."""
+"""The most seconds for a command that takes no time."""
 
 _GONE = re.compile(
     r"error: closed|device offline|device '.*' not found|no devices|device still|transport|protocol fault"
@@ -36,17 +36,17 @@ class DeviceError(EngineError):
 
 
 class DeviceLostError(DeviceError):
-    """The link to a device broke, or it does not answer any more."""
+    """The link to a device broke, or the device no longer answers."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A script that came to its end.
+    """A script that ran to its end.
 
     Attributes:
-        rc: its exit status.
-        stdout: what it printed.
-        stderr: likewise, and what the link had to say.
+        rc: the exit status.
+        stdout: its output.
+        stderr: its error output, and the link's.
     """
 
     rc: int
@@ -55,25 +55,25 @@ class Done:
 
     @property
     def text(self) -> str:
-        """What it printed, as text."""
+        """Its output, as text."""
         return _text(self.stdout)
 
 
 class Transport(Protocol):
-    """A link to one device.
+    """A link to a device.
 
     Attributes:
-        name: what the user calls the device: "adb:SERIAL", "ssh:HOST".
+        name: the user's name for the device: "adb:SERIAL", "ssh:HOST".
     """
 
     name: str
 
     def execute(self, command: str, timeout: float | None) -> Reply:
-        """Has the device's shell run a command line; its standard input stays open as long as the link is there."""
+        """Runs a command line in the device's shell; its standard input stays open as long as the link lives."""
         ...
 
     def home(self) -> str:
-        """The directory for our files, as the device's shell writes it."""
+        """The directory for our files, as an expression of the device's shell."""
         ...
 
     def push(self, local: Path, remote: str) -> Reply:
@@ -90,9 +90,9 @@ class Transport(Protocol):
 
 
 class Shell:
-    """Runs scripts on a device and knows how each ended, whatever the link and the login shell print.
+    """Runs scripts on a device and knows how each ended, whatever else the link and the login shell print.
 
-    Each script runs between two lines with a random word; without the second one it did not end.
+    Each script runs between two lines with a random word; if the second line is missing, it did not end.
     """
 
     def __init__(self, link: Transport) -> None:
@@ -105,9 +105,9 @@ class Shell:
 
     @property
     def root(self) -> str:
-        """The directory of our files, made if need be."""
+        """The directory of our files, created if missing."""
         if self._root is None:
-            # The home is an expression of the transport's own, so it may stand in the script.
+            # The home is an expression of the transport, so it may be part of the script.
             directory = self.check("make a directory", f'd={self.link.home()} && mkdir -p "$d" && cd "$d" && pwd')
             self._root = directory.text.strip()
         return self._root
@@ -116,13 +116,13 @@ class Shell:
         """Runs a script with arguments ("$1" …).
 
         Args:
-            script: for any POSIX shell; a constant, for it is not quoted.
-            *args: whatever they hold, they arrive as they are.
+            script: for any POSIX shell; a constant, because it is not quoted.
+            *args: arrive unchanged, whatever they hold.
             timeout: seconds.
-            doing: what it is for, in an error.
+            doing: the purpose, for errors.
 
         Raises:
-            DeviceLostError: it did not come to its end.
+            DeviceLostError: it did not run to its end.
         """
         word = secrets.token_hex(8)
         framed = f"printf '\\nbegin-{word}\\n'; (\n{script}\n); printf '\\nend-{word}:%s\\n' \"$?\""
@@ -133,7 +133,7 @@ class Shell:
         return Done(int(answer[2]), answer[1], reply.stderr)
 
     def check(self, doing: str, script: str, *args: str, timeout: float | None = QUICK) -> Done:
-        """Likewise, of a script that has to succeed.
+        """Runs a script that must succeed; see `run`.
 
         Raises:
             DeviceError: it did not.
@@ -144,11 +144,11 @@ class Shell:
         return done
 
     def push(self, local: Path, remote: str) -> None:
-        """Sends a file; the directory has to be there."""
+        """Sends a file; the directory must exist."""
         self._moved(self.link.push(local, remote), f"send {Path(remote).name}")
 
     def pull(self, remote: str, local: Path) -> None:
-        """Fetches a file; one that does not come leaves none."""
+        """Fetches a file; on failure no file is left."""
         try:
             self._moved(self.link.pull(remote, local), f"fetch {Path(remote).name}")
         except BaseException:
@@ -156,7 +156,7 @@ class Shell:
             raise
 
     def failure(self, doing: str, said: str) -> DeviceError:
-        """The error for what a device complained about."""
+        """The error for a device's complaint."""
         lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no reason given"]
         last = next((line for line in lines if "error: " in line), lines[-1])
         where = self._root or "its directory for temporary files"

@@ -1,4 +1,4 @@
-"""Linux boards, by OpenSSH's `ssh`: one connection for all, with the keys and names of the user's configuration."""
+"""Linux boards, through OpenSSH's `ssh`: a shared connection, with the keys and names of the user's configuration."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _READY = "rebirth-ready"
 
 @dataclass(frozen=True)
 class Address:
-    """Where a board is.
+    """The address of a board.
 
     Attributes:
-        host: its name, its address, or a name of the user's ssh configuration.
-        user: None leaves it to ssh.
-        port: likewise.
+        host: a name, an address, or a name of the user's ssh configuration.
+        user: None: ssh decides.
+        port: None: ssh decides.
     """
 
     host: str
@@ -40,10 +40,10 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Reads "[USER@]HOST[:PORT]"; an IPv6 address before a port stands in brackets.
+        """Reads "[USER@]HOST[:PORT]"; an IPv6 address before a port is in brackets.
 
         Raises:
-            UsageError: it is not of this form. ssh's configuration may hand names to a shell, so they are plain.
+            UsageError: it has another form. ssh's configuration may pass names to a shell, so they must be plain.
         """
         match = re.fullmatch(
             r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*)@)?"
@@ -57,7 +57,7 @@ class Address:
 
 
 class SshTransport:
-    """One board. All commands share the connection that is opened here."""
+    """A board. All commands share the connection that is opened here."""
 
     def __init__(self, text: str) -> None:
         """Connects.
@@ -66,7 +66,7 @@ class SshTransport:
             text: "[USER@]HOST[:PORT]".
 
         Raises:
-            DeviceError: it cannot be reached, or does not let us in without a password.
+            DeviceError: it cannot be reached, or asks for a password.
         """
         address = Address.parse(text)
         ssh = shutil.which("ssh")
@@ -75,7 +75,7 @@ class SshTransport:
         self.name = f"ssh:{text}"
         self._stack = contextlib.ExitStack()
         try:
-            # Below /tmp even where TMPDIR is elsewhere: the path of a socket has 107 letters at most.
+            # Below /tmp even if TMPDIR is elsewhere: the path of a socket has at most 107 letters.
             folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rebirth-", dir="/tmp"))
             control = f"{folder}/link"
             options = ["-o", "BatchMode=yes", "-o", f"ControlPath={control}"]
@@ -92,14 +92,14 @@ class SshTransport:
             raise
 
     def _open(self, words: list[str], folder: Path) -> subprocess.Popen[bytes]:
-        # It ends when its standard input closes, and so with this process, however that ends.
+        # It ends when its standard input closes, so it ends with this process, however that ends.
         with (folder / "log").open("wb") as log:
             master = subprocess.Popen(
                 [*words, f"echo {_READY}; exec cat"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C ends us, and it has to carry our cleaning up
+                start_new_session=True,  # Ctrl-C ends this process, whose clean-up still needs the connection
             )
         self._stack.callback(_end, master)
         if not _answers(master):
@@ -132,7 +132,7 @@ class SshTransport:
         self._stack.close()
 
     def _check(self) -> None:
-        # Without this, ssh would open a connection of its own when the shared one is gone.
+        # Without this, ssh would open a new connection when the shared one is gone.
         if self._master.poll() is not None:
             raise DeviceLostError(f"{self.name} went away: the connection broke; connect it and run again")
 
@@ -140,13 +140,13 @@ class SshTransport:
 _MASTER = [
     *("-o", "ControlMaster=yes", "-o", "ControlPersist=no"),
     *("-o", f"ConnectTimeout={CONNECT_SECONDS}"),
-    # A board that loses power says nothing: it counts as gone after a minute.
+    # A board that loses power says nothing; it counts as gone after a minute.
     *("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"),
 ]
 
 
 def _answers(master: subprocess.Popen[bytes]) -> bool:
-    """Waits for the far shell's first words, which login scripts may precede."""
+    """Waits for the remote shell's first words, which login scripts may precede."""
     assert master.stdout is not None
     said = b""
     deadline = time.monotonic() + 2 * CONNECT_SECONDS
