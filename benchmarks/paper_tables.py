@@ -248,7 +248,7 @@ def _speed(result: dict[str, Any], number: int) -> str:
     ratio = result["ratios"][number - 1]
     if ratio["low"] is None:
         return f"{ratio['median']:.2f}x"
-    same = " (no difference that can be told)" if ratio["verdict"].startswith("no") else ""
+    same = " (no clear difference)" if ratio["verdict"].startswith("no") else ""
     return f"{ratio['median']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f}){same}"
 
 

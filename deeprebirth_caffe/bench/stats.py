@@ -1,4 +1,4 @@
-"""What many runs say together: best and robust figures, and the ratio of two nets with its interval."""
+"""Statistics of runs: best and robust figures, and the ratio of two nets with its interval."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 RESAMPLES = 4000
 CONFIDENCE = 0.95
 ENOUGH_RUNS = 6
-"""With fewer, all runs lie on one side by luck more than once in twenty times, and no interval is given."""
+"""With fewer runs, chance puts all on the same side more than once in twenty times; then there is no interval."""
 SAME = 0.02
-"""Two processes of one net differ by less than this for as long as they live, by where their memory lies (1.3 % was
-measured); the interval over runs does not see that."""
+"""Two processes with the same net differ by less than this for as long as they live, because of where their memory
+lies (1.3 % was measured); the interval over runs does not show that."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One net's forward times in milliseconds.
+    """A net's forward times in milliseconds.
 
     Attributes:
         runs: the mean pass of each run.
-        best: the smallest of them: the paper's figure.
-        median: of all passes of all runs, as are the next two.
+        best: the smallest run: the paper's figure.
+        median: of all passes of all runs, like the next two.
         p10: a tenth of the passes are faster.
         p90: a tenth are slower.
     """
@@ -37,7 +37,7 @@ class Summary:
 
     @property
     def spread(self) -> float:
-        """From p10 to p90, as a part of the median."""
+        """(p90 - p10) / median."""
         return (self.p90 - self.p10) / self.median if self.median else 0.0
 
 
@@ -45,7 +45,7 @@ def summarize(runs: Sequence[Sequence[float]]) -> Summary:
     """Sums up runs.
 
     Args:
-        runs: of each run the milliseconds of its passes, or their mean alone where no more is known.
+        runs: of each run the milliseconds of its passes, or only their mean.
     """
     means = tuple(fmean(run) for run in runs)
     passes = np.concatenate([np.asarray(run, np.float64) for run in runs])
@@ -59,7 +59,7 @@ class Ratio:
 
     Attributes:
         median: over the pairs of runs.
-        low: the lower end of the interval; None where there are too few runs for one.
+        low: the lower end of the interval; None with too few runs.
         high: the upper end.
     """
 
@@ -69,23 +69,23 @@ class Ratio:
 
     @property
     def verdict(self) -> str:
-        """In words, from the view of the second net: faster, slower, or not to be told."""
+        """In words, about the second net: faster, slower, or why neither."""
         if self.low is None or self.high is None:
             return f"too few runs to tell: at least {ENOUGH_RUNS} are needed"
         if abs(self.median - 1) <= SAME or self.low <= 1 <= self.high:
-            return "no difference that can be told"
+            return "no clear difference"
         return "faster" if self.median > 1 else "slower"
 
 
 def ratio(runs: Sequence[Sequence[float]], other: Sequence[Sequence[float]], seed: int = 0) -> Ratio:
     """Compares two nets that took turns.
 
-    Each run is paired with the other net's run beside it, so that what slowed both down drops out; the interval comes
+    Each run is paired with the other net's run of the same round, so that a slow machine slows both; the interval comes
     from resampling the pairs (bootstrap, 95 %).
 
     Args:
         runs: of each run of the first net the milliseconds of its passes.
-        other: likewise of the second.
+        other: of each run of the second net the milliseconds of its passes.
         seed: of the resampling.
     """
     pairs = np.array([median(first) / median(second) for first, second in zip(runs, other, strict=True)])

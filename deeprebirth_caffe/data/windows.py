@@ -81,7 +81,7 @@ class WindowReader(Reader):
         if mean is not None:
             border = self._mean_border(mean)
             if mean.shape[0] != 3 or border < 0 or mean.shape[1] < border + self._crop:
-                refuse(param, f"its mean file is {by(mean.shape)}, which does not go with a crop of {self._crop}")
+                refuse(param, f"its mean file is {by(mean.shape)}, which does not fit a crop of {self._crop}")
         self._of_objects = int(np.float32(self.batch_size) * np.float32(settings.fg_fraction))
         if self._of_objects and not self._objects:
             refuse(param, f"no window overlaps an object by fg_threshold {settings.fg_threshold:g}")
@@ -158,7 +158,7 @@ class WindowReader(Reader):
         if not (0 <= x1 <= x2 < picture.shape[1] and 0 <= y1 <= y2 < picture.shape[0]):
             raise BadRecordError(f"the window {window.x1} {window.y1} {window.x2} {window.y2} is not inside it")
         if place.width < 1 or place.height < 1:
-            raise BadRecordError(f"nothing is left of window {window.x1} {window.y1} {window.x2} {window.y2}")
+            raise BadRecordError(f"a crop has no pixels of window {window.x1} {window.y1} {window.x2} {window.y2}")
         cut = cv2.resize(picture[y1 : y2 + 1, x1 : x2 + 1], (place.width, place.height), interpolation=cv2.INTER_LINEAR)
         if mirrored:
             cut = cv2.flip(cut, 1)

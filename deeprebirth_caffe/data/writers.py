@@ -17,7 +17,7 @@ Batch = Sequence[tuple[bytes, bytes]]
 
 _FIRST_MAP = 64 << 20
 _CANNOT_WRITE = "cannot write it: {}; make room, and the same command goes on where it was"
-_CANNOT_READ = "cannot read what is there: {}; remove it and begin anew"
+_CANNOT_READ = "cannot read the existing database: {}; remove it and start again"
 
 
 class Database(ABC):

@@ -63,7 +63,7 @@ def to_onnx(net: Net, *, opset: int = OPSET, dynamic: bool = True, rounding: boo
         RebirthError: a shape is unknown, or a layer has no weights.
     """
     if net.weights is None:
-        raise RebirthError("an exported net holds its weights: give them with -w")
+        raise RebirthError("an exported net needs weights: give them with -w")
     view = net.view("TEST")
     _check(view)
     weights = _Arrays(view, net.weights)

@@ -87,7 +87,7 @@ def _spatial(site: Site) -> tuple[int, int]:
 
 def _pool(site: Site, window: PoolGeometry, tops: int) -> list[str]:
     if window.method == "STOCHASTIC":
-        raise site.refuse("Caffe pools stochastically on GPUs only")
+        raise site.refuse("Caffe pools stochastically only on GPUs")
     size = _spatial(site)
     if window.global_pooling and tops == 1:
         return [site.one("GlobalMaxPool" if window.method == "MAX" else "GlobalAveragePool", site.x.name)]

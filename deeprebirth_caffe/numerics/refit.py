@@ -103,13 +103,13 @@ def fit(
     start_bias = None if bias is None else np.asarray(bias, np.float64)
     problem = _Problem(rows, goals, group, relu, start_bias is not None)
     if not problem.finite:
-        return Fit(start_weight, start_bias, None, None, "what it reads or is to put out is not finite; left as it was")
+        return Fit(start_weight, start_bias, None, None, "its input or its goal is not finite; it keeps its start")
     before = problem.measure(start_weight, start_bias)
     note = ""
     if problem.constant:
         if start_bias is None:
-            return Fit(start_weight, None, before, before, "what it reads is constant, so there is nothing to fit")
-        note = "what it reads is constant: only its bias was fitted"
+            return Fit(start_weight, None, before, before, "its input is constant, so there is nothing to fit")
+        note = "its input is constant: only its bias was fitted"
     problem.prepare(options, start_weight)
     solution = problem.solve()
     for _ in range(options.rounds if relu else 0):
@@ -117,7 +117,7 @@ def fit(
         solution = problem.solve()
     after = problem.measure(*solution)
     if before is not None and (after is None or not after < before):
-        return Fit(start_weight, start_bias, before, before, note or "no fit is better than its start; left as it was")
+        return Fit(start_weight, start_bias, before, before, note or "no fit is better than its start, which stays")
     return Fit(*solution, before, after, note)
 
 
@@ -127,7 +127,7 @@ def rescale(rows: RowFile, goals: RowFile, weight: Array, bias: Array | None, gr
     start_bias = None if bias is None else np.asarray(bias, np.float64)
     problem = _Problem(rows, goals, group, relu, start_bias is not None)
     if not problem.finite:
-        return Fit(start_weight, start_bias, None, None, "what it reads or is to put out is not finite; left as it was")
+        return Fit(start_weight, start_bias, None, None, "its input or its goal is not finite; it keeps its start")
     before = problem.measure(start_weight, start_bias)
     (given_mean, given), (wanted_mean, wanted) = problem.sizes(start_weight, start_bias)
     if not relu and start_bias is not None:
@@ -138,7 +138,7 @@ def rescale(rows: RowFile, goals: RowFile, weight: Array, bias: Array | None, gr
     scaled, offset = start_weight * gain[:, None], None
     if start_bias is not None:
         offset = start_bias * gain if relu else wanted_mean + (start_bias - given_mean) * gain
-    note = "" if known.all() else f"{int((~known).sum())} of its outputs are constant, or are to be; left as they were"
+    note = "" if known.all() else f"{int((~known).sum())} of its outputs have constant values or goals; they stay"
     return Fit(scaled, offset, before, problem.measure(scaled, offset), note)
 
 

@@ -187,7 +187,7 @@ def test_numbers_that_are_none(cli: Cli, net: SmallNet) -> None:
     loaded.weights.set("inception_3b/5x5_reduce", [3e36 * weight, np.full_like(bias, 3e38)])
     save_weights(Path(net.weights), loaded, loaded.weights)
     data = convert(cli, net, "--init", "refit", "--calibrate", "strokes", "--samples", "2", *QUICK)
-    assert any("inception_3b/5x5_merge: what it reads or is to put out is not finite" in note for note in data["notes"])
+    assert any("inception_3b/5x5_merge: its input or its goal is not finite" in note for note in data["notes"])
     rows = {row["layer"]: row for row in data["refit"]["layers"]}
     assert rows["inception_3b/5x5_merge"]["after"] is None
     assert rows["inception_3a/5x5_merge"]["after"] < rows["inception_3a/5x5_merge"]["before"]

@@ -139,7 +139,7 @@ def test_json(cli: Cli, net28: SmallNet, target: FakeTarget) -> None:
         "method": "not available here: a stand-in",
         **dict.fromkeys(("mj", "low_mj", "high_mj", "idle_watts")),
     }
-    assert data["ratios"][0]["verdict"] == "no difference that can be told"
+    assert data["ratios"][0]["verdict"] == "no clear difference"
     assert data["warnings"] == [] and not data["interrupted"]
 
 
@@ -185,7 +185,7 @@ def test_for_people(cli: Cli, net28: SmallNet, target: FakeTarget, by: str) -> N
     rows = {line.split("  ")[0]: line for line in result.out.splitlines()}
     shown = {"layer": "inception_3a/3x3", "type": "Convolution", "stage": "inception_3a"}[by]
     assert shown in rows and "█" in rows[shown] + rows["total"] + rows.get("conv2", "")
-    assert "no difference that can be told" in result.out
+    assert "no clear difference" in result.out
     assert "10.0 mJ" in result.out and "energy: a stand-in" in result.out
     assert (
         "A CPU, 2 cores" in result.out

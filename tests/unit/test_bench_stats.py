@@ -52,11 +52,11 @@ def test_noise_is_called_that(seed: int) -> None:
     rng = np.random.default_rng(seed)
     a = [list(10 * (1 + rng.exponential(0.1, 5))) for _ in range(10)]
     b = [list(10 * (1 + rng.exponential(0.1, 5))) for _ in range(10)]
-    assert ratio(a, b).verdict == "no difference that can be told"
+    assert ratio(a, b).verdict == "no clear difference"
 
 
 def test_a_difference_as_small_as_that_of_two_processes_of_one_net_is_none() -> None:
-    assert ratio([[10.05]] * 10, [[10.0]] * 10).verdict == "no difference that can be told"
+    assert ratio([[10.05]] * 10, [[10.0]] * 10).verdict == "no clear difference"
     assert ratio([[10.3]] * 10, [[10.0]] * 10).verdict == "faster"
 
 

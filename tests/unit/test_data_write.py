@@ -374,7 +374,7 @@ def test_what_is_no_database(here: Path, backend: str) -> None:
     Path("db").mkdir()
     for name in ("data.mdb", "CURRENT"):
         Path("db", name).write_bytes(b"junk" * 4096)
-    with pytest.raises(RebirthError, match=r"db: cannot read what is there: .*; remove it and begin anew"):
+    with pytest.raises(RebirthError, match=r"db: cannot read the existing database: .*; remove it and start again"):
         open_database(Path("db"), backend)
 
 
