@@ -113,7 +113,7 @@ def false_caffe(folder: Path, shell: Shell | None = None, *, machine: str = "", 
         files[f"lib/libpart{number}.so.1"] = folder / f"part{number}"
         files[f"lib/libpart{number}.so.1"].write_bytes(bytes([number]) * 1000)
     if shell is not None:
-        machine = about(shell)["machines"][0]
+        machine = about(shell).machines[0]
     return Bundle(machine, files, None, (), "a test")
 
 
