@@ -36,7 +36,7 @@ from deeprebirth_caffe.isolation import python_words
 from deeprebirth_caffe.runs.report.figures import Drop, drop, paired, pairs, trade
 from deeprebirth_caffe.runs.report.gather import Run, Step, gather
 from deeprebirth_caffe.runs.report.sections import percent
-from deeprebirth_caffe.zoo.registry import recipe
+from deeprebirth_caffe.zoo.registry import design
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 EPOCHS = {"googlenet64": 20.0, "alexnet64": 8.0, "resnet64": 8.0}
@@ -238,7 +238,7 @@ def recipes(work: Work) -> list[str]:
 
 def make_net(work: Work, folder: Path, classes: int) -> list[str]:
     """The net's files, for as many classes as there are pictures of; paths in them start in `out`."""
-    files = replace(recipe(work.net), classes=classes).build().files()
+    files = replace(design(work.net), classes=classes).build().files()
     (folder / "net").mkdir(exist_ok=True)
     for name, text in files.items():
         atomic_write(folder / "net" / name, text)
@@ -264,7 +264,7 @@ def schedules(work: Work, folder: Path, seed: int) -> Iterator[tuple[str, dict[s
     """Training from scratch, then each way to merge."""
     import yaml
 
-    solver = recipe(work.net).solver
+    solver = design(work.net).solver
     own = {
         "net": "net/train_val.prototxt",
         "seed": seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deeprebirth_caffe.zoo.recipe import ZooNet
+from deeprebirth_caffe.zoo.design import ZooNet
 from deeprebirth_caffe.zoo.registry import ZooError, build, names, write
 
 __all__ = ["ZooError", "ZooNet", "build", "names", "write"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deeprebirth_caffe.zoo.builder import AVE, Defaults, NetBuilder
-from deeprebirth_caffe.zoo.recipe import Data, Recipe, Solver
+from deeprebirth_caffe.zoo.design import Data, NetDesign, Solver
 from deeprebirth_caffe.zoo.small import SMALL_PICTURES, small_machine_solver, small_net_defaults
 
 PAPER = "Szegedy et al., Going Deeper with Convolutions, CVPR 2015, arXiv:1409.4842"
@@ -40,7 +40,7 @@ FULL = {
 
 
 @dataclass(frozen=True)
-class Head:
+class AuxiliaryHead:
     """An auxiliary classifier: average pooling, a 1x1 convolution, two inner products, a loss."""
 
     pool_kernel: int
@@ -63,7 +63,7 @@ def inception(net: NetBuilder, name: str, bottom: str, widths: Widths) -> str:
     return net.concat(f"{name}/output", [direct, three, five, pooled])
 
 
-def auxiliary(net: NetBuilder, name: str, bottom: str, head: Head, classes: int) -> None:
+def auxiliary(net: NetBuilder, name: str, bottom: str, head: AuxiliaryHead, classes: int) -> None:
     """An auxiliary classifier, which only training nets have."""
     if not net.training:
         return
@@ -97,7 +97,7 @@ def classifier(net: NetBuilder, blob: str, window: int, classes: int, *, dropout
     net.classify(logits, loss="loss3/loss3", top1="loss3/top-1", top5="loss3/top-5")
 
 
-def _nine_modules(net: NetBuilder, data: str, classes: int, *, divisor: int, head: Head, window: int) -> None:
+def _nine_modules(net: NetBuilder, data: str, classes: int, *, divisor: int, head: AuxiliaryHead, window: int) -> None:
     """The whole net with every width divided by `divisor`; the auxiliary heads are behind 4a and 4d."""
     blob = stem(net, data, 64 // divisor, 64 // divisor, 192 // divisor)
     for module, full in FULL.items():
@@ -113,26 +113,26 @@ def _nine_modules(net: NetBuilder, data: str, classes: int, *, divisor: int, hea
 
 
 def _googlenet(net: NetBuilder, data: str, classes: int) -> None:
-    _nine_modules(net, data, classes, divisor=1, head=Head(5, 3, 128, 1024), window=7)
+    _nine_modules(net, data, classes, divisor=1, head=AuxiliaryHead(5, 3, 128, 1024), window=7)
 
 
 def _googlenet64(net: NetBuilder, data: str, classes: int) -> None:
     # The heads see 4 x 4 maps where the full net has 14 x 14: windows of 3 at stride 1 leave 2 x 2.
-    _nine_modules(net, data, classes, divisor=2, head=Head(3, 1, 64, 512), window=2)
+    _nine_modules(net, data, classes, divisor=2, head=AuxiliaryHead(3, 1, 64, 512), window=2)
 
 
 def _googlenet28(net: NetBuilder, data: str, classes: int) -> None:
     blob = stem(net, data, 24, 24, 64, kernel=5, stride=1)
     blob = inception(net, "inception_3a", blob, Widths(32, 32, 48, 8, 16, 16))
     blob = inception(net, "inception_3b", blob, Widths(48, 40, 64, 12, 24, 24))
-    auxiliary(net, "loss1", blob, Head(3, 2, 32, 64), classes)
+    auxiliary(net, "loss1", blob, AuxiliaryHead(3, 2, 32, 64), classes)
     blob = net.pool("pool3/3x3_s2", blob, 3, 2)
     blob = inception(net, "inception_4a", blob, Widths(64, 40, 80, 12, 32, 32))
     classifier(net, blob, 3, classes)
 
 
-RECIPES = (
-    Recipe(
+DESIGNS = (
+    NetDesign(
         name="googlenet",
         title="GoogLeNet",
         description="GoogLeNet for ImageNet: nine inception modules, two auxiliary heads",
@@ -151,7 +151,7 @@ RECIPES = (
         ),
         defaults=Defaults(bias=0.2),
     ),
-    Recipe(
+    NetDesign(
         name="googlenet64",
         title="GoogLeNet64",
         description="GoogLeNet at half the width for 64 x 64 pictures: every layer of the full net",
@@ -162,7 +162,7 @@ RECIPES = (
         classes=100,
         defaults=small_net_defaults(),
     ),
-    Recipe(
+    NetDesign(
         name="googlenet28",
         title="GoogLeNet28",
         description="GoogLeNet's parts for 28 x 28 grey digits: three inception modules, one auxiliary head",

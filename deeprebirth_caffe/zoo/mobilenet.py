@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deeprebirth_caffe.zoo.builder import Defaults, NetBuilder, msra
-from deeprebirth_caffe.zoo.recipe import Data, Recipe, Solver
+from deeprebirth_caffe.zoo.design import Data, NetDesign, Solver
 
 PAPER = "Howard et al., MobileNets: Efficient CNNs for Mobile Vision Applications, 2017, arXiv:1704.04861"
 
@@ -48,8 +48,8 @@ def _body(net: NetBuilder, data: str, classes: int) -> None:
     net.classify(net.conv("fc7", blob, classes, 1))
 
 
-RECIPES = (
-    Recipe(
+DESIGNS = (
+    NetDesign(
         name="mobilenet",
         title="MobileNet",
         description="MobileNet v1 for ImageNet: depthwise (grouped) and pointwise convolutions",

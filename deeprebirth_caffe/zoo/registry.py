@@ -7,35 +7,35 @@ import os
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats.files import publish_directory
 from deeprebirth_caffe.zoo import alexnet, googlenet, mobilenet, resnet, squeezenet, vgg
-from deeprebirth_caffe.zoo.recipe import Recipe, ZooNet
+from deeprebirth_caffe.zoo.design import NetDesign, ZooNet
 
 
 class ZooError(RebirthError):
     """The zoo has no such net."""
 
 
-_RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
+_DESIGNS: dict[str, NetDesign] = {
+    design.name: design
     for family in (googlenet, alexnet, resnet, squeezenet, vgg, mobilenet)
-    for recipe in family.RECIPES
+    for design in family.DESIGNS
 }
 
 
 def names() -> list[str]:
     """The nets of the zoo, family by family."""
-    return list(_RECIPES)
+    return list(_DESIGNS)
 
 
-def recipe(name: str) -> Recipe:
+def design(name: str) -> NetDesign:
     """The description of the net `name`.
 
     Raises:
         ZooError: there is no net of that name.
     """
-    found = _RECIPES.get(name)
-    if found is None:
-        raise ZooError(f"zoo: no net is called {name!r}; choose one of {', '.join(_RECIPES)}")
-    return found
+    net = _DESIGNS.get(name)
+    if net is None:
+        raise ZooError(f"zoo: no net is called {name!r}; choose one of {', '.join(_DESIGNS)}")
+    return net
 
 
 def build(name: str) -> ZooNet:
@@ -44,7 +44,7 @@ def build(name: str) -> ZooNet:
     Raises:
         ZooError: there is no net of that name.
     """
-    return recipe(name).build()
+    return design(name).build()
 
 
 def write(name: str, directory: str | os.PathLike[str], *, force: bool = False) -> ZooNet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from deeprebirth_caffe.zoo.builder import AVE, Defaults, NetBuilder, msra
-from deeprebirth_caffe.zoo.recipe import Data, Recipe, Solver
+from deeprebirth_caffe.zoo.design import Data, NetDesign, Solver
 from deeprebirth_caffe.zoo.small import SMALL_PICTURES, small_machine_solver, small_net_defaults
 
 PAPER = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv:1512.03385"
@@ -63,8 +63,8 @@ def _body(
     return body
 
 
-def _imagenet(layers: int, depths: tuple[int, int, int, int], *, conv1_bias: bool = False) -> Recipe:
-    return Recipe(
+def _imagenet(layers: int, depths: tuple[int, int, int, int], *, conv1_bias: bool = False) -> NetDesign:
+    return NetDesign(
         name=f"resnet{layers}",
         title=f"ResNet-{layers}",
         description=f"ResNet-{layers} for ImageNet: bottleneck blocks, BatchNorm and Scale",
@@ -86,12 +86,12 @@ def _imagenet(layers: int, depths: tuple[int, int, int, int], *, conv1_bias: boo
     )
 
 
-RECIPES = (
+DESIGNS = (
     # Only the published 50-layer model has a bias in conv1: useless before BatchNorm, but stored.
     _imagenet(50, (3, 4, 6, 3), conv1_bias=True),
     _imagenet(101, (3, 4, 23, 3)),
     _imagenet(152, (3, 8, 36, 3)),
-    Recipe(
+    NetDesign(
         name="resnet64",
         title="ResNet64",
         description="A ResNet of 26 layers at half the width for 64 x 64 pictures, stem as in the full nets",

@@ -8,7 +8,7 @@ a classifier that starts undecided.
 from __future__ import annotations
 
 from deeprebirth_caffe.zoo.builder import Defaults, gaussian, msra
-from deeprebirth_caffe.zoo.recipe import Data, Solver
+from deeprebirth_caffe.zoo.design import Data, Solver
 
 #: 64 x 64 pictures, scaled to about one.
 SMALL_PICTURES = Data(size=64, train_batch=64, test_batch=50, scale=0.017)

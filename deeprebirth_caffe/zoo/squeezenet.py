@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from deeprebirth_caffe.zoo.builder import Defaults, NetBuilder, gaussian
-from deeprebirth_caffe.zoo.recipe import Data, Recipe, Solver
+from deeprebirth_caffe.zoo.design import Data, NetDesign, Solver
 
 PAPER = "Iandola et al., SqueezeNet: AlexNet-level accuracy with 50x fewer parameters, 2016, arXiv:1602.07360"
 
@@ -52,8 +52,8 @@ def _body(channels: int, kernel: int, pools: tuple[int, ...], last_pad: int) -> 
     return body
 
 
-def _recipe(version: str, description: str, body: Callable[[NetBuilder, str, int], None]) -> Recipe:
-    return Recipe(
+def _design(version: str, description: str, body: Callable[[NetBuilder, str, int], None]) -> NetDesign:
+    return NetDesign(
         name=f"squeezenet{version}",
         title=f"SqueezeNet {version}",
         description=description,
@@ -75,9 +75,9 @@ def _recipe(version: str, description: str, body: Callable[[NetBuilder, str, int
     )
 
 
-RECIPES = (
-    _recipe("1.0", "SqueezeNet 1.0 for ImageNet: eight fire modules, 7x7 stem", _body(96, 7, (4, 8), 1)),
-    _recipe(
+DESIGNS = (
+    _design("1.0", "SqueezeNet 1.0 for ImageNet: eight fire modules, 7x7 stem", _body(96, 7, (4, 8), 1)),
+    _design(
         "1.1",
         "SqueezeNet 1.1 for ImageNet: as good as 1.0 at 2.4 times fewer operations",
         _body(64, 3, (3, 5), 0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deeprebirth_caffe.zoo.builder import NetBuilder
-from deeprebirth_caffe.zoo.recipe import Data, Recipe, Solver
+from deeprebirth_caffe.zoo.design import Data, NetDesign, Solver
 
 PAPER = "Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015, arXiv:1409.1556"
 
@@ -24,8 +24,8 @@ def _body(net: NetBuilder, data: str, classes: int) -> None:
     net.classify(net.dense("fc8", blob, classes, filler=net.defaults.classifier))
 
 
-RECIPES = (
-    Recipe(
+DESIGNS = (
+    NetDesign(
         name="vgg16",
         title="VGG-16",
         description="VGG-16 for ImageNet: thirteen 3x3 convolutions",

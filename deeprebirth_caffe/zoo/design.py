@@ -142,7 +142,7 @@ class Solver:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class NetDesign:
     """The description of a net of the zoo.
 
     Attributes:
