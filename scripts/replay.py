@@ -22,20 +22,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from deeprebirth_caffe.engines.random_weights import random_weights
+from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.ir.probe import save_weights
+
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHED = ("googlenet28", "googlenet64", "alexnet64", "resnet64", "squeezenet1.1", "mobilenet", "googlenet")
 """Nets small enough for commands that need weights."""
 UNWEIGHED = ("alexnet", "caffenet", "resnet50", "resnet101", "resnet152", "squeezenet1.0", "vgg16")
 KINDS = {"default": (), "paper": ("--paper",), "exact": ("--exact",)}
-WEIGHTS = """
-import sys
-from pathlib import Path
-from deeprebirth_caffe.ir import Net
-from deeprebirth_caffe.engines.random_weights import random_weights
-from deeprebirth_caffe.engines.probe import save_weights
-net = Net.read(Path(sys.argv[1]))
-save_weights(Path(sys.argv[2]), net, random_weights(net))
-"""
 
 
 @dataclass(frozen=True)
@@ -133,8 +128,8 @@ def prepare(folder: Path) -> None:
         subprocess.run(
             [sys.executable, "-m", "deeprebirth_caffe", "-q", "zoo", name, "-o", str(net)], cwd=ROOT, check=True
         )
-        out = folder / "weights" / f"{name}.caffemodel"
-        subprocess.run([sys.executable, "-c", WEIGHTS, str(net / "train_val.prototxt"), str(out)], cwd=ROOT, check=True)
+        parsed = Net.read(net / "train_val.prototxt")
+        save_weights(folder / "weights" / f"{name}.caffemodel", parsed, random_weights(parsed))
 
 
 def main() -> int:
