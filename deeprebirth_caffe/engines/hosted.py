@@ -83,7 +83,7 @@ class HostedRunner:
             if name == "caffe":
                 check_pass(ready.view, ready.net.header.name or net.name, keeps=True)
                 convert(name, ready, folder)
-                with _on(self.cpus):
+                with bound(self.cpus):
                     runner = load(folder, threads, caffe=caffe, timeout=timeout)
                 self._real = cast("CaffeRunner", runner)
                 self.inputs, self.outputs = runner.inputs, runner.outputs
@@ -301,13 +301,20 @@ def _check_cpus(cpus: Sequence[int] | None) -> None:
 
 
 @contextlib.contextmanager
-def _on(cpus: Sequence[int] | None) -> Iterator[None]:
-    """What is started meanwhile, with all its threads, stays on these processors."""
+def bound(cpus: Sequence[int] | None) -> Iterator[None]:
+    """What is started meanwhile, with all its threads, stays on these processors; None: on any.
+
+    Raises:
+        EngineError: there is none of them.
+    """
     if cpus is None:
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        raise EngineError(f"cannot use the processors {','.join(map(str, cpus))}: {error.strerror}") from error
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from deeprebirth_caffe.bench.targets.client import MOST_BYTES
 from deeprebirth_caffe.engines.base import EngineError
 from deeprebirth_caffe.engines.caffe.kernels import choose_kernels
 from deeprebirth_caffe.engines.caffe.locate import find_caffe
-from deeprebirth_caffe.engines.hosted import HostedRunner
+from deeprebirth_caffe.engines.hosted import HostedRunner, bound
 
 POLL_SECONDS = 0.02
 
@@ -129,7 +129,7 @@ class LocalTarget:
         kernels = choose_kernels(install).environment()
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as log:
             try:
-                with _bound(cpus):
+                with bound(cpus):
                     process = subprocess.Popen(
                         [str(binary), *args],
                         cwd=cwd,
@@ -172,20 +172,3 @@ def _wait(process: subprocess.Popen[bytes], timeout: float | None, printed: Sequ
 def _content(file: IO[bytes]) -> bytes:
     file.seek(0)
     return file.read(MOST_BYTES)
-
-
-@contextlib.contextmanager
-def _bound(cpus: Sequence[int] | None) -> Iterator[None]:
-    """Processes that start meanwhile stay on these processors."""
-    if cpus is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, cpus)
-    except OSError as error:
-        raise EngineError(f"cannot use the processors {','.join(map(str, cpus))}: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
