@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.formats.files import atomic_write, read_regular
+from deeprebirth_caffe.formats.files import atomic_write, read_regular, remove
 from deeprebirth_caffe.formats.jsonfile import parse_json
 
 _MARKER = "rebirth-data.json"
@@ -55,7 +55,7 @@ class Staging:
         if not self.resumed:
             for path in self.folder.iterdir():
                 if path.name != _LOCK:
-                    _remove(path)
+                    remove(path)
             self._mark(publishing=False)
 
     def publish(self) -> None:
@@ -71,7 +71,7 @@ class Staging:
                 continue
             if target.is_symlink() or target.exists():
                 old = self.folder / f"old-{name}"
-                _remove(old)
+                remove(old)
                 target.rename(old)
             staged.rename(target)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -143,10 +143,3 @@ def _check(path: Path, force: bool) -> None:
 def is_database(path: Path) -> bool:
     """Whether a folder is an LMDB or a LevelDB."""
     return any((path / name).exists() for name in _DATABASE)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    elif path.is_symlink() or path.exists():
-        path.unlink()

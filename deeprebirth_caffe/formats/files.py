@@ -307,6 +307,14 @@ def _move_in(names: list[str], work: Path, target: Path, gone: Sequence[str]) ->
         raise
 
 
+def remove(path: Path) -> None:
+    """Removes a file, a link or a whole folder; what is not there is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _second_name(place: Path, name: Path) -> None:
     """Gives a file a second name, or a copy where the file system has no links."""
     try:

@@ -25,7 +25,7 @@ from deeprebirth_caffe.commands.test import test
 from deeprebirth_caffe.engines.base import DivergedError, Score, Snapshot
 from deeprebirth_caffe.engines.base import Step as Iteration
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.formats.files import atomic_file, atomic_write, open_regular, read_regular
+from deeprebirth_caffe.formats.files import atomic_file, atomic_write, open_regular, read_regular, remove
 from deeprebirth_caffe.formats.jsonfile import parse_json, shaped
 from deeprebirth_caffe.formats.solverstate import read_solverstate
 from deeprebirth_caffe.options.finetune import FinetuneOptions
@@ -35,7 +35,7 @@ from deeprebirth_caffe.runs.schedule.accuracy import over_budget, points, values
 from deeprebirth_caffe.runs.schedule.context import Context, Stage
 from deeprebirth_caffe.runs.schedule.digests import file_digest
 from deeprebirth_caffe.runs.schedule.solvers import PREFIX, SolverText, relearning, without_places
-from deeprebirth_caffe.runs.schedule.state import Parts, remove
+from deeprebirth_caffe.runs.schedule.state import Parts
 from deeprebirth_caffe.training.runlog import LINE_SHAPE
 from deeprebirth_caffe.wording import WORTH_TELLING, about
 

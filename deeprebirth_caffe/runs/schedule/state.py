@@ -9,13 +9,12 @@ the schedule and changing the files behind it are all the same case.
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deeprebirth_caffe.formats.files import atomic_write
+from deeprebirth_caffe.formats.files import atomic_write, remove
 from deeprebirth_caffe.results import to_json
 from deeprebirth_caffe.runs.schedule.digests import digest
 from deeprebirth_caffe.runs.schedule.lock import LOCK
@@ -134,14 +133,6 @@ class Parts:
 
     def _write(self) -> None:
         write_json(self.folder / STEP, {"version": 1, **self._facts, "parts": self._parts})
-
-
-def remove(path: Path) -> None:
-    """Removes a file, a link or a whole folder."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _is_step(folder: Path) -> bool:
