@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from deeprebirth_caffe.passes import exact, relearn
 from deeprebirth_caffe.rewrite import AnyPass, Pass
@@ -31,8 +32,14 @@ def passes() -> list[type[AnyPass]]:
     for room in (exact, relearn):
         for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
             importlib.import_module(module.name)
-    found = [one for one in Pass.__subclasses__() if one.__module__.startswith("deeprebirth_caffe.passes.")]
+    found = [one for one in _below(Pass) if one.__module__.startswith("deeprebirth_caffe.passes.")]
     return sorted(found, key=lambda one: (one.kind.value, one.name))
+
+
+def _below(base: Any) -> Iterator[type[AnyPass]]:
+    for one in base.__subclasses__():
+        yield one
+        yield from _below(one)
 
 
 def text() -> str:

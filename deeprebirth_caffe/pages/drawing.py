@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from deeprebirth_caffe.errors import RebirthError
-from deeprebirth_caffe.ir import Layer, Net, View
+from deeprebirth_caffe.ir import SILENCE, Layer, Net, View
 from deeprebirth_caffe.pages.document import render, short
 
 BOX, TALL, ACROSS, DOWN, EDGE = 122, 36, 132, 58, 4
@@ -127,7 +127,8 @@ def _by_stage(view: View) -> dict[str, list[Layer]]:
     """Layers that compute; what gives data, and judges of what a net says, belong to no stage."""
     found: dict[str, list[Layer]] = {}
     for layer in view.layers:
-        if layer.op is None or not (layer.op.data or layer.op.loss or layer.type in ("Accuracy", "Silence")):
+        kind = layer.traits
+        if not (kind.data or kind.loss or kind.metric or layer.type == SILENCE):
             found.setdefault(layer.stage or layer.name, []).append(layer)
     return found
 
@@ -194,7 +195,7 @@ def _picture(boxes: Sequence[Box], stage: str, marked: set[str], kind: str) -> s
 
 def _what(layer: Layer) -> str:
     """A layer's kind in a few letters."""
-    if layer.type in ("Convolution", "Deconvolution"):
+    if layer.traits.convolution or layer.type == "Deconvolution":
         conv = layer.param.convolution_param
         kernel = _size(conv.kernel_size, conv.kernel_h, conv.kernel_w)
         kind = "" if layer.type == "Convolution" else "deconv "

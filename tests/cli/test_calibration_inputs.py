@@ -147,7 +147,7 @@ def test_what_is_not_there() -> None:
         read("own", 3, "fed.prototxt")
     with pytest.raises(UsageError, match=r"fed\.prototxt: no data layer of it says how pictures are prepared; say it"):
         read("test_lmdb", 3, "fed.prototxt")
-    raw = read("test_lmdb", 3, "fed.prototxt", pictures=PictureOptions(raw=True))["data"]
+    raw = read("test_lmdb", 3, "fed.prototxt", pictures=PictureOptions(raw_pixels=True))["data"]
     np.testing.assert_allclose(raw, stored("test_lmdb", 3) * 256, rtol=1e-6)
     said = PictureOptions(mean_value=(7,), scale=0.5)
     notes: list[str] = []

@@ -245,7 +245,7 @@ def test_names_and_rates_of_new_layers() -> None:
     (done,) = rewrite(net, Tucker({"x/3x3_merge": (6, 8)})).rewrites
     assert done.applied.removed == ["x/3x3_merge"]
     assert done.applied.rebirth == ["x/3x3_merge2_in", "x/3x3_merge2_core", "x/3x3_merge2_out"]
-    assert done.applied.figures["ranks"] == [6, 8] and 0 < done.applied.figures["error"] < 1
+    assert tuple(done.applied.ranks) == (6, 8) and 0 < done.applied.error < 1
     made = [by_name(net, name) for name in done.applied.rebirth]
     assert learn_faster(made, 10) == dict(zip(done.applied.rebirth, ([1.0], [1.0], [1.0, 2.0])))
     assert net.weights is not None and set(net.weights) == set(done.applied.rebirth)

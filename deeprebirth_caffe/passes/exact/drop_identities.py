@@ -24,9 +24,6 @@ from deeprebirth_caffe.passes.batchnorm import batch_statistics, chain_affine, m
 from deeprebirth_caffe.passes.patterns import THIS_SIZE, Facts, strange
 from deeprebirth_caffe.rewrite import Applied, ExactPass, Match, Reason, Refusal, Rewriter
 
-_SAME_SHAPE = frozenset({"Flatten", "Reshape", "Tile", "Split", "Slice", "Concat"})
-"""Types that move numbers without changing them: with one bottom, one top and one shape they do nothing."""
-
 
 @dataclass(frozen=True)
 class DropIdentities(ExactPass[bool]):
