@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deeprebirth_caffe.data.decode import BadRecordError
 from deeprebirth_caffe.data.paths import find_path, refuse
-from deeprebirth_caffe.data.reader import FloatArray, Job, Reader, State, fill
+from deeprebirth_caffe.data.reader import FloatArray, RawBatch, Reader, State, fill
 from deeprebirth_caffe.data.rng import BATCH, generator
 from deeprebirth_caffe.data.transform import Transform
 from deeprebirth_caffe.errors import RebirthError
@@ -54,7 +54,7 @@ class DatabaseReader(Reader):
         except RebirthError as error:
             refuse(self.param, str(error), error)
 
-    def read(self) -> Job:
+    def read(self) -> RawBatch:
         """Reads the next records as views; nothing is copied yet."""
         records: list[Any] = []
         keys: list[str] = []
@@ -63,7 +63,7 @@ class DatabaseReader(Reader):
             keys.append(_name(self._cursor.key()))
             self._advance()
         self.batch += 1
-        return Job(self.batch - 1, records, keys, self.state())
+        return RawBatch(self.batch - 1, records, keys, self.state())
 
     def _advance(self) -> None:
         try:
@@ -71,20 +71,20 @@ class DatabaseReader(Reader):
         except RebirthError as error:
             refuse(self.param, str(error), error)
 
-    def make(self, job: Job) -> list[FloatArray]:
+    def make(self, raw: RawBatch) -> list[FloatArray]:
         """Decodes and transforms."""
-        count = len(job.records)
+        count = len(raw.records)
         draws = None
         if self._transform.random:
-            draws = self._transform.draw(generator(self._seed, self.param.name, BATCH, job.number), count)
+            draws = self._transform.draw(generator(self._seed, self.param.name, BATCH, raw.number), count)
         data: FloatArray | None = None
         labels = np.empty(count, np.float32)
-        for index, value in enumerate(job.records):
+        for index, value in enumerate(raw.records):
             try:
                 datum, record = self._decode(value)
                 data = fill(self._transform, record, not datum.encoded, data, index, count, draws)
             except BadRecordError as error:
-                self.bad(job.keys[index], error)
+                self.bad(raw.keys[index], error)
             labels[index] = datum.label
         assert data is not None
         return [data, labels][: len(self.param.top)]

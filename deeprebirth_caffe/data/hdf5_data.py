@@ -9,7 +9,7 @@ import numpy as np
 
 from deeprebirth_caffe.data.libraries import need
 from deeprebirth_caffe.data.paths import find_path, refuse
-from deeprebirth_caffe.data.reader import FloatArray, Job, Reader, State
+from deeprebirth_caffe.data.reader import FloatArray, RawBatch, Reader, State
 from deeprebirth_caffe.data.rng import EPOCH, FILES, generator
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.formats import memory
@@ -123,7 +123,7 @@ class HDF5Reader(Reader):
                 self._order
             )
 
-    def read(self) -> Job:
+    def read(self) -> RawBatch:
         tops = [np.empty(shape, np.float32) for shape in self.shapes]
         keys: list[str] = []
         while len(keys) < self.batch_size:
@@ -143,10 +143,10 @@ class HDF5Reader(Reader):
                     self._order_files()
                 self._order_rows()
         self.batch += 1
-        return Job(self.batch - 1, tops, keys, self.state())
+        return RawBatch(self.batch - 1, tops, keys, self.state())
 
-    def make(self, job: Job) -> list[FloatArray]:
-        return job.records
+    def make(self, raw: RawBatch) -> list[FloatArray]:
+        return raw.records
 
     def state(self) -> State:
         return {"batch": self.batch, "rows": sum(self._rows)}

@@ -9,7 +9,7 @@ import numpy as np
 from deeprebirth_caffe.data.decode import BadRecordError, Picture, read_picture
 from deeprebirth_caffe.data.listing import label_of
 from deeprebirth_caffe.data.paths import find_path, refuse
-from deeprebirth_caffe.data.reader import FloatArray, Job, Reader, State, fill
+from deeprebirth_caffe.data.reader import FloatArray, RawBatch, Reader, State, fill
 from deeprebirth_caffe.data.rng import BATCH, EPOCH, START, generator
 from deeprebirth_caffe.data.transform import Transform
 from deeprebirth_caffe.formats.files import read_regular_text
@@ -70,7 +70,7 @@ class ImageReader(Reader):
             self._order = self._epoch, rng.permutation(len(self._entries)).tolist()
         return self._order[1][self._position]
 
-    def read(self) -> Job:
+    def read(self) -> RawBatch:
         lines = []
         for _ in range(self.batch_size):
             lines.append(self._next_line())
@@ -79,16 +79,16 @@ class ImageReader(Reader):
                 self._position = 0
                 self._epoch += 1
         self.batch += 1
-        return Job(self.batch - 1, lines, [self._entries[line][0] for line in lines], self.state())
+        return RawBatch(self.batch - 1, lines, [self._entries[line][0] for line in lines], self.state())
 
-    def make(self, job: Job) -> list[FloatArray]:
-        count = len(job.records)
+    def make(self, raw: RawBatch) -> list[FloatArray]:
+        count = len(raw.records)
         draws = None
         if self._transform.random:
-            draws = self._transform.draw(generator(self._seed, self.param.name, BATCH, job.number), count)
+            draws = self._transform.draw(generator(self._seed, self.param.name, BATCH, raw.number), count)
         data: FloatArray | None = None
         labels = np.empty(count, np.float32)
-        for index, line in enumerate(job.records):
+        for index, line in enumerate(raw.records):
             try:
                 data = fill(self._transform, self._picture(line), False, data, index, count, draws)
             except BadRecordError as error:

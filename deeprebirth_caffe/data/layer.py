@@ -11,7 +11,7 @@ from deeprebirth_caffe.data.hdf5_data import HDF5Reader
 from deeprebirth_caffe.data.images import ImageReader
 from deeprebirth_caffe.data.paths import refuse
 from deeprebirth_caffe.data.prefetch import Prefetcher
-from deeprebirth_caffe.data.reader import FloatArray, Job, Reader, State
+from deeprebirth_caffe.data.reader import FloatArray, RawBatch, Reader, State
 from deeprebirth_caffe.data.windows import WindowReader
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.ops import Shape
@@ -54,7 +54,7 @@ class DataLayer:
         self.keys: list[str] = []
         self._threads = max(1, min(os.cpu_count() or 1, MOST_THREADS) if threads is None else threads)
         self._state = reader.state()
-        self._ahead: Prefetcher[Job, list[FloatArray]] | None = None
+        self._ahead: Prefetcher[RawBatch, list[FloatArray]] | None = None
         self._process = os.getpid()
         self._closed = False
 
@@ -71,9 +71,9 @@ class DataLayer:
             size = 4 * sum(prod(shape) for shape in self.shapes)
             depth = max(2, min(self._threads + 2, AHEAD_BYTES // max(size, 1)))
             self._ahead = Prefetcher(self._reader.read, self._reader.make, self._threads, depth)
-        job, arrays = self._ahead.next()
-        self._state = job.after
-        self.keys = job.keys
+        raw, arrays = self._ahead.next()
+        self._state = raw.after
+        self.keys = raw.keys
         return arrays
 
     def state(self) -> State:

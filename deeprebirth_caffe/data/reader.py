@@ -21,7 +21,7 @@ State = dict[str, Any]
 
 
 @dataclass
-class Job:
+class RawBatch:
     """A batch that has been read but not decoded.
 
     Attributes:
@@ -61,12 +61,12 @@ class Reader(ABC):
         self.batch = 0
 
     @abstractmethod
-    def read(self) -> Job:
+    def read(self) -> RawBatch:
         """Reads the next batch."""
 
     @abstractmethod
-    def make(self, job: Job) -> list[FloatArray]:
-        """Turns a job into the tops."""
+    def make(self, raw: RawBatch) -> list[FloatArray]:
+        """Turns a batch into the tops."""
 
     @abstractmethod
     def state(self) -> State:

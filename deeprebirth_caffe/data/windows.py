@@ -13,7 +13,7 @@ import numpy as np
 from deeprebirth_caffe.data.decode import BadRecordError, opencv, read_picture
 from deeprebirth_caffe.data.listing import label_of
 from deeprebirth_caffe.data.paths import find_path, refuse
-from deeprebirth_caffe.data.reader import FloatArray, Job, Reader, State
+from deeprebirth_caffe.data.reader import FloatArray, RawBatch, Reader, State
 from deeprebirth_caffe.data.rng import BATCH, generator
 from deeprebirth_caffe.data.transform import Transform, spread
 from deeprebirth_caffe.formats.files import read_regular_text
@@ -33,7 +33,7 @@ class Window(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Place:
+class Crop:
     """A window's place in the picture and in the crop.
 
     Attributes:
@@ -127,7 +127,7 @@ class WindowReader(Reader):
                 self._background.append(Window(number, 0, *corners))
         return channels
 
-    def read(self) -> Job:
+    def read(self) -> RawBatch:
         rng = generator(self._seed, self.param.name, BATCH, self.batch)
         backgrounds = self.batch_size - self._of_objects
         records = []
@@ -137,16 +137,16 @@ class WindowReader(Reader):
             mirrored = self.param.transform_param.mirror and bool(rng.integers(2))
             records.append((window, mirrored))
         self.batch += 1
-        return Job(self.batch - 1, records, [self._images[window.image] for window, _ in records], self.state())
+        return RawBatch(self.batch - 1, records, [self._images[window.image] for window, _ in records], self.state())
 
-    def make(self, job: Job) -> list[FloatArray]:
+    def make(self, raw: RawBatch) -> list[FloatArray]:
         data = np.zeros(self.shapes[0], np.float32)
         labels = np.empty(self.batch_size, np.float32)
-        for index, (window, mirrored) in enumerate(job.records):
+        for index, (window, mirrored) in enumerate(raw.records):
             try:
                 self._cut(window, mirrored, data[index])
             except BadRecordError as error:
-                self.bad(f"picture number {window.image}: {job.keys[index]}", error)
+                self.bad(f"picture number {window.image}: {raw.keys[index]}", error)
             labels[index] = window.label
         return [data, labels]
 
@@ -196,11 +196,11 @@ class WindowReader(Reader):
         self.batch += batches
 
 
-def _place(window: Window, settings: pb.WindowDataParameter, crop: int, size: tuple[int, int], mirrored: bool) -> Place:
+def _place(window: Window, settings: pb.WindowDataParameter, crop: int, size: tuple[int, int], mirrored: bool) -> Crop:
     """Widens a window by the context around it, in single precision as Caffe does."""
     _, _, x1, y1, x2, y2 = window
     if not settings.context_pad and settings.crop_mode != "square":
-        return Place((x1, x2), (y1, y2), crop, crop, 0, 0)
+        return Crop((x1, x2), (y1, y2), crop, crop, 0, 0)
     f = np.float32
     context = f(crop) / f(crop - 2 * settings.context_pad)
     half_height, half_width = f(y2 - y1 + 1) / f(2), f(x2 - x1 + 1) / f(2)
@@ -218,7 +218,7 @@ def _place(window: Window, settings: pb.WindowDataParameter, crop: int, size: tu
     left = _round(f(behind_x if mirrored else before_x) * scale_x)
     width = min(_round(f(x2 - x1 + 1) * scale_x), crop - left)
     height = min(_round(f(y2 - y1 + 1) * scale_y), crop - top)
-    return Place((x1, x2), (y1, y2), width, height, left, top)
+    return Crop((x1, x2), (y1, y2), width, height, left, top)
 
 
 def _round(value: np.float32) -> int:
