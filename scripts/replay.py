@@ -22,9 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from deeprebirth_caffe import zoo
 from deeprebirth_caffe.engines.random_weights import random_weights
-from deeprebirth_caffe.ir import Net
 from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.nets.load import load_net
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHED = ("googlenet28", "googlenet64", "alexnet64", "resnet64", "squeezenet1.1", "mobilenet", "googlenet")
@@ -52,26 +53,27 @@ def steps() -> Iterator[Step]:
             ("zoo", name),
             *(("inspect", f"{name}/{part}.prototxt", "--json") for part in ("train_val", "deploy")),
         ]
+        shape = ("--input-shape", f"data={','.join(map(str, zoo.build(name).input_shape))}")
         given = ("-w", weights) if name in WEIGHED else ()
         for kind, options in KINDS.items():
             out = f"{name}-{kind}"
             commands += [
-                ("convert", net, *given, *options, "-o", out, "--json"),
+                ("convert", net, *given, *shape, *options, "-o", out, "--json"),
                 ("convert", f"{name}/deploy.prototxt", *options, "--dry-run", "--json"),
-                ("diff", net, f"{out}/train_val.prototxt", "--json"),
+                ("diff", net, f"{out}/train_val.prototxt", *shape, "--json"),
             ]
             if given:
                 init = ("-w", f"{out}/init.caffemodel")
                 commands += [
-                    ("deploy", f"{out}/train_val.prototxt", *init, "-o", f"{out}-deploy", "--json"),
+                    ("deploy", f"{out}/train_val.prototxt", *init, *shape, "-o", f"{out}-deploy", "--json"),
                     ("export", f"{out}/deploy.prototxt", *init, "-o", f"{out}.onnx", "--json"),
                 ]
         if given:
             commands += [
-                ("deploy", net, *given, "-o", f"{name}-deploy", "--json"),
+                ("deploy", net, *given, *shape, "-o", f"{name}-deploy", "--json"),
                 ("export", f"{name}/deploy.prototxt", *given, "-o", f"{name}.onnx", "--json"),
-                ("tucker", net, *given, "-o", f"{name}-tucker", "--json"),
-                ("plan", net, *given, "-o", f"{name}.yaml", "--json"),
+                ("tucker", net, *given, *shape, "-o", f"{name}-tucker", "--json"),
+                ("plan", net, *given, *shape, "-o", f"{name}.yaml", "--json"),
                 ("run", f"{name}.yaml", "--dry-run", "--json"),
             ]
         yield Step(tuple(commands))
@@ -128,7 +130,7 @@ def prepare(folder: Path) -> None:
         subprocess.run(
             [sys.executable, "-m", "deeprebirth_caffe", "-q", "zoo", name, "-o", str(net)], cwd=ROOT, check=True
         )
-        parsed = Net.read(net / "train_val.prototxt")
+        parsed = load_net(net / "train_val.prototxt", None, {"data": zoo.build(name).input_shape})
         save_weights(folder / "weights" / f"{name}.caffemodel", parsed, random_weights(parsed))
 
 
@@ -156,7 +158,9 @@ def main() -> int:
     differing = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
     for key in differing:
         print(f"{key}: {before.get(key, 'absent')} before, {after.get(key, 'absent')} now")
+    succeeded = sum(answer.startswith("exit code 0") for answer in after.values())
     print(f"{len(before)} files and answers before, {len(after)} now, {len(differing)} differ")
+    print(f"{succeeded} commands succeed")
     return bool(differing)
 
 
