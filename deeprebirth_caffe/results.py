@@ -1,7 +1,7 @@
 """Results of commands: frozen dataclasses, and the one way from them to JSON.
 
-A field is called like its key in the JSON; one that Python cannot call so has an underscore behind it (`pass_`). What
-its meaning is stands in the `Attributes:` of its class, and `docs/json.md` is made of that (`scripts/json_docs.py`).
+A field is called like its key in the JSON; one that Python cannot call so has an underscore behind it (`pass_`). Its
+meaning stands in the `Attributes:` of its class, and `docs/json.md` is made of that.
 """
 
 from __future__ import annotations
