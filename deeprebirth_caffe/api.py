@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from deeprebirth_caffe.commands.forward import Forwarded
     from deeprebirth_caffe.commands.inspect import Inspection
     from deeprebirth_caffe.commands.refit import Refit
-    from deeprebirth_caffe.commands.test import Tested
+    from deeprebirth_caffe.commands.test import Scored
     from deeprebirth_caffe.commands.time import Times
     from deeprebirth_caffe.nets.manifest import Manifest
 
@@ -164,7 +164,7 @@ def finetune(solver: StrPath, **options: Any) -> Finetuned:
     return _do(finetune, FinetuneOptions, {"solver": solver, **options})
 
 
-def test(net: StrPath, weights: StrPath, **options: Any) -> Tested:
+def test(net: StrPath, weights: StrPath, **options: Any) -> Scored:
     """Runs a net over its test data and averages its outputs; top-1 and top-5 besides."""
     from deeprebirth_caffe.commands.test import test
     from deeprebirth_caffe.options.test import TestOptions

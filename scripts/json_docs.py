@@ -26,7 +26,7 @@ from deeprebirth_caffe.commands.forward import Forwarded
 from deeprebirth_caffe.commands.inspect import Inspection
 from deeprebirth_caffe.commands.refit import Refit
 from deeprebirth_caffe.commands.shipped import Configs
-from deeprebirth_caffe.commands.test import Tested
+from deeprebirth_caffe.commands.test import Scored
 from deeprebirth_caffe.commands.time import Times
 from deeprebirth_caffe.commands.zoo import Nets, WrittenNet
 from deeprebirth_caffe.nets.manifest import Manifest
@@ -47,7 +47,7 @@ RESULTS: Mapping[str, type] = {
     "diff": Difference,
     "finetune": Finetuned,
     "finetune --log": LogLine,
-    "test": Tested,
+    "test": Scored,
     "forward": Forwarded,
     "zoo list": Nets,
     "zoo NAME": WrittenNet,

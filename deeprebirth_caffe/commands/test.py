@@ -43,7 +43,7 @@ Show = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tested(Result):
+class Scored(Result):
     """What `rebirth test` found.
 
     Attributes:
@@ -69,7 +69,7 @@ class Tested(Result):
     top5: float | Absent = ABSENT
 
 
-def test(options: TestOptions, say: Say, show: Show) -> Tested:
+def test(options: TestOptions, say: Say, show: Show) -> Scored:
     """Runs a net in phase TEST.
 
     Args:
@@ -207,9 +207,9 @@ def _result(
     iterations: int,
     totals: Mapping[str, NDArray[np.float64]],
     ranking: Ranking | None,
-) -> Tested:
+) -> Scored:
     means = {name: (total / iterations).tolist() for name, total in totals.items()}
-    tested = Tested(
+    tested = Scored(
         engine=engine,
         net=options.net,
         weights=options.weights,

@@ -6,7 +6,6 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from deeprebirth_caffe.collector import uncollected
 from deeprebirth_caffe.errors import RebirthError, UsageError
@@ -14,6 +13,7 @@ from deeprebirth_caffe.formats.files import read_regular
 from deeprebirth_caffe.formats.jsonfile import parse_json
 from deeprebirth_caffe.ir import Net, summarize
 from deeprebirth_caffe.ir.probe import save_weights
+from deeprebirth_caffe.ir.weights import Array
 from deeprebirth_caffe.nets.manifest import RewriteRecord
 from deeprebirth_caffe.nets.rewriting import Converted, Rewriting
 from deeprebirth_caffe.nets.selection import Selection
@@ -87,7 +87,7 @@ def _choose(
     options: TuckerOptions,
     net: Net,
     sites: Sequence[Site],
-    moments: Mapping[str, Any],
+    moments: Mapping[str, Array],
     given: dict[str, Ranks] | None,
     selected: int,
     notes: list[str],

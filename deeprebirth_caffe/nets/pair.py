@@ -14,6 +14,7 @@ from typing import Any
 from deeprebirth_caffe.formats.prototxt import LayerSource, SolverSource
 from deeprebirth_caffe.ir import Layer, Net
 from deeprebirth_caffe.nets.load import load_net
+from deeprebirth_caffe.ops import Shape
 from deeprebirth_caffe.proto import caffe_pb2 as pb
 
 
@@ -87,7 +88,7 @@ def _look(name: str, solver: Path, net: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def join(train: Path, test: Path, weights: Path | None, shapes: Mapping[str, Any]) -> Pair | str:
+def join(train: Path, test: Path, weights: Path | None, shapes: Mapping[str, Shape]) -> Pair | str:
     """Joins two files, or says why they cannot be joined.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from deeprebirth_caffe.inputs.sources import (
 )
 from deeprebirth_caffe.ir import Layer, Net, NetError, View
 from deeprebirth_caffe.ir.subnet import ruleless
+from deeprebirth_caffe.ir.weights import Array
 from deeprebirth_caffe.numerics.moments import SecondMoment
 from deeprebirth_caffe.options.shared import OWN_PHASES, CalibrationOptions
 from deeprebirth_caffe.proto import caffe_pb2 as pb
@@ -60,7 +61,7 @@ class Reading:
 
 def read_moments(
     path: Path, net: Net, weights: Path, readings: Sequence[Reading], options: CalibrationOptions, notes: list[str]
-) -> dict[str, Any]:
+) -> dict[str, Array]:
     """The second moment of what each layer reads.
 
     Returns:
@@ -78,7 +79,7 @@ def read_moments(
             sums.setdefault(key, SecondMoment(vectors.shape[1])).add(vectors)
         images += len_of(batch)
     notes.append(f"calibrated on {images} images of {options.source}")
-    kept: dict[str, Any] = {}
+    kept: dict[str, Array] = {}
     for one in readings:
         moment = sums[one.blob, one.axis]
         value = moment.value

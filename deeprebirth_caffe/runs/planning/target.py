@@ -13,13 +13,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import inf, sqrt
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from deeprebirth_caffe.errors import RefusedError
+from deeprebirth_caffe.results import Figures
 from deeprebirth_caffe.runs.planning.choosing import Offer, choose, frontier, points, predicted
 from deeprebirth_caffe.runs.planning.trials import Candidate, Choice, Made, Savings, Trials
 from deeprebirth_caffe.runs.schedule.accuracy import points as points_lost
 from deeprebirth_caffe.runs.schedule.accuracy import values_of
+from deeprebirth_caffe.runs.schedule.shapes import numbers
 from deeprebirth_caffe.wording import about, ms
 
 if TYPE_CHECKING:
@@ -163,7 +165,7 @@ class Search:
             if not number and len(worth) > 1:
                 rest = about((monotonic() - began) * (len(worth) - 1))
                 self.say(f"{len(worth)} candidates in all: {rest} for the others")
-        before = None if base is None else 100 * float(base[self.metric])
+        before = None if base is None else 100 * numbers(base)[self.metric]
         doubts = tuple(self.trials.doubts.values())
         try:
             chosen, speedup = self._choose(offers, times.total_ms)
@@ -240,7 +242,7 @@ class Search:
             self._measured[key] = self.trials.speedup(choice)
         return self._measured[key]
 
-    def _offer(self, candidate: Candidate, saved: float, base: Mapping[str, Any] | None) -> Offer:
+    def _offer(self, candidate: Candidate, saved: float, base: Figures | None) -> Offer:
         """Refits one candidate, and tests it where accuracy counts."""
         stage, passes = candidate
         with self.judge.refitted(candidate) as made:
@@ -251,7 +253,7 @@ class Search:
                 lost = max(0.0, first) * (1 - self.options.recovery)
         return Offer(stage, passes, saved, error, lost)
 
-    def _tested(self, made: Made) -> dict[str, Any]:
+    def _tested(self, made: Made) -> Figures:
         from deeprebirth_caffe.commands.test import test
         from deeprebirth_caffe.options.test import TestOptions
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from deeprebirth_caffe.errors import RebirthError
 from deeprebirth_caffe.ir import View
 from deeprebirth_caffe.nets.ranking import find_classifier
-from deeprebirth_caffe.results import ABSENT
+from deeprebirth_caffe.results import ABSENT, Figures
 
 if TYPE_CHECKING:
-    from deeprebirth_caffe.commands.test import Tested
+    from deeprebirth_caffe.commands.test import Scored
     from deeprebirth_caffe.runs.schedule.model import Budget
-
-Values = Mapping[str, Any]
 
 
 def metrics_of(view: View) -> list[str]:
@@ -31,22 +29,23 @@ def check_metric(metric: str, known: Sequence[str], where: str) -> None:
         raise RebirthError(f"{where}: the net has no metric {metric}; {there}")
 
 
-def values_of(result: Tested) -> dict[str, Any]:
+def values_of(result: Scored) -> Figures:
     """The figures of a test by name, top1 and top5 too."""
     more = {"top1": result.top1, "top5": result.top5, "images": result.images}
     return {**result.outputs, **{name: value for name, value in more.items() if value is not ABSENT}}
 
 
-def points(before: Values, now: Values, metrics: Sequence[str]) -> dict[str, float]:
+def points(before: Figures, now: Figures, metrics: Sequence[str]) -> dict[str, float]:
     """Points lost by each metric: positive where it is worse now."""
-    return {
-        name: 100 * (before[name] - now[name])
-        for name in metrics
-        if isinstance(before.get(name), (int, float)) and isinstance(now.get(name), (int, float))
-    }
+    found = {}
+    for name in metrics:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, (int, float)) and isinstance(new, (int, float)):
+            found[name] = 100 * (old - new)
+    return found
 
 
-def over_budget(budget: Budget, metric: str, now: Values, before: Values, base: Values) -> str:
+def over_budget(budget: Budget, metric: str, now: Figures, before: Figures, base: Figures) -> str:
     """Why a step loses more than it may; the empty string where it does not.
 
     Args:

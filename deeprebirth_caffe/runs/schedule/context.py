@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +25,7 @@ from deeprebirth_caffe.nets.load import both_phases, load_net
 from deeprebirth_caffe.nets.solver import lend_solver
 from deeprebirth_caffe.options.fields import taken
 from deeprebirth_caffe.options.shared import OWN_PHASES, CalibrationOptions, EngineOptions, PictureOptions
+from deeprebirth_caffe.results import Figures
 from deeprebirth_caffe.runs.schedule.accuracy import metrics_of
 from deeprebirth_caffe.runs.schedule.digests import data_digest, digest
 from deeprebirth_caffe.runs.schedule.solvers import check_count
@@ -95,7 +96,7 @@ class Inputs:
         return taken(EngineOptions, given, caffe=caffe)
 
     @property
-    def engine_facts(self) -> dict[str, Any]:
+    def engine_facts(self) -> dict[str, object]:
         """What of the engine decides results; how many threads it has does so in the last digits alone."""
         facts: dict[str, Any] = self.schedule.engine.model_dump(include={"name", "device", "precision"})
         return facts
@@ -158,7 +159,7 @@ class Stage:
 
     net: Path
     weights: Path
-    values: Mapping[str, Any]
+    values: Figures
 
 
 @dataclass

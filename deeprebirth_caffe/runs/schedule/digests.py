@@ -18,7 +18,7 @@ MOST_FILES = 64
 """Of a folder with more files than that, only names and sizes count."""
 
 
-def digest(facts: Mapping[str, Any]) -> str:
+def digest(facts: Mapping[str, object]) -> str:
     """Of plain data."""
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()

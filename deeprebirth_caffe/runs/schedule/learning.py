@@ -30,10 +30,11 @@ from deeprebirth_caffe.formats.jsonfile import parse_json, shaped
 from deeprebirth_caffe.formats.solverstate import read_solverstate
 from deeprebirth_caffe.options.finetune import FinetuneOptions
 from deeprebirth_caffe.options.test import TestOptions
-from deeprebirth_caffe.results import Figures
+from deeprebirth_caffe.results import ABSENT, Absent, Figures
 from deeprebirth_caffe.runs.schedule.accuracy import over_budget, points, values_of
 from deeprebirth_caffe.runs.schedule.context import Context, Stage
 from deeprebirth_caffe.runs.schedule.digests import file_digest
+from deeprebirth_caffe.runs.schedule.shapes import numbers
 from deeprebirth_caffe.runs.schedule.solvers import PREFIX, SolverText, relearning, without_places
 from deeprebirth_caffe.runs.schedule.state import Parts
 from deeprebirth_caffe.training.runlog import LINE_SHAPE
@@ -63,6 +64,23 @@ class Stopped(Exception):
         self.signal = signal
 
 
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What a stretch of training came to.
+
+    Attributes:
+        iterations: how many it was.
+        loss: the mean of the last ones; None where none is finite.
+        images_per_second: the median over its iterations.
+        diverged: in words, how it diverged.
+    """
+
+    iterations: int = 0
+    loss: float | Absent | None = ABSENT
+    images_per_second: float | Absent | None = ABSENT
+    diverged: str | Absent = ABSENT
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One relearning of a step.
@@ -71,15 +89,15 @@ class Attempt:
         name: of its folder; empty where nothing was trained.
         weights: what came of it; None where it diverged.
         values: what its test gave; empty where it diverged.
-        facts: of the training.
+        learned: what its training came to.
         why: why it loses more than it may; empty where it does not.
         per_image: the file with the hits of each image; None where there is none.
     """
 
     name: str
     weights: Path | None
-    values: Mapping[str, Any]
-    facts: Mapping[str, Any]
+    values: Figures
+    learned: Learned
     why: str
     per_image: str | None
 
@@ -109,20 +127,20 @@ def relearn(
     attempts: list[Attempt] = []
     for number in range(1 + (budget.retries if iterations else 0)):
         suffix = f"-{number + 1}" if number else ""
-        weights, facts = start, dict[str, Any]()
+        weights, learned = start, Learned()
         if iterations:
             longer = round(iterations * budget.factor**number)
             if number:
                 context.watcher.say(f"{attempts[-1].why}; once more, with {longer} iterations")
             stretch = Stretch(net, (start,), longer, solver, learn.teacher)
-            facts = train(context, parts, f"train{suffix}", stretch, inputs.schedule.seed + number)
+            learned = train(context, parts, f"train{suffix}", stretch, inputs.schedule.seed + number)
             weights = parts.folder / f"train{suffix}" / FINAL
-        if "diverged" in facts:
-            attempts.append(Attempt(f"train{suffix}", None, {}, facts, f"it diverged: {facts['diverged']}", None))
+        if learned.diverged:
+            attempts.append(Attempt(f"train{suffix}", None, {}, learned, f"it diverged: {learned.diverged}", None))
             continue
         values, per_image = evaluate(context, parts, f"test{suffix}", net, weights)
         why = over_budget(budget, metric, values, before.values, context.origin.values)
-        attempts.append(Attempt(f"train{suffix}" if iterations else "", weights, values, facts, why, per_image))
+        attempts.append(Attempt(f"train{suffix}" if iterations else "", weights, values, learned, why, per_image))
         if not why:
             break
     return attempts
@@ -132,7 +150,7 @@ def chosen(attempts: Sequence[Attempt], metric: str) -> Attempt | None:
     """The attempt that counts: one that is within its budget, else the best; None where all diverged."""
     good = [one for one in attempts if one.weights is not None]
     within = [one for one in good if not one.why]
-    return within[-1] if within else max(good, key=lambda one: float(one.values.get(metric) or 0.0), default=None)
+    return within[-1] if within else max(good, key=lambda one: numbers(one.values).get(metric, 0.0), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +175,7 @@ def attempt_rows(attempts: Sequence[Attempt], base: Stage, metrics: Sequence[str
     return [
         AttemptRow(
             folder=one.name or None,
-            iterations=one.facts.get("iterations", 0),
+            iterations=one.learned.iterations,
             test=one.values or None,
             drop=points(base.values, one.values, metrics) or None,
             over_budget=one.why or None,
@@ -185,7 +203,7 @@ class Stretch:
     teacher: Teacher | None = None
 
 
-def train(context: Context, parts: Parts, name: str, stretch: Stretch, seed: int) -> dict[str, Any]:
+def train(context: Context, parts: Parts, name: str, stretch: Stretch, seed: int) -> Learned:
     """Trains one stretch.
 
     Args:
@@ -194,10 +212,6 @@ def train(context: Context, parts: Parts, name: str, stretch: Stretch, seed: int
         name: of the stretch and its folder.
         stretch: what is trained.
         seed: of fillers, Dropout and the order of data.
-
-    Returns:
-        "iterations", "loss" (the mean of the last), "images_per_second"; or "iterations" and, in words, how it
-        "diverged".
 
     Raises:
         Stopped: a signal came.
@@ -221,7 +235,7 @@ def train(context: Context, parts: Parts, name: str, stretch: Stretch, seed: int
 
     within = _Within(context.watcher.listener, context.ahead)
 
-    def make(going_on: bool) -> dict[str, Any]:
+    def make(going_on: bool) -> Learned:
         folder.mkdir(exist_ok=True)
         if going_on and (folder / FINAL).is_file() and _logged(folder / LOG, iterations):
             # It was killed when all was done, but for saying so.
@@ -246,7 +260,7 @@ def train(context: Context, parts: Parts, name: str, stretch: Stretch, seed: int
         try:
             found = finetune(options, within)
         except DivergedError as error:
-            return {"iterations": iterations, "diverged": str(error.__cause__ or error)}
+            return Learned(iterations=iterations, diverged=str(error.__cause__ or error))
         if found.stopped is not None:
             raise Stopped(found.stopped)
         assert found.model is not None, "the solver says that it saves at the end"
@@ -257,7 +271,7 @@ def train(context: Context, parts: Parts, name: str, stretch: Stretch, seed: int
     if within.asked is not None:
         # The signal came when all iterations were done: the stretch is whole, and the run ends behind it.
         raise Stopped(within.asked)
-    return made
+    return Learned(**made)
 
 
 def last_state(folder: Path, iterations: int) -> Path | None:
@@ -278,7 +292,7 @@ def last_state(folder: Path, iterations: int) -> Path | None:
     return None
 
 
-def evaluate(context: Context, parts: Parts, name: str, net: Path, weights: Path) -> tuple[dict[str, Any], str | None]:
+def evaluate(context: Context, parts: Parts, name: str, net: Path, weights: Path) -> tuple[Figures, str | None]:
     """Tests a net.
 
     Returns:
@@ -295,7 +309,7 @@ def evaluate(context: Context, parts: Parts, name: str, net: Path, weights: Path
         "per_image": hits is not None,
     }
 
-    def make(_: bool) -> dict[str, Any]:
+    def make(_: bool) -> Figures:
         rows = parts.folder / f"{name}.csv" if hits else None
         options = TestOptions(net, weights, asked.iterations, context.inputs.engine, rows, force=True)
         try:
@@ -319,7 +333,7 @@ def read_hits(rows: Path) -> NDArray[np.uint8]:
     return np.array(hits, np.uint8).reshape(-1, 2)
 
 
-def _ended(folder: Path, iterations: int) -> dict[str, Any]:
+def _ended(folder: Path, iterations: int) -> Learned:
     """Keeps nothing to go on from; the figures are the log's, however often it stopped."""
     _clear(folder, keep=(SOLVER, LOG, FINAL))
     try:
@@ -328,11 +342,11 @@ def _ended(folder: Path, iterations: int) -> dict[str, Any]:
         raise RebirthError(f"{folder / LOG}: a line is none of a log ({error}); remove its folder") from error
     losses = [line["loss"] for line in lines[-LAST:] if isfinite(line["loss"])]
     speeds = [line["images_per_second"] for line in lines if line.get("images_per_second")]
-    return {
-        "iterations": iterations,
-        "loss": fmean(losses) if losses else None,
-        "images_per_second": median(speeds) if speeds else None,
-    }
+    return Learned(
+        iterations=iterations,
+        loss=fmean(losses) if losses else None,
+        images_per_second=median(speeds) if speeds else None,
+    )
 
 
 def copy_file(source: Path, target: Path) -> None:

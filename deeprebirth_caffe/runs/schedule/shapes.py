@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from deeprebirth_caffe.formats.jsonfile import (
     held_against,
     read_json,
 )
+from deeprebirth_caffe.results import Figures
 
 VERSION = 1
 """Of all of them; another one is refused."""
@@ -119,6 +119,6 @@ def read_ours(path: Path, shape: Shape) -> dict[str, Any] | None:
     return dict(held_against(path, found, shape, ADVICE))
 
 
-def numbers(scores: Mapping[str, Any] | None) -> dict[str, float]:
+def numbers(scores: Figures | None) -> dict[str, float]:
     """The outputs of a test that are one number."""
     return {name: value for name, value in (scores or {}).items() if isinstance(value, (int, float))}

@@ -75,9 +75,9 @@ class Parts:
     def part(
         self,
         name: str,
-        of: Mapping[str, Any],
+        of: Mapping[str, object],
         files: Sequence[str],
-        make: Callable[[bool], Made],
+        make: Callable[[bool], object],
     ) -> Made:
         """Makes a part, unless it is made.
 

@@ -38,6 +38,7 @@ from deeprebirth_caffe.runs.schedule.learning import (
     SOLVER,
     Attempt,
     AttemptRow,
+    Learned,
     Stopped,
     Stretch,
     attempt_rows,
@@ -344,11 +345,11 @@ def _relearned(context: Context, parts: Parts, work: _Relearning, before: Stage)
     """What follows a change: tests, relearning, the budget, the result."""
     inputs = context.inputs
     learned = bool(inputs.iterations(work.learn, parts.folder.name))
-    at_first: dict[str, Any] | None = None
+    at_first: Figures | None = None
     if learned or work.distilled:
         at_first, _ = evaluate(context, parts, "test-converted", work.net, work.start)
     start = work.start
-    distilled: dict[str, Any] | None = None
+    distilled: Figures | None = None
     if work.distilled is not None:
         start = _joined(parts, work.net, work.start, work.distilled)
         distilled, _ = evaluate(context, parts, "test-distilled", work.net, start)
@@ -359,15 +360,15 @@ def _relearned(context: Context, parts: Parts, work: _Relearning, before: Stage)
     if best is not None and best.weights is not None:
         _keep(parts, best.weights)
     made = Stage(work.net, parts.folder / WEIGHTS, best.values) if best is not None else None
-    facts = best.facts if best is not None else {}
+    came = best.learned if best is not None else Learned()
     parts.finish(
         replace(
             _result(context, parts, work.kind, work.stages, made, best.values if best else None),
             after_convert=at_first,
             after_distil=distilled,
-            iterations=facts.get("iterations", 0),
-            loss=facts.get("loss"),
-            images_per_second=facts.get("images_per_second"),
+            iterations=came.iterations,
+            loss=None if came.loss is ABSENT else came.loss,
+            images_per_second=None if came.images_per_second is ABSENT else came.images_per_second,
             losses=f"{best.name}/{LOG}" if best is not None and best.name else None,
             attempts=attempt_rows(attempts, context.origin, inputs.metrics),
             budget=BudgetRow(**work.budget.model_dump()),
@@ -546,7 +547,7 @@ def _result(
     kind: str,
     stages: tuple[str, ...],
     made: Stage | None,
-    values: Mapping[str, Any] | None,
+    values: Figures | None,
 ) -> StepResult:
     """What every `result.json` says; paths inside the run's folder start there, others are absolute."""
     base, metrics = context.origin, context.inputs.metrics
