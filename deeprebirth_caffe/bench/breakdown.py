@@ -59,10 +59,10 @@ def layer_times(rows: Iterable[tuple[str, float]], view: View, stages: Mapping[s
                 # Caffe's name of the layer that copies a blob for its readers.
                 name = f"{value.name}_{layer.name}_{value.index}_split"
                 known.setdefault(name, ("Split", known[layer.name][1], False))
-    return tuple(LayerTime(name, *_meant(name, known), ms) for name, ms in rows)
+    return tuple(LayerTime(name, *_layer_of(name, known), ms) for name, ms in rows)
 
 
-def _meant(name: str, known: Mapping[str, Known]) -> Known:
+def _layer_of(name: str, known: Mapping[str, Known]) -> Known:
     """The layer that an engine's row belongs to."""
     if name in known:
         return known[name]

@@ -84,7 +84,7 @@ class CaffeTimeSubject:
             raise EngineError(f"{job.engine} does not run on {target.name}: only caffe does")
         net = Net.read(job.net)
         python_layers.check((layer.param for layer in net.layers), job.net)
-        message, self._made = dressed(net)
+        message, self._input_names = dressed(net)
         self._target = target
         self._job = job
         self._rows: list[list[tuple[str, float]]] = []
@@ -99,19 +99,19 @@ class CaffeTimeSubject:
         args = ["time", "-model", str(self._place / NET), "-iterations", str(iterations), "-phase", "TEST"]
         done = self._target.run_caffe(args, env=thread_settings(self._job.threads), cpus=self._job.cpus)
         if done.rc:
-            raise EngineError(f"caffe time on {self._target.name}: {_why(done)}", stderr_tail=_tail(done))
+            raise EngineError(f"caffe time on {self._target.name}: {_cause(done)}", stderr_tail=_tail(done))
         try:
             benchmark = parse_one(done.stderr + done.stdout)
         except CaffeLogError as error:
             raise EngineError(f"caffe time on {self._target.name}: {error}", stderr_tail=_tail(done)) from error
         if done.peak_rss_bytes is not None:
             self._peak = max(self._peak or 0, done.peak_rss_bytes)
-        self._rows.append([(row.name, row.forward_ms) for row in benchmark.rows if row.name not in self._made])
+        self._rows.append([(row.name, row.forward_ms) for row in benchmark.rows if row.name not in self._input_names])
         return [self._without_input(benchmark)]
 
     def _without_input(self, benchmark: Benchmark) -> float:
         assert benchmark.forward_ms is not None
-        return benchmark.forward_ms - sum(row.forward_ms for row in benchmark.rows if row.name in self._made)
+        return benchmark.forward_ms - sum(row.forward_ms for row in benchmark.rows if row.name in self._input_names)
 
     def layers(self, iterations: int) -> list[tuple[str, float]] | None:
         """The rows of the next run."""
@@ -141,7 +141,7 @@ def _tail(done: Completed) -> str:
     return "\n".join(done.stderr.decode("utf-8", "replace").splitlines()[-40:])
 
 
-def _why(done: Completed) -> str:
+def _cause(done: Completed) -> str:
     """The line of a log that tells the cause."""
     lines = [" ".join(line.split()) for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
     fatal = [line.partition("] ")[2] or line for line in lines if line.startswith("F") and "] " in line]

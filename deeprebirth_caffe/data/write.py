@@ -76,7 +76,7 @@ def fill(
     Raises:
         RebirthError: a picture cannot be used, or the database cannot be written. Finished batches stay.
     """
-    filled, start = _found(database, entries)
+    filled, start = _resume(database, entries)
     shape = _first_shape(database, form) if one_size and filled.records else None
     batch: list[tuple[bytes, bytes]] = []
     size = 0
@@ -120,7 +120,7 @@ def _flush(database: Database, batch: list[tuple[bytes, bytes]]) -> int:
     return len(full)
 
 
-def _found(database: Database, entries: Sequence[Entry]) -> tuple[Filled, int]:
+def _resume(database: Database, entries: Sequence[Entry]) -> tuple[Filled, int]:
     """The records that the database has of the list, and the place to go on."""
     filled = Filled()
     place = 0

@@ -160,7 +160,7 @@ class Site:
         self.graph.nodes.append(helper.make_node(kind, list(inputs), outs, name=label, **attributes))
         return outs
 
-    def one(self, kind: str, *inputs: str, **attributes: Any) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node with one output."""
         return self.node(kind, inputs, **attributes)[0]
 
@@ -211,7 +211,7 @@ class Site:
             and shape == (before.shape[0], int(np.prod(before.shape[1:])))
             and other == (before.other[0], shape[1])
         ):
-            return self.one("Flatten", name, axis=1)
+            return self.op("Flatten", name, axis=1)
         dims: list[int] = []
         for index, (extent, twin) in enumerate(zip(shape, other, strict=True)):
             if extent == twin:
@@ -222,17 +222,17 @@ class Site:
                 dims.append(-1)
         if dims.count(-1) > 1:
             raise BatchVariesError(f'layer "{self.layer.name}" ({self.layer.type}) reshapes more than the batch')
-        return self.one("Reshape", name, self.integers(dims))
+        return self.op("Reshape", name, self.integers(dims))
 
     def reduce(self, kind: str, name: str, axes: Sequence[int], keep: bool = True) -> str:
         """A sum, mean, … over axes. ONNX takes axes as an attribute or an input, by operator and version."""
         if kind == "ReduceSum" or self.graph.opset >= 18:
-            return self.one(kind, name, self.integers(axes), keepdims=int(keep))
-        return self.one(kind, name, axes=list(axes), keepdims=int(keep))
+            return self.op(kind, name, self.integers(axes), keepdims=int(keep))
+        return self.op(kind, name, axes=list(axes), keepdims=int(keep))
 
     def column(self, name: str, tensor: Tensor, axis: int) -> str:
         """A tensor for the axes from `axis` on, with axes of 1 appended so that it matches this layer's input."""
         behind = len(self.x.shape) - axis - len(tensor.shape)
         if not behind or not tensor.shape:
             return name
-        return self.one("Unsqueeze", name, self.integers(range(len(tensor.shape), len(tensor.shape) + behind)))
+        return self.op("Unsqueeze", name, self.integers(range(len(tensor.shape), len(tensor.shape) + behind)))

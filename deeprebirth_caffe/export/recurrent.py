@@ -22,8 +22,8 @@ def lstm(site: Site) -> list[str]:
     outs = []
     for step in range(steps):
         cont = _cont(site, step)
-        gates = site.one("Gemm", site.one("Mul", state, cont), recurrent, transB=1)
-        gates = site.one("Add", gates, _step(site, inputs, step))
+        gates = site.op("Gemm", site.op("Mul", state, cont), recurrent, transB=1)
+        gates = site.op("Add", gates, _step(site, inputs, step))
         cell, state = _unit(site, gates, cell, cont, hidden, axis=1)
         outs.append(state)
     return _joined(site, outs, [state, cell])
@@ -37,11 +37,9 @@ def rnn(site: Site) -> list[str]:
     state = states[0]
     outs = []
     for step in range(steps):
-        kept = site.one("Mul", state, _cont(site, step))
-        state = site.one(
-            "Tanh", site.one("Add", site.one("Gemm", kept, recurrent, transB=1), _step(site, inputs, step))
-        )
-        outs.append(site.one("Tanh", site.one("Gemm", state, output, shift, transB=1)))
+        kept = site.op("Mul", state, _cont(site, step))
+        state = site.op("Tanh", site.op("Add", site.op("Gemm", kept, recurrent, transB=1), _step(site, inputs, step)))
+        outs.append(site.op("Tanh", site.op("Gemm", state, output, shift, transB=1)))
     return _joined(site, outs, [state])
 
 
@@ -49,17 +47,17 @@ def lstm_unit(site: Site) -> list[str]:
     """One step of an LSTM from its gates."""
     cell, gates, cont = site.ins
     hidden = site.dim(2, cell)
-    column = site.one("Unsqueeze", cont.name, site.integers([2]))
+    column = site.op("Unsqueeze", cont.name, site.integers([2]))
     return list(_unit(site, gates.name, cell.name, column, hidden, axis=2))
 
 
 def _unit(site: Site, gates: str, cell: str, cont: str, hidden: int, axis: int) -> tuple[str, str]:
     """The next cell and hidden state from the gates: input, forget, output, and the candidate."""
     parts = site.node("Split", [gates, site.integers([hidden] * 4)], 4, axis=axis)
-    write, keep, show = (site.one("Sigmoid", part) for part in parts[:3])
-    kept = site.one("Mul", site.one("Mul", keep, cont), cell)
-    new = site.one("Add", kept, site.one("Mul", write, site.one("Tanh", parts[3])))
-    return new, site.one("Mul", show, site.one("Tanh", new))
+    write, keep, show = (site.op("Sigmoid", part) for part in parts[:3])
+    kept = site.op("Mul", site.op("Mul", keep, cont), cell)
+    new = site.op("Add", kept, site.op("Mul", write, site.op("Tanh", parts[3])))
+    return new, site.op("Mul", show, site.op("Tanh", new))
 
 
 def _start(site: Site, states: int) -> tuple[int, int, list[str]]:
@@ -81,7 +79,7 @@ def _from_input(site: Site, rows: int) -> str:
     steps, batch = site.dim(0), site.dim(1)
     features = prod(site.dim(axis) for axis in range(2, len(site.x.shape)))
     shape = (steps * batch, features)
-    name = site.one("Gemm", site.reshape(site.x.name, site.x, shape, shape), site.weight(0), site.weight(1), transB=1)
+    name = site.op("Gemm", site.reshape(site.x.name, site.x, shape, shape), site.weight(0), site.weight(1), transB=1)
     flat, whole = (steps * batch, rows), (steps, batch, rows)
     name = site.reshape(name, Tensor(name, flat, flat), whole, whole)
     exposed = len(site.tops) - 1
@@ -89,24 +87,24 @@ def _from_input(site: Site, rows: int) -> str:
         static = site.ins[2]
         inner = prod(site.dim(axis, static) for axis in range(1, len(static.shape)))
         shape = (batch, inner)
-        more = site.one("Gemm", site.reshape(static.name, static, shape, shape), site.weight(2), transB=1)
-        name = site.one("Add", name, more)
+        more = site.op("Gemm", site.reshape(static.name, static, shape, shape), site.weight(2), transB=1)
+        name = site.op("Add", name, more)
     return name
 
 
 def _cont(site: Site, step: int) -> str:
     """Which sequences go on at a step, as batch x 1."""
-    row = site.one("Gather", site.ins[1].name, site.integers([step]), axis=0)
+    row = site.op("Gather", site.ins[1].name, site.integers([step]), axis=0)
     return site.reshape(row, Tensor(row, (1, site.dim(1)), (1, site.dim(1))), (site.dim(1), 1), (site.dim(1), 1))
 
 
 def _step(site: Site, inputs: str, step: int) -> str:
-    row = site.one("Gather", inputs, site.integers([step]), axis=0)
-    return site.one("Squeeze", row, site.integers([0]))
+    row = site.op("Gather", inputs, site.integers([step]), axis=0)
+    return site.op("Squeeze", row, site.integers([0]))
 
 
 def _joined(site: Site, outs: list[str], states: list[str]) -> list[str]:
     first = site.integers([0])
-    steps = [site.one("Unsqueeze", name, first) for name in outs]
-    whole = steps[0] if len(steps) == 1 else site.one("Concat", *steps, axis=0)
-    return [whole, *(site.one("Unsqueeze", name, first) for name in states[: len(site.tops) - 1])]
+    steps = [site.op("Unsqueeze", name, first) for name in outs]
+    whole = steps[0] if len(steps) == 1 else site.op("Concat", *steps, axis=0)
+    return [whole, *(site.op("Unsqueeze", name, first) for name in states[: len(site.tops) - 1])]

@@ -48,7 +48,7 @@ def _convolve(site: Site, kind: str, bottom: Tensor, top: tuple[Shape, Shape]) -
     flat = site.reshape(bottom.name, bottom, (rows[0], channels, *size), (rows[1], channels, *size))
     shape = (*site.blobs[0].shape[:2], *kernel)
     terms = [site.weight(0, shape)] + ([site.weight(1)] if window.bias else [])
-    name = site.one(
+    name = site.op(
         kind,
         flat,
         *terms,
@@ -78,7 +78,7 @@ def spp(site: Site) -> list[str]:
     names = [_pool(site, window, 1)[0] for window in windows]
     if len(names) == 1:
         return names
-    return [site.one("Concat", *(site.one("Flatten", name, axis=1) for name in names), axis=1)]
+    return [site.op("Concat", *(site.op("Flatten", name, axis=1) for name in names), axis=1)]
 
 
 def _spatial(site: Site) -> tuple[int, int]:
@@ -90,7 +90,7 @@ def _pool(site: Site, window: PoolGeometry, tops: int) -> list[str]:
         raise site.refuse("Caffe pools stochastically only on GPUs")
     size = _spatial(site)
     if window.global_pooling and tops == 1:
-        return [site.one("GlobalMaxPool" if window.method == "MAX" else "GlobalAveragePool", site.x.name)]
+        return [site.op("GlobalMaxPool" if window.method == "MAX" else "GlobalAveragePool", site.x.name)]
     out = window.output(size)
     # Without padding the last window of an axis may begin behind the image. ONNX has no such windows; add them here.
     outside = [
@@ -105,7 +105,7 @@ def _pool(site: Site, window: PoolGeometry, tops: int) -> list[str]:
     ]
     if site.graph.rounding and tops == 1 and _rounds(window, size, out, behind):
         kind = "MaxPool" if window.method == "MAX" else "AveragePool"
-        return [site.one(kind, site.x.name, **_shape(window, window.pad), ceil_mode=1)]
+        return [site.op(kind, site.x.name, **_shape(window, window.pad), ceil_mode=1)]
     if window.method == "MAX":
         return _max(site, window, behind, outside, tops)
     return [_average(site, window, out, behind, outside)]
@@ -141,11 +141,11 @@ def _behind(length: int, count: int, kernel: int, stride: int, pad: int) -> int:
 def _max(site: Site, window: PoolGeometry, behind: list[int], outside: list[int], tops: int) -> list[str]:
     shape = _shape(window, behind)
     if tops == 1:
-        return [_extended(site, site.one("MaxPool", site.x.name, **shape), outside, LOWEST)]
+        return [_extended(site, site.op("MaxPool", site.x.name, **shape), outside, LOWEST)]
     pooled, indices = site.node("MaxPool", [site.x.name], 2, **shape)
     # ONNX counts through the whole tensor, Caffe through one channel, in floats, and -1 where there is no pixel.
     height, width = _spatial(site)
-    mask = site.one("Cast", site.one("Mod", indices, site.integers([height * width])), to=TensorProto.FLOAT)
+    mask = site.op("Cast", site.op("Mod", indices, site.integers([height * width])), to=TensorProto.FLOAT)
     return [_extended(site, pooled, outside, LOWEST), _extended(site, mask, outside, -1)]
 
 
@@ -155,7 +155,7 @@ def _average(site: Site, window: PoolGeometry, out: tuple[int, int], behind: lis
     inside = not any(outside)
     real = inside and not any(window.pad)
     whole = inside and all(beyond <= pad for beyond, pad in zip(behind, window.pad, strict=True))
-    mean = site.one(
+    mean = site.op(
         "AveragePool",
         site.x.name,
         **_shape(window, behind),
@@ -164,7 +164,7 @@ def _average(site: Site, window: PoolGeometry, out: tuple[int, int], behind: lis
     if whole or real:
         return mean
     share = site.array("share", _shares(window, _spatial(site), out))
-    return site.one("Mul", _extended(site, mean, outside, 0), share)
+    return site.op("Mul", _extended(site, mean, outside, 0), share)
 
 
 def _shares(window: PoolGeometry, size: tuple[int, int], out: tuple[int, int]) -> Array:
@@ -183,4 +183,4 @@ def _extended(site: Site, name: str, outside: list[int], value: float) -> str:
     """Appends a row, a column or both, of a constant."""
     if not any(outside):
         return name
-    return site.one("Pad", name, site.integers([0, 0, 0, 0, 0, 0, *outside]), site.number(value))
+    return site.op("Pad", name, site.integers([0, 0, 0, 0, 0, 0, *outside]), site.number(value))

@@ -137,7 +137,7 @@ class _Reader:
                 kind = todays(self._text(first, last))
             elif number == blobs_at:
                 blobs.append((first, last))
-        return self._made(name, kind, blobs)
+        return self._blobs_of(name, kind, blobs)
 
     def _v1_layer(self, begin: int, end: int) -> LayerBlobs:
         name = kind = ""
@@ -154,9 +154,9 @@ class _Reader:
                 blobs.append((first, last))
             elif number == 1:
                 return self._layer(first, last, 50, v0_type)
-        return self._made(name, kind, blobs)
+        return self._blobs_of(name, kind, blobs)
 
-    def _made(self, name: str, kind: str, spans: Sequence[tuple[int, int]]) -> LayerBlobs:
+    def _blobs_of(self, name: str, kind: str, spans: Sequence[tuple[int, int]]) -> LayerBlobs:
         blobs: list[BlobView] = []
         whole = memoryview(self._data)
         for number, (begin, end) in enumerate(spans):

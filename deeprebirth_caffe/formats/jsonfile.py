@@ -163,32 +163,32 @@ def shaped(data: Any, shape: Shape, where: str = "") -> Any:
     if isinstance(shape, Maybe):
         return shaped(data, shape.of, where)
     if isinstance(shape, Either):
-        for one in shape.of[:-1]:
+        for choice in shape.of[:-1]:
             with contextlib.suppress(ValueError):
-                return shaped(data, one, where)
+                return shaped(data, choice, where)
         return shaped(data, shape.of[-1], where)
     if isinstance(shape, list) and isinstance(data, list):
-        return [shaped(one, shape[0], f"{where}[{index}]") for index, one in enumerate(data)]
+        return [shaped(item, shape[0], f"{where}[{index}]") for index, item in enumerate(data)]
     if isinstance(shape, Each) and isinstance(data, dict):
         for key in data:
             shaped(key, shape.key, f"a key of {where}" if where else "a key")
-        return {key: shaped(one, shape.of, _below(where, key)) for key, one in data.items()}
+        return {key: shaped(item, shape.of, _below(where, key)) for key, item in data.items()}
     if isinstance(shape, dict) and isinstance(data, dict):
-        found = dict(data)
+        checked = dict(data)
         for key, inner in shape.items():
             name = key.removesuffix("?")
             if name in data:
-                found[name] = shaped(data[name], inner, _below(where, name))
+                checked[name] = shaped(data[name], inner, _below(where, name))
             elif name == key:
                 raise ValueError(f"it lacks {_below(where, name)}")
-        return found
+        return checked
     if isinstance(shape, Number) and (number := _number(data, shape)) is not None:
         return number
     if isinstance(shape, Flag) and isinstance(data, bool):
         return data
     if isinstance(shape, Text) and isinstance(data, str) and (not shape.pattern or shape.pattern.fullmatch(data)):
         return data
-    raise ValueError(f"{where or 'it'} is {_said(data)}, not {_wanted(shape)}")
+    raise ValueError(f"{where or 'it'} is {_kind_of(data)}, not {_kind_of_shape(shape)}")
 
 
 def as_number(value: object) -> float | None:
@@ -218,13 +218,13 @@ def _depth(data: Any) -> int:
     """The nesting depth of lists and objects, counted without recursion."""
     depth, level = 0, [data]
     while level:
-        inner = [one for one in level if isinstance(one, (list, dict))]
+        inner = [item for item in level if isinstance(item, (list, dict))]
         depth += bool(inner)
-        level = [part for one in inner for part in (one.values() if isinstance(one, dict) else one)]
+        level = [part for item in inner for part in (item.values() if isinstance(item, dict) else item)]
     return depth
 
 
-def _said(data: Any) -> str:
+def _kind_of(data: Any) -> str:
     if isinstance(data, Mapping):
         return "an object"
     if isinstance(data, list):
@@ -235,7 +235,7 @@ def _said(data: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _wanted(shape: Shape) -> str:
+def _kind_of_shape(shape: Shape) -> str:
     if isinstance(shape, Text):
         return shape.what
     if isinstance(shape, Number):

@@ -27,7 +27,9 @@ def free_bytes() -> int | None:
     if os.environ.get(VARIABLE, "").strip():
         return environment_limit(VARIABLE, 0) << 20
     free = [
-        limit for limit in (_available(), *(_left(*files) for files in _GROUPS), _address_space()) if limit is not None
+        limit
+        for limit in (_available(), *(_container_bytes(*files) for files in _GROUPS), _address_space())
+        if limit is not None
     ]
     return min(free, default=None)
 
@@ -63,7 +65,7 @@ def _available() -> int | None:
     return None
 
 
-def _left(limit: str, used: str) -> int | None:
+def _container_bytes(limit: str, used: str) -> int | None:
     """What a container may still use."""
     most, now = _lines(limit), _lines(used)
     if most and now and most[0].isdigit() and now[0].isdigit():  # else "max"

@@ -213,15 +213,15 @@ class View:
     @property
     def silenced(self) -> list[Value]:
         """The tops of layers that only Silence layers read."""
-        return [value for value in self._made if value.uses and not value.read]
+        return [value for value in self._tops if value.uses and not value.read]
 
     @property
     def results(self) -> list[Value]:
         """The results of the net: its outputs from layers; without any, the values that only Silence layers read."""
-        return [value for value in self._made if not value.uses] or self.silenced
+        return [value for value in self._tops if not value.uses] or self.silenced
 
     @property
-    def _made(self) -> list[Value]:
+    def _tops(self) -> list[Value]:
         return [value for layer in self.layers if not layer.fed for value in self.outs[layer]]
 
     def blob(self, name: str) -> Value | None:

@@ -86,7 +86,7 @@ def test_a_check_that_does_not_hold(cli: Cli, net28: SmallNet, monkeypatch: pyte
     from deeprebirth_caffe.export.graph import Site
 
     def wrong(site: Site) -> list[str]:
-        return [site.one("Relu", site.one("Neg", site.x.name))]
+        return [site.op("Relu", site.op("Neg", site.x.name))]
 
     monkeypatch.setitem(table.TRANSLATORS, "ReLU", wrong)
     result = cli("export", net28.deploy, "-w", net28.weights, "-o", "net.onnx", "--check")

@@ -48,11 +48,11 @@ class BatteryMeter:
         self._before: tuple[float, float] | None = None
 
     def start(self) -> None:
-        self._before = _left(self._read(SUPPLIES), self._place)
+        self._before = _charge(self._read(SUPPLIES), self._place)
 
     def joules(self) -> float | None:
         files = self._read(SUPPLIES)
-        now = _left(files, self._place)
+        now = _charge(files, self._place)
         if self._before is None or now is None or _charges(files, self._place):
             return None
         used = (self._before[0] - now[0]) * (self._before[1] + now[1]) / 2
@@ -74,7 +74,7 @@ def battery(read: ReadFiles) -> EnergyMeter | str:
         path.rpartition("/")[0] for path, text in files.items() if path.endswith("/type") and text.strip() == "Battery"
     ]
     for place in places:
-        if _left(files, place) is None:
+        if _charge(files, place) is None:
             continue
         if _charges(files, place):
             return (
@@ -94,7 +94,7 @@ def _rails(files: Mapping[str, str]) -> dict[str, int]:
     return counters
 
 
-def _left(files: Mapping[str, str], place: str) -> tuple[float, float] | None:
+def _charge(files: Mapping[str, str], place: str) -> tuple[float, float] | None:
     """The charge left: coulombs and volts, or joules and 1. The voltage dips under load, so it is no counter."""
     energy = _number(files.get(f"{place}/energy_now"))
     if energy is not None:
