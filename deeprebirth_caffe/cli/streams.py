@@ -50,11 +50,6 @@ class PathOrDash(click.Path):
         return ctx.meta[_SPOOLED]
 
 
-def from_stdin(path: Path) -> bool:
-    """Whether a net came through standard input."""
-    return str(path) in STANDS_FOR
-
-
 def _spool(ctx: click.Context) -> Path:
     """Standard input as a file that goes away with the command: nets are read more than once."""
     folder = Path(tempfile.mkdtemp(prefix="rebirth-stdin-"))
