@@ -65,7 +65,7 @@ def check(real: Any, net: Net, *, opset: int = OPSET, dynamic: bool = True, roun
     onnx.checker.check_model(made.model, full_check=True)
     # At any batch the comparison is made at 1 and 3, else at the net's own.
     found = compare(made, ready, real)
-    assert {one["blob"] for one in found} == set(ready.outputs)
+    assert {one.blob for one in found} == set(ready.outputs)
     return made
 
 
