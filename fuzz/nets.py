@@ -70,7 +70,7 @@ def run(data: bytes, folder: Path) -> None:
         net = strip(net).net
         again(net)
     if len(data) % 3 == 0:
-        from deeprebirth_caffe.export import to_onnx
+        from deeprebirth_caffe.to_onnx import to_onnx
 
         to_onnx(plain(net).net)
 

@@ -22,7 +22,7 @@ from deeprebirth_caffe.results import Signed
 
 if TYPE_CHECKING:
     from deeprebirth_caffe.engines.base import Engine
-    from deeprebirth_caffe.export import Exported
+    from deeprebirth_caffe.to_onnx import Exported
 
 EXTRA = "onnx"
 BATCHES = (1, 3)
@@ -144,7 +144,7 @@ def export(options: ExportOptions, engine: Engine | None = None) -> Model:
 
 
 def _opset(wanted: int | None, newest: int) -> int:
-    from deeprebirth_caffe.export import OPSET
+    from deeprebirth_caffe.to_onnx import OPSET
 
     if wanted is None:
         return OPSET
@@ -169,7 +169,7 @@ def _read(options: ExportOptions) -> tuple[Ready, list[str]]:
 
 
 def _translate(onnx: Any, ready: Ready, opset: int, dynamic: bool) -> Exported:
-    from deeprebirth_caffe.export import to_onnx
+    from deeprebirth_caffe.to_onnx import to_onnx
 
     made = to_onnx(ready.net, opset=opset, dynamic=dynamic)
     try:
@@ -187,7 +187,7 @@ def compare(made: Exported, ready: Ready, engine: Engine, *, seed: int = 0) -> l
     Raises:
         RefusedError: an output differs, or none of them says anything.
     """
-    from deeprebirth_caffe.export import at_batch, batch_of
+    from deeprebirth_caffe.to_onnx import at_batch, batch_of
 
     found: list[tuple[int | None, Agreement]] = []
     with engine.session(), tempfile.TemporaryDirectory(prefix="rebirth-export-") as folder:

@@ -11,6 +11,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TOLD = 1.0
+"""Seconds that telling people may take, so that what is said next comes behind it."""
 
 
 class Interrupted(Exception):
@@ -18,17 +20,13 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """While it is entered, a first SIGINT or SIGTERM is only noted; a second one ends the program at once.
-
-    Attributes:
-        signal: which one came; None as long as none did.
-    """
+    """While it is entered, a first SIGINT or SIGTERM is only noted; a second one ends the program at once."""
 
     def __init__(self, on_first: Callable[[signal.Signals], None]) -> None:
         """Args:
         on_first: called with it, from a thread of its own, when the first one comes.
         """
-        self.signal: signal.Signals | None = None
+        self._signal: signal.Signals | None = None
         self._on_first = on_first
         self._before: dict[signal.Signals, Any] = {}
         # A handler may interrupt the main thread in the middle of a write, and must not write to that stream itself.
@@ -52,6 +50,13 @@ class Interruption:
             self._queue.put(None)
             self._teller.join()
 
+    @property
+    def signal(self) -> signal.Signals | None:
+        """The signal that came, once people are told of it; None as long as none did."""
+        if self._signal is not None:
+            self._teller.join(TOLD)
+        return self._signal
+
     def check(self) -> None:
         """Does nothing as long as no signal came.
 
@@ -62,9 +67,9 @@ class Interruption:
             raise Interrupted
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is None:
-            self.signal = signal.Signals(number)
-            self._queue.put(self.signal)
+        if self._signal is None:
+            self._signal = signal.Signals(number)
+            self._queue.put(self._signal)
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
         else:

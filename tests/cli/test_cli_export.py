@@ -82,8 +82,8 @@ def test_check(cli: Cli, net28: SmallNet) -> None:
 @pytest.mark.caffe
 def test_a_check_that_does_not_hold(cli: Cli, net28: SmallNet, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
-    from deeprebirth_caffe.export import table
-    from deeprebirth_caffe.export.graph import Site
+    from deeprebirth_caffe.to_onnx import table
+    from deeprebirth_caffe.to_onnx.graph import Site
 
     def wrong(site: Site) -> list[str]:
         return [site.op("Relu", site.op("Neg", site.x.name))]

@@ -219,7 +219,7 @@ def test_what_cannot_be_read_leaves_the_same_gaps(tool: Tool, pictures: Path, tm
         data_list(listing, tmp_path / "ours", DataOptions(), tmp_path)
     result = data_list(listing, tmp_path / "ours", DataOptions(skip_bad=True), tmp_path)
     assert records(tmp_path / "ours", "lmdb") == records(tmp_path / "theirs", "lmdb")
-    skipped = [Path(one["file"]).name for one in result["databases"][0]["skipped"]]
+    skipped = [Path(one.file).name for one in result.databases[0].skipped]
     assert skipped == ["empty.jpg", "junk.png", "nowhere.jpg", "cut.png"]
 
 

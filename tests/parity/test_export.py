@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from deeprebirth_caffe.export import OPSET, Exported, to_onnx  # noqa: E402
-from deeprebirth_caffe.export.table import TRANSLATORS  # noqa: E402
+from deeprebirth_caffe.to_onnx import OPSET, Exported, to_onnx  # noqa: E402
+from deeprebirth_caffe.to_onnx.table import TRANSLATORS  # noqa: E402
 
 IMAGE = data(2, 4, 11, 10)
 SMALL_BATCH = data(2, 6)

@@ -304,8 +304,8 @@ def test_real_caffe_trains_the_parts_and_deploy_folds_what_they_learned(
         assert any(not np.array_equal(a, b) for a, b in zip(learned[name], start[name], strict=True)), name
     inputs = {"data": zoo.build("googlenet28").input_shape}
     done = deploy(DeployOptions(wide / net28.name, snapshot.model, tmp_path / "out", input_shapes=inputs), engine)
-    assert {"fold-batchnorm", "sum-siblings"} <= {one["pass"] for one in done["rewrites"]}
-    assert all(check["worst"] <= 1e-4 for check in done["check"])
+    assert {"fold-batchnorm", "sum-siblings"} <= {rewrite.pass_ for rewrite in done.rewrites}
+    assert all(check.worst is not None and check.worst <= 1e-4 for check in done.check or ())
     assert not {one.type for one in Net.read(tmp_path / "out" / "deploy.prototxt").layers} & {"BatchNorm", "Eltwise"}
 
 

@@ -22,8 +22,8 @@ from deeprebirth_caffe.options.export import ExportOptions
 
 onnx = pytest.importorskip("onnx")
 
-from deeprebirth_caffe.export import BATCH, OPSET, Exported, at_batch, model, to_onnx  # noqa: E402
-from deeprebirth_caffe.export.table import TRANSLATORS  # noqa: E402
+from deeprebirth_caffe.to_onnx import BATCH, OPSET, Exported, at_batch, model, to_onnx  # noqa: E402
+from deeprebirth_caffe.to_onnx.table import TRANSLATORS  # noqa: E402
 
 IMAGE = data(2, 3, 8, 8)
 

@@ -304,7 +304,7 @@ def test_old_nets_are_read_in_todays_form() -> None:
     assert source.forms == ("V1",)
     assert source.layers[0].message.type == "Data"
     assert source.layers[0].where == "old:2:3"
-    assert source.text() == 'name: "v1"\n  layer { name: "a" type: "Data" }'
+    assert source.text() == 'name: "v1"\n  layer {\n    name: "a"\n    type: "Data"\n  }'
 
 
 def test_header_fields() -> None:

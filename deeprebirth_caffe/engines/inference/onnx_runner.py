@@ -30,7 +30,7 @@ def convert(ready: Ready, folder: Path) -> dict[str, Any]:
 def write_onnx(ready: Ready, path: Path, *, rounding: bool = False) -> dict[str, str]:
     """Writes a net with a fixed batch as ONNX; gives what each output is called there. See `to_onnx`."""
     need("onnx", EXTRA)
-    from deeprebirth_caffe.export import to_onnx
+    from deeprebirth_caffe.to_onnx import to_onnx
 
     made = to_onnx(ready.net, dynamic=False, rounding=rounding)
     path.write_bytes(made.model.SerializeToString())

@@ -4,6 +4,6 @@ A function for each Caffe layer type (`table.TRANSLATORS`) writes nodes that com
 phase TEST; a type without a function is refused. It needs the `onnx` package, so import it only to export a net.
 """
 
-from deeprebirth_caffe.export.model import BATCH, OPSET, Exported, at_batch, batch_of, to_onnx
+from deeprebirth_caffe.to_onnx.model import BATCH, OPSET, Exported, at_batch, batch_of, to_onnx
 
 __all__ = ["BATCH", "OPSET", "Exported", "at_batch", "batch_of", "to_onnx"]

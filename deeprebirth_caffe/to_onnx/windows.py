@@ -14,9 +14,9 @@ from math import prod
 import numpy as np
 from onnx import TensorProto
 
-from deeprebirth_caffe.export.graph import Array, Site, Tensor
 from deeprebirth_caffe.ops import PoolGeometry, Shape, axis_of, conv_geometry, pool_geometry
 from deeprebirth_caffe.ops.pooling import spp_windows
+from deeprebirth_caffe.to_onnx.graph import Array, Site, Tensor
 
 LOWEST = float(np.finfo(np.float32).min)
 """Caffe's max pooling of a window without a pixel."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deeprebirth_caffe.export.graph import Site, Tensor
+from deeprebirth_caffe.to_onnx.graph import Site, Tensor
 
 
 def lrn(site: Site) -> list[str]:

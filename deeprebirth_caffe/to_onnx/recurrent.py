@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 
-from deeprebirth_caffe.export.graph import Site, Tensor
+from deeprebirth_caffe.to_onnx.graph import Site, Tensor
 
 
 def lstm(site: Site) -> list[str]:

@@ -10,10 +10,10 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from deeprebirth_caffe import __version__
 from deeprebirth_caffe.errors import RebirthError, RefusedError
-from deeprebirth_caffe.export.graph import Array, BatchVariesError, Graph, Site, Tensor
-from deeprebirth_caffe.export.table import TRANSLATORS, why_not
 from deeprebirth_caffe.ir import Layer, Net, NetError, Value, View, Weights, param_shapes, unknown_shape
 from deeprebirth_caffe.ops import Shape
+from deeprebirth_caffe.to_onnx.graph import Array, BatchVariesError, Graph, Site, Tensor
+from deeprebirth_caffe.to_onnx.table import TRANSLATORS, why_not
 
 OPSET = 13
 """The oldest operators that express all layers; ONNX Runtime, OpenCV, MNN and pnnx all read them."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from deeprebirth_caffe.export import dense, norm, pointwise, recurrent, shaping, windows
-from deeprebirth_caffe.export.graph import Site
+from deeprebirth_caffe.to_onnx import dense, norm, pointwise, recurrent, shaping, windows
+from deeprebirth_caffe.to_onnx.graph import Site
 
 Translator = Callable[[Site], list[str]]
 """Adds a layer's nodes and names the tensors that are its tops."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from onnx import TensorProto
 
-from deeprebirth_caffe.export.graph import Site
+from deeprebirth_caffe.to_onnx.graph import Site
 
 
 def plain(kind: str) -> Callable[[Site], list[str]]:

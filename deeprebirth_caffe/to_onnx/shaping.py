@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
-from deeprebirth_caffe.export.graph import Site
 from deeprebirth_caffe.ops import concat_axis, slice_axis, slice_sizes
+from deeprebirth_caffe.to_onnx.graph import Site
 
 
 def same(site: Site) -> list[str]:

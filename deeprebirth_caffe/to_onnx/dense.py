@@ -6,7 +6,7 @@ from math import prod
 
 from onnx import TensorProto
 
-from deeprebirth_caffe.export.graph import Site, Tensor
+from deeprebirth_caffe.to_onnx.graph import Site, Tensor
 
 
 def inner_product(site: Site) -> list[str]:
