@@ -19,7 +19,7 @@ ROOT = Path(deeprebirth_caffe.__file__).parent
 TYPES = {kind.type for kind in all_ops()} | {kind.type for fork in FORKS for kind in fork.types}
 FREE = ("ops", "zoo", "proto", "formats/legacy.py", "engines/caffe/worker.py")
 """The home of the facts; builders of nets; the names of old files; what runs in Caffe's own Python, without ours."""
-TABLES = ("data", "engines", "export")
+TABLES = ("data", "engines", "to_onnx")
 """Where a table may say which code of theirs goes with a type."""
 
 

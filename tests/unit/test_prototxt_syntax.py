@@ -422,5 +422,6 @@ def test_hostile_texts_take_no_time(text: str) -> None:
         parse_net(text)
     except PrototxtError as error:
         assert len(str(error)) < 300
-    assert time.process_time() - start < 5
+    # Work that grows with the square of the length would take hours.
+    assert time.process_time() - start < 60
     assert sys.getrecursionlimit() >= 1000
