@@ -11,17 +11,15 @@ from deeprebirth_caffe.errors import RebirthError, RefusedError
 from deeprebirth_caffe.formats.files import read_regular
 from deeprebirth_caffe.formats.solver import read_solver
 from deeprebirth_caffe.ir import Net
+from deeprebirth_caffe.options.shared import PYTHON_LAYERS
 from deeprebirth_caffe.proto import caffe_pb2 as pb
-
-VARIABLE = "REBIRTH_PYTHON_LAYERS"
-"""The environment variable that opens the gate, where it is 1."""
 
 TYPE = "Python"
 
 
 def allowed() -> bool:
     """Whether the user said that the code of Python layers may run: `--python-layers`, or the variable."""
-    return os.environ.get(VARIABLE) == "1"
+    return os.environ.get(PYTHON_LAYERS) == "1"
 
 
 def modules(layers: Iterable[pb.LayerParameter]) -> dict[str, str]:
@@ -44,7 +42,7 @@ def check(layers: Iterable[pb.LayerParameter], where: str | os.PathLike[str]) ->
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         raise RefusedError(
             f'{os.fspath(where)}: layer "{name}"{more} of type Python runs code in real Caffe (module {module!r}, from '
-            f"the folder where the net's paths start); read it, then add --python-layers, or set {VARIABLE}=1"
+            f"the folder where the net's paths start); read it, then add --python-layers, or set {PYTHON_LAYERS}=1"
         )
 
 
